@@ -1,0 +1,59 @@
+# Everything below runs in .venv, which `make .venv` fills from uv.lock.
+PYTHON ?= python3
+UV = .venv/bin/uv
+RUN = .venv/bin
+STUBS = clients/python/envd_client/v1
+
+# uv and pip find the machine's own certificates, and no configuration but the project's.
+export UV_SYSTEM_CERTS = 1
+export UV_NO_PROGRESS = 1
+
+.PHONY: demo test test-all soak check fix proto bench bench-setup clean
+
+.venv/ready: pyproject.toml clients/python/pyproject.toml uv.lock
+	@test -x $(RUN)/python || $(PYTHON) -m venv .venv
+	@test -x $(UV) || $(RUN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13.9'
+	$(UV) sync --quiet --locked
+	@touch $@
+
+# Builds the environment of examples/iris and asks it twice.
+demo: .venv/ready
+	@PATH="$(CURDIR)/$(RUN):$$PATH" examples/demo
+
+test: .venv/ready
+	$(RUN)/pytest -q
+
+test-all: .venv/ready
+	$(RUN)/pytest -q --slow
+
+check: .venv/ready
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+	$(RUN)/mypy
+	$(RUN)/lint-imports --no-logo
+	$(RUN)/buf lint proto
+
+fix: .venv/ready
+	$(RUN)/ruff check --fix
+	$(RUN)/ruff format
+	$(RUN)/buf format -w proto
+
+# The stubs belong to the client: two copies of one proto in a process are a TypeError.
+proto: .venv/ready
+	$(RUN)/python -m grpc_tools.protoc -Ienvd_client/v1=proto/envd/v1 $(PROTOC_OUT) \
+	  --plugin=protoc-gen-mypy=$(RUN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(RUN)/protoc-gen-mypy_grpc \
+	  envd_client/v1/envd.proto
+
+OUT ?= clients/python
+PROTOC_OUT = --python_out=$(OUT) --grpc_python_out=$(OUT) \
+  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT)
+
+bench-setup: .venv/ready
+	$(RUN)/python bench/setup.py
+
+bench: bench-setup
+	$(RUN)/python bench/build.py
+
+clean:
+	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,160 @@
+"""Asks envd from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+
+from envd_client import connection, requests
+from envd_client.answer import answer
+from envd_client.errors import from_rpc_error
+from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from envd_client.answer import Answer
+    from envd_client.v1 import envd_pb2
+    from envd_client.v1.envd_pb2_grpc import EnvironmentsAsyncStub, PredictionsAsyncStub
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class AsyncClient:
+    """A client of one daemon, for the tasks of one event loop: see `Client`."""
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | None = None,
+        *,
+        admin_target: str | os.PathLike[str] | None = None,
+        timeout_s: float | None = connection.DEFAULT_TIMEOUT_S,
+        max_message_bytes: int = connection.DEFAULT_MAX_MESSAGE_BYTES,
+        retries: int = 0,
+    ) -> None:
+        """Settle where to connect, as `Client` does; no loop need run yet."""
+        self._connection = connection.connection(
+            target,
+            admin_target=admin_target,
+            timeout_s=timeout_s,
+            max_message_bytes=max_message_bytes,
+            retries=retries,
+        )
+        self._channels: list[grpc.aio.Channel] = []
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; calls under way are cancelled."""
+        for channel in self._channels:
+            await channel.close()
+
+    async def predict(
+        self,
+        model: str | os.PathLike[str],
+        data: object,
+        *,
+        content_type: str | None = None,
+        params: Mapping[str, object] | None = None,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Return what *model* says about *data*: see `Client.predict`."""
+        request = requests.predict(model, data, content_type=content_type, params=params, wait=wait)
+        return answer(await self._ask(self._predictions.Predict, request, timeout_s))
+
+    async def resolve(self, model: str | os.PathLike[str]) -> envd_pb2.ResolvedSpec:
+        """Return what *model* asks for, without building it."""
+        return await self._ask(self._environments.ResolveSpec, requests.resolve(model))
+
+    async def build(self, model: str | os.PathLike[str]) -> envd_pb2.Environment:
+        """Start building the environment of *model* and return it as it is now."""
+        return await self._ask(self._environments.BuildEnvironment, requests.build(model))
+
+    async def watch(
+        self, environment_id: str, after_sequence: int = 0, *, timeout_s: float | None = None
+    ) -> AsyncIterator[envd_pb2.EnvironmentEvent]:
+        """Yield what happens to an environment: see `Client.watch`."""
+        request = requests.watch(environment_id, after_sequence)
+        call = self._environments.WatchEnvironment(request, timeout=timeout_s)
+        try:
+            async for event in call:
+                yield event
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    async def get(self, environment_id: str, *, full: bool = False) -> envd_pb2.Environment:
+        """Return one environment: see `Client.get`."""
+        return await self._ask(
+            self._environments.GetEnvironment, requests.get(environment_id, full=full)
+        )
+
+    async def list(self) -> AsyncIterator[envd_pb2.Environment]:
+        """Yield the ready environments, the latest used first."""
+        request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page()
+        while request is not None:
+            page = await self._ask(self._environments.ListEnvironments, request)
+            for environment in page.environments:
+                yield environment
+            request = requests.page_after(page)
+
+    async def delete(self, environment_id: str) -> envd_pb2.Environment:
+        """Remove one environment and return what it was: see `Client.delete`."""
+        return await self._ask(self._admin.DeleteEnvironment, requests.delete(environment_id))
+
+    async def _ask(
+        self,
+        rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None = None,
+    ) -> _Response:
+        attempts = self._connection.attempts(timeout_s)
+        while True:
+            try:
+                return await rpc(request, timeout=attempts.left_s())
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+            await asyncio.sleep(pause_s)
+
+    @cached_property
+    def _predictions(self) -> PredictionsAsyncStub:
+        return PredictionsStub(self._channel)
+
+    @cached_property
+    def _environments(self) -> EnvironmentsAsyncStub:
+        return EnvironmentsStub(self._channel)
+
+    @cached_property
+    def _admin(self) -> EnvironmentsAsyncStub:
+        return EnvironmentsStub(self._open(self._connection.admin_target))
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        return self._open(self._connection.target)
+
+    def _open(self, target: str) -> grpc.aio.Channel:
+        channel = grpc.aio.insecure_channel(target, self._connection.options)
+        self._channels.append(channel)
+        return channel

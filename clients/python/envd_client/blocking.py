@@ -1,0 +1,189 @@
+"""Asks envd and waits for the answer."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from envd_client import connection, requests
+from envd_client.answer import answer
+from envd_client.errors import from_rpc_error
+from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from envd_client.answer import Answer
+    from envd_client.v1 import envd_pb2
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Client:
+    """A client of one daemon, for any number of threads.
+
+    It connects with the first call. Every call raises an EnvdError if it fails.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | None = None,
+        *,
+        admin_target: str | os.PathLike[str] | None = None,
+        timeout_s: float | None = connection.DEFAULT_TIMEOUT_S,
+        max_message_bytes: int = connection.DEFAULT_MAX_MESSAGE_BYTES,
+        retries: int = 0,
+    ) -> None:
+        """Settle where to connect.
+
+        Args:
+            target: The path of the daemon's socket or its host:port; `ENVD_SOCKET`, else
+                the socket of this user's daemon, if there is none.
+            admin_target: The same for `delete`; `admin.sock` beside the target if none.
+            timeout_s: The longest a call may take, a build it waits for included; None
+                sets no limit. `watch` has a limit of its own.
+            max_message_bytes: The largest request or answer.
+            retries: How often a call that finds the daemon unavailable is made again,
+                after the time the daemon asks for.
+
+        Raises:
+            SettingsInvalidError: nothing says where the daemon listens.
+        """
+        self._connection = connection.connection(
+            target,
+            admin_target=admin_target,
+            timeout_s=timeout_s,
+            max_message_bytes=max_message_bytes,
+            retries=retries,
+        )
+        self._channels: list[grpc.Channel] = []
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; calls under way are cancelled."""
+        for channel in self._channels:
+            channel.close()
+
+    def predict(
+        self,
+        model: str | os.PathLike[str],
+        data: object,
+        *,
+        content_type: str | None = None,
+        params: Mapping[str, object] | None = None,
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Return what *model*, a directory or a URI, says about *data*.
+
+        Raises:
+            PayloadInvalidError: the data cannot be sent, or does not fit the model.
+            EnvironmentBuildingError: the environment is not ready, with `wait=False`.
+        """
+        request = requests.predict(model, data, content_type=content_type, params=params, wait=wait)
+        return answer(self._ask(self._predictions.Predict, request, timeout_s))
+
+    def resolve(self, model: str | os.PathLike[str]) -> envd_pb2.ResolvedSpec:
+        """Return what *model* asks for, without building it."""
+        return self._ask(self._environments.ResolveSpec, requests.resolve(model))
+
+    def build(self, model: str | os.PathLike[str]) -> envd_pb2.Environment:
+        """Start building the environment of *model* and return it as it is now."""
+        return self._ask(self._environments.BuildEnvironment, requests.build(model))
+
+    def watch(
+        self, environment_id: str, after_sequence: int = 0, *, timeout_s: float | None = None
+    ) -> Iterator[envd_pb2.EnvironmentEvent]:
+        """Yield what happens to an environment until it is ready or failed.
+
+        Leaving does not stop the build; come back with the last event's `sequence`.
+        """
+        request = requests.watch(environment_id, after_sequence)
+        call = self._environments.WatchEnvironment(request, timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    def get(self, environment_id: str, *, full: bool = False) -> envd_pb2.Environment:
+        """Return one environment, with its packages, spec and paths if *full*.
+
+        Raises:
+            EnvironmentNotFoundError: no environment has this id or prefix of one.
+        """
+        return self._ask(self._environments.GetEnvironment, requests.get(environment_id, full=full))
+
+    def list(self) -> Iterator[envd_pb2.Environment]:
+        """Yield the ready environments, the latest used first."""
+        request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page()
+        while request is not None:
+            page = self._ask(self._environments.ListEnvironments, request)
+            yield from page.environments
+            request = requests.page_after(page)
+
+    def delete(self, environment_id: str) -> envd_pb2.Environment:
+        """Remove one environment and return what it was, over the admin socket.
+
+        Raises:
+            EnvironmentInUseError: a process holds it.
+            SettingsInvalidError: nothing says where the admin socket is.
+        """
+        return self._ask(self._admin.DeleteEnvironment, requests.delete(environment_id))
+
+    def _ask(
+        self,
+        rpc: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None = None,
+    ) -> _Response:
+        attempts = self._connection.attempts(timeout_s)
+        while True:
+            try:
+                return rpc(request, timeout=attempts.left_s())
+            except grpc.RpcError as error:
+                pause_s = attempts.pause_s(error)
+            time.sleep(pause_s)
+
+    @cached_property
+    def _predictions(self) -> PredictionsStub:
+        return PredictionsStub(self._channel)
+
+    @cached_property
+    def _environments(self) -> EnvironmentsStub:
+        return EnvironmentsStub(self._channel)
+
+    @cached_property
+    def _admin(self) -> EnvironmentsStub:
+        return EnvironmentsStub(self._open(self._connection.admin_target))
+
+    @cached_property
+    def _channel(self) -> grpc.Channel:
+        return self._open(self._connection.target)
+
+    def _open(self, target: str) -> grpc.Channel:
+        channel = grpc.insecure_channel(target, self._connection.options)
+        # Two threads may open one each: `close` finds both.
+        self._channels.append(channel)
+        return channel

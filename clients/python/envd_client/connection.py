@@ -1,0 +1,115 @@
+"""Finds the daemon's sockets and settles how a client talks to them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from envd_client.attempts import Attempts
+from envd_client.errors import SettingsInvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_TIMEOUT_S = 600.0
+DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
+# sun_path has 108 bytes, the last one a zero.
+_LONGEST_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the daemon listens, what a message may weigh and how long a call may take."""
+
+    target: str
+    given_admin_target: str | None
+    timeout_s: float | None
+    max_message_bytes: int
+    retries: int
+
+    @property
+    def admin_target(self) -> str:
+        """The target that takes what changes or removes environments.
+
+        Raises:
+            SettingsInvalidError: none was given, and none lies beside the target.
+        """
+        if self.given_admin_target is not None:
+            return self.given_admin_target
+        if not self.target.startswith("unix:"):
+            message = f"`{self.target}` has no admin socket beside it; give `admin_target`"
+            raise SettingsInvalidError(message, metadata={"target": self.target})
+        socket = Path(unquote(self.target.removeprefix("unix:")))
+        return grpc_target(socket.with_name("admin.sock"))
+
+    @property
+    def options(self) -> list[tuple[str, int]]:
+        """The options of a channel."""
+        return [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            # gRPC would go on to wait two minutes, long after a daemon has restarted.
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+
+    def attempts(self, timeout_s: float | None) -> Attempts:
+        """Start the time of a call, the client's own unless *timeout_s* is given."""
+        return Attempts(self.timeout_s if timeout_s is None else timeout_s, self.retries)
+
+
+def connection(
+    target: str | os.PathLike[str] | None,
+    *,
+    admin_target: str | os.PathLike[str] | None,
+    timeout_s: float | None,
+    max_message_bytes: int,
+    retries: int,
+) -> Connection:
+    """Return the connection that the arguments of a client describe.
+
+    Raises:
+        SettingsInvalidError: nothing says where the daemon listens.
+    """
+    return Connection(
+        grpc_target(default_target() if target is None else target),
+        None if admin_target is None else grpc_target(admin_target),
+        timeout_s,
+        max_message_bytes,
+        retries,
+    )
+
+
+def default_target(environ: Mapping[str, str] = os.environ) -> str:
+    """Return where the daemon of this user listens.
+
+    Raises:
+        SettingsInvalidError: the environment does not say.
+    """
+    if environ.get("ENVD_SOCKET"):
+        return environ["ENVD_SOCKET"]
+    if environ.get("XDG_RUNTIME_DIR"):
+        return f"{environ['XDG_RUNTIME_DIR']}/envd/predict.sock"
+    message = "nothing says where envd listens; give a target or set `ENVD_SOCKET`"
+    raise SettingsInvalidError(message, metadata={"setting": "ENVD_SOCKET"})
+
+
+def grpc_target(target: str | os.PathLike[str]) -> str:
+    """Return *target*, the path of a socket or host:port, as gRPC spells it."""
+    text = os.fspath(target)
+    scheme, colon, rest = text.partition(":")
+    if scheme == "unix":
+        return _unix(rest.removeprefix("//"))
+    is_path = not colon or "/" in scheme
+    return _unix(text) if is_path else text
+
+
+def _unix(path: str) -> str:
+    socket = Path(path).expanduser().absolute()
+    if len(os.fsencode(socket)) > _LONGEST_SOCKET_PATH:
+        message = f"the path `{socket}` is too long for a socket; give a shorter one"
+        raise SettingsInvalidError(message, metadata={"target": str(socket)})
+    # gRPC reads a URI: a bare `%`, `#` or `?` would name another file.
+    return f"unix:{quote(str(socket))}"

@@ -1,0 +1,125 @@
+"""Where a daemon listens, and how others find it: sockets, their locks, `daemon.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from envd import durable
+from envd.config import default_root
+from envd.errors import RootInUseError, SettingsInvalidError
+from envd.store import held
+
+# sun_path of unix(7) is 108 bytes with its closing zero.
+_MAX_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The two sockets of a daemon."""
+
+    predict: Path
+    admin: Path
+
+    def check(self) -> None:
+        """Refuse a path that no Unix socket can have.
+
+        Raises:
+            SettingsInvalidError: it is too long.
+        """
+        for path in (self.predict, self.admin):
+            if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+                message = (
+                    f"the socket path `{path}` is over {_MAX_SOCKET_PATH} bytes; "
+                    "give a shorter one with `--socket`"
+                )
+                raise SettingsInvalidError(message, socket=path)
+
+
+def sockets(
+    root: Path,
+    *,
+    predict: str | None,
+    admin: str | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Sockets:
+    """Return the sockets of the daemon of *root*, where nothing else is said.
+
+    The default root's are in `$XDG_RUNTIME_DIR/envd`; another root's lie in it, so that
+    two roots never share a socket.
+    """
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    home = Path(runtime, "envd") if runtime and root == default_root() else root
+    named = predict or environ.get("ENVD_SOCKET")
+    chosen = Path(named.removeprefix("unix:")).absolute() if named else home / "predict.sock"
+    beside = chosen.with_name("admin.sock")
+    return Sockets(chosen, Path(admin.removeprefix("unix:")).absolute() if admin else beside)
+
+
+def is_named(predict: str | None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the caller says which daemon to ask."""
+    return bool(predict or environ.get("ENVD_SOCKET"))
+
+
+def target(path: Path) -> str:
+    """Return what gRPC calls the socket *path*: a URI, in which `%` and `#` mean something."""
+    return "unix:" + urllib.parse.quote(str(path))
+
+
+@contextlib.contextmanager
+def owned(root: Path, chosen: Sockets) -> Iterator[None]:
+    """Own *root* and its sockets: a second daemon would take a socket without a word.
+
+    Raises:
+        RootInUseError: another daemon has one of them; the message says who.
+    """
+    chosen.predict.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    chosen.admin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        paths = [root / "daemon.lock"]
+        paths += [path.with_name(f"{path.name}.lock") for path in (chosen.predict, chosen.admin)]
+        for path in paths:
+            descriptor = held.open_file(path)
+            stack.callback(os.close, descriptor)
+            if not held.try_lock(descriptor, fcntl.LOCK_EX):
+                holder = held.read_builder(path)
+                who = f"the daemon with pid {holder.pid}" if holder else "another daemon"
+                message = f"{who} holds `{path}`; use it, or stop it first"
+                raise RootInUseError(message, path=path, pid=holder.pid if holder else None)
+            held.Held(path, descriptor)
+        yield
+
+
+def announce(root: Path, chosen: Sockets) -> None:
+    """Write `daemon.json`, by which `envctl` finds the daemon of its root."""
+    document = {
+        "pid": os.getpid(),
+        "predict": str(chosen.predict),
+        "admin": str(chosen.admin),
+        "profile": "dev",
+    }
+    durable.write_json(root / "daemon.json", document)
+
+
+def find(root: Path) -> Sockets | None:
+    """Return the sockets of the daemon that runs on *root*, or None if none does."""
+    path = root / "daemon.lock"
+    if not path.exists():
+        return None
+    descriptor = held.open_file(path)
+    try:
+        if held.try_lock(descriptor, fcntl.LOCK_SH):
+            return None
+    finally:
+        os.close(descriptor)
+    try:
+        document = json.loads((root / "daemon.json").read_text())
+        return Sockets(Path(document["predict"]), Path(document["admin"]))
+    except (OSError, ValueError, KeyError):
+        return Sockets(root / "predict.sock", root / "admin.sock")

@@ -1,0 +1,224 @@
+"""Finds the Pythons of this machine, and chooses or downloads the one a model asks for.
+
+Looked in, in this order: `python.roots`, pyenv's versions, PATH, and what uv downloaded.
+pyenv's shims are never run: they answer for another version, or not at all. They do say
+where pyenv lies, though, which nothing else does when PYENV_ROOT is not set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from envd import config, durable
+from envd.config import Settings
+from envd.errors import IndexUnreachableError, PythonUnavailableError
+from envd.events import Line, Note, OnEvent, Stage
+from envd.lock.uv import Uv
+from envd.spec import Python
+from envd.spec.python import release
+
+_OLDEST = (3, 6)
+_EXECUTABLE = re.compile(r"python3?(\.\d+)?")
+_PROBE_TIMEOUT_S = 20
+_PROBE = """
+import json, platform, sys, sysconfig
+print(json.dumps({
+    "implementation": sys.implementation.name,
+    "version": "%d.%d.%d" % sys.version_info[:3],
+    "abi": sysconfig.get_config_var("SOABI") or "",
+    "platform": "%s-%s" % (sys.platform, platform.machine()),
+    "libc": "-".join(platform.libc_ver()),
+    "is_venv": sys.prefix != sys.base_prefix,
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python that is on this machine."""
+
+    path: Path
+    python: Python
+
+
+class Interpreters:
+    """The Pythons of this machine; each is asked once what it is."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Look where *settings* say."""
+        self._settings = settings
+        self._uv = Uv(settings)
+        self._probes = self._uv.pythons / "probes.json"
+
+    def obtain(self, requested: str | None, on_event: OnEvent) -> tuple[Interpreter, Note | None]:
+        """Return the interpreter for *requested*, asking and downloading as it must.
+
+        Raises:
+            PythonUnavailableError: none fits and none can be downloaded.
+        """
+        found = self.found()
+        if picked := self.pick(requested, found):
+            return picked
+        return self._download(str(requested), found, on_event), None
+
+    def pick(
+        self, requested: str | None, found: Sequence[Interpreter]
+    ) -> tuple[Interpreter, Note | None] | None:
+        """Return the one of *found* for *requested* (`3.9.18`, `3.9`), noting a difference.
+
+        The exact patch release comes first, then the newest of the same minor. None asks
+        for the newest there is.
+        """
+        wanted = release(requested or "")
+        fitting = [one for one in found if one.python.release[: len(wanted)] == wanted]
+        if fitting:
+            return max(fitting, key=lambda one: one.python.release), None
+        near = [one for one in found if one.python.release[:2] == wanted[:2]]
+        if not near or self._settings.python.match == "exact":
+            return None
+        nearest = max(near, key=lambda one: one.python.release)
+        return nearest, _differs(requested, nearest)
+
+    def known(self) -> list[Interpreter]:
+        """Return the Pythons that have been asked before, starting no process."""
+        return self._usable(self._read_probes(), lambda _: {})
+
+    def found(self) -> list[Interpreter]:
+        """Return every Python of this machine that envd can use, the preferred place first."""
+        probes = self._read_probes()
+        count = len(probes)
+        found = self._usable(probes, _probe)
+        if len(probes) > count:
+            durable.write_json(self._probes, probes)
+        return found
+
+    def _usable(
+        self,
+        probes: dict[str, dict[str, object]],
+        probe: Callable[[Path], dict[str, object]],
+    ) -> list[Interpreter]:
+        """Return the usable candidates, *probe* answering for those *probes* lacks."""
+        found = []
+        for path in self._candidates():
+            status = path.stat()
+            key = f"{path} {status.st_mtime_ns} {status.st_size}"
+            if key not in probes:
+                probes[key] = probe(path)
+            if python := _usable(probes[key]):
+                found.append(Interpreter(path, python))
+        return found
+
+    def _read_probes(self) -> dict[str, dict[str, object]]:
+        try:
+            probes: dict[str, dict[str, object]] = json.loads(self._probes.read_text())
+        except (OSError, ValueError):
+            return {}
+        return probes
+
+    def _candidates(self) -> Iterator[Path]:
+        seen = set()
+        for path in self._places():
+            try:
+                real = path.resolve(strict=True)
+            except (OSError, RuntimeError):
+                continue
+            if real not in seen and os.access(real, os.X_OK):
+                seen.add(real)
+                yield real
+
+    def _places(self) -> Iterator[Path]:
+        variables = config.passed(("PYENV_ROOT", "PATH"))
+        folders = [Path(folder) for folder in variables.get("PATH", os.defpath).split(os.pathsep)]
+        pyenvs = [Path(variables["PYENV_ROOT"])] if "PYENV_ROOT" in variables else []
+        pyenvs += [Path("~/.pyenv").expanduser()]
+        pyenvs += [folder.parent for folder in folders if folder.name == "shims"]
+        for root in map(Path, self._settings.python.roots):
+            yield from _installed(root.expanduser())
+        for pyenv in pyenvs:
+            yield from _installed(pyenv / "versions")
+        for folder in folders:
+            if folder.name != "shims":
+                yield from _executables(folder)
+        yield from _installed(self._uv.pythons)
+        yield from _installed(Path("~/.local/share/uv/python").expanduser())
+
+    def _download(
+        self, requested: str, found: Sequence[Interpreter], on_event: OnEvent
+    ) -> Interpreter:
+        allowed = self._settings.python.download == "auto" and not self._settings.index.offline
+        detail = "`python.download` or `index.offline` forbids to download it"
+        if allowed:
+            on_event(Stage("python", f"downloading Python {requested}"))
+            detail = "it could not be downloaded: " + self._run_download(requested, on_event)
+            wanted = release(requested)
+            now = [one for one in self.found() if one.python.release[: len(wanted)] == wanted]
+            if now:
+                return now[0]
+        versions = sorted({one.python.version for one in found}, key=release)
+        message = (
+            f"Python {requested} is not here and {detail}. Here are: "
+            f"{', '.join(versions) or 'none'}. Install it, or name its directory in `python.roots`"
+        )
+        raise PythonUnavailableError(message, requested=requested, found=", ".join(versions))
+
+    def _run_download(self, requested: str, on_event: OnEvent) -> str:
+        """Let uv download a Python, and return what it says."""
+        arguments = ["python", "install", requested, "--no-bin"]
+        try:
+            finished = self._uv.run(
+                arguments, on_line=lambda line: on_event(Line(line)), may_download_python=True
+            )
+        except IndexUnreachableError as error:
+            return error.message
+        return " ".join(line.strip() for line in finished.tail[-3:])
+
+
+def _installed(root: Path) -> Iterator[Path]:
+    """Yield the interpreters of a directory that holds one Python per directory."""
+    if root.is_dir():
+        for folder in sorted(root.iterdir()):
+            yield folder / "bin" / "python3"
+
+
+def _executables(folder: Path) -> Iterator[Path]:
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return
+    yield from (path for path in paths if _EXECUTABLE.fullmatch(path.name))
+
+
+def _probe(path: Path) -> dict[str, object]:
+    """Ask the interpreter *path* what it is; an empty answer means it does not work."""
+    try:
+        answer = subprocess.run(
+            [path, "-I", "-c", _PROBE],
+            capture_output=True,
+            check=True,
+            env={"PATH": os.defpath},
+            cwd="/",
+            timeout=_PROBE_TIMEOUT_S,
+        )
+        found: dict[str, object] = json.loads(answer.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+    return found
+
+
+def _usable(answer: dict[str, object]) -> Python | None:
+    fields = {key: str(value) for key, value in answer.items() if key != "is_venv"}
+    if not fields or answer["is_venv"] or fields["implementation"] != "cpython":
+        return None
+    python = Python(**fields)
+    return python if python.release >= _OLDEST else None
+
+
+def _differs(requested: str | None, chosen: Interpreter) -> Note:
+    message = f"the model asks for Python {requested}; Python {chosen.python.version} is used"
+    return Note("PYTHON_PATCH_DIFFERS", message, chosen.python.version)

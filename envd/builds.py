@@ -1,0 +1,199 @@
+"""The builds of one daemon: one per spec, in a process of its own, followed by any number.
+
+Nobody who leaves cancels a build, and whoever comes back finds its events again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from envd import config, environments, spec
+from envd.config import Settings
+from envd.environments import Asked, Environments
+from envd.errors import BuildInterruptedError, EnvdError, from_document
+from envd.events import Event, Line, OnEvent, Stage
+from envd.lock.uv import PASSED
+from envd.model import Model
+from envd.run.processes import Processes
+from envd.store import Environment
+
+_MAX_KEPT = 200
+_MAX_LINE_BYTES = 1 << 20
+
+
+@dataclass(eq=False, slots=True)
+class Build:
+    """One build, under way or over. `done` gets the environment or the error."""
+
+    asked: Asked
+    done: asyncio.Future[Environment]
+    started: float = field(default_factory=time.monotonic)
+    events: list[Event] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way."""
+        return time.monotonic() - self.started
+
+    def add(self, event: Event) -> None:
+        """Keep *event* and wake whoever follows."""
+        self.events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let whoever follows look again."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def follow(self, after: int) -> AsyncIterator[tuple[int, Event]]:
+        """Yield (sequence number, event) for every event after *after*, until it is over."""
+        while True:
+            news = self._news
+            for number, event in enumerate(self.events[after:], after + 1):
+                yield number, event
+                after = number
+            if self.done.done() and after == len(self.events):
+                return
+            await news.wait()
+
+
+class Builds:
+    """The builds of one daemon."""
+
+    def __init__(self, settings: Settings, processes: Processes) -> None:
+        """Start none yet."""
+        self._settings = settings
+        self._processes = processes
+        self._environments = Environments(settings)
+        self._by_spec: OrderedDict[str, Build] = OrderedDict()
+        self._obtaining: dict[str | None, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def learn(self) -> None:
+        """Ask the Pythons of this machine what they are, so that `ask` need not."""
+        await self._run({"learn": True}, lambda _: None)
+
+    async def ask(self, model: Model) -> Asked:
+        """Return what *model* asks for, obtaining the Python it needs.
+
+        Raises:
+            ModelInvalidError: its files cannot be used.
+            PythonUnavailableError: its Python cannot be had.
+        """
+        dependencies = spec.read(model)
+        requested = dependencies.python
+        interpreters = self._environments.interpreters
+        picked = interpreters.pick(requested, interpreters.known())
+        if picked is None:
+            await self._obtain(requested)
+            picked = interpreters.pick(requested, interpreters.known())
+        if picked is None:
+            message = f"Python {requested} was obtained and is not there any more; try again"
+            raise BuildInterruptedError(message)
+        return environments.asked(model, dependencies, *picked, self._settings)
+
+    def find(self, asked: Asked) -> Environment | None:
+        """Return the environment of *asked* if it is ready."""
+        return self._environments.find(asked.spec)
+
+    def get(self, spec_key: str) -> Build | None:
+        """Return the latest build of the spec whose key begins with *spec_key*, if one is known."""
+        fitting = [key for key in self._by_spec if key.startswith(spec_key)]
+        return self._by_spec[fitting[0]] if len(fitting) == 1 else None
+
+    def start(self, asked: Asked) -> Build:
+        """Return the build of *asked* that is under way, or start one."""
+        key = asked.spec.key
+        found = self._by_spec.get(key)
+        if found and not found.done.done():
+            return found
+        build = Build(asked, asyncio.get_running_loop().create_future())
+        # Nobody may be waiting for it; its error is kept to be shown.
+        build.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._by_spec[key] = build
+        self._by_spec.move_to_end(key)
+        self._drop_old()
+        task = asyncio.create_task(self._build(build))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return build
+
+    def _drop_old(self) -> None:
+        over = [key for key, one in self._by_spec.items() if one.done.done()]
+        for key in over[: max(0, len(self._by_spec) - _MAX_KEPT)]:
+            del self._by_spec[key]
+
+    async def _build(self, build: Build) -> None:
+        try:
+            await self._run({"build": build.asked.document()}, build.add)
+            found = self._built(build)
+        except EnvdError as error:
+            build.done.set_exception(error)
+        except BaseException as error:
+            message = f"the build was interrupted: {error!r}"
+            build.done.set_exception(BuildInterruptedError(message))
+            raise
+        else:
+            build.done.set_result(found)
+        finally:
+            build.wake()
+
+    def _built(self, build: Build) -> Environment:
+        if found := self._environments.find(build.asked.spec):
+            return found
+        message = "the environment was removed as soon as it was built; try again"
+        raise BuildInterruptedError(message)
+
+    async def _obtain(self, requested: str | None) -> None:
+        task = self._obtaining.get(requested)
+        if task is None:
+            task = asyncio.create_task(self._run({"obtain": requested}, lambda _: None))
+            self._obtaining[requested] = task
+            task.add_done_callback(lambda _: self._obtaining.pop(requested, None))
+        await asyncio.shield(task)
+
+    async def _run(self, task: dict[str, Any], on_event: OnEvent) -> None:
+        """Give *task* to a builder and see it through to its end."""
+        ours, theirs = socket.socketpair()
+        logs = self._settings.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        with theirs:
+            process = await self._processes.start(
+                [sys.executable, "-I", "-m", "envd.builder", "{0}"],
+                env=config.passed((*PASSED, "PYENV_ROOT")),
+                cwd=self._settings.root,
+                log=logs / "builders.log",
+                given=[theirs.fileno()],
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        try:
+            request = {"settings": config.document(self._settings), **task}
+            writer.write(json.dumps(request).encode() + b"\n")
+            await _follow(reader, on_event)
+        finally:
+            writer.close()
+            process.kill()
+
+
+async def _follow(reader: asyncio.StreamReader, on_event: OnEvent) -> None:
+    while line := await reader.readline():
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise from_document(message["error"])
+        if "ready" in message or "obtained" in message:
+            return
+        if "stage" in message:
+            on_event(Stage(message["stage"], message["message"]))
+        else:
+            on_event(Line(message["line"]))
+    message_lost = "the process that built the environment was killed; ask again"
+    raise BuildInterruptedError(message_lost)

@@ -1,0 +1,1 @@
+"""envctl: one module per verb, each loaded when it is called."""

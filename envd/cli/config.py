@@ -1,0 +1,43 @@
+"""`envctl config`: every setting, its value and its meaning."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from envd.cli.place import Place, as_json, where
+
+
+@click.command("config")
+@as_json
+@where
+@click.pass_obj
+def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
+    """Show the settings: the variable that sets each, its value, and what it means.
+
+    Settings come from a TOML file (`--config`, ENVD_CONFIG) and from variables, which
+    win. `*` marks what is not the default.
+
+    \b
+    Examples:
+      envctl config
+      ENVD_PYTHON__MATCH=exact envctl config --json
+    """
+    from envd import config  # noqa: PLC0415
+
+    settings = place.settings()
+    rows = [(row, getattr(getattr(settings, row.section), row.name)) for row in config.fields()]
+    if is_json:
+        document = {
+            f"{row.section}.{row.name}": {"value": value, "variable": row.variable,
+                                          "default": row.default, "meaning": row.meaning}
+            for row, value in rows
+        }  # fmt: skip
+        click.echo(json.dumps({"root": str(settings.root), "settings": document}, indent=1))
+        return
+    click.echo(f"root = {settings.root}")
+    for row, value in rows:
+        mark = " " if value == row.default else "*"
+        click.echo(f"{mark} {row.variable}={config.show(value)}")
+        click.echo(f"      {row.meaning}")

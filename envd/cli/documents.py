@@ -1,0 +1,83 @@
+"""The JSON that envctl prints, made of the API's messages."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from envd_client.v1 import envd_pb2 as api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from envd.cli.engine import Document
+
+
+def built(message: api.Environment) -> Document:
+    """Return the document of `envctl build`."""
+    return {
+        "id": message.id or None,
+        "spec_key": message.spec_key,
+        "state": api.Environment.State.Name(message.state).lower(),
+        "cached": message.cached,
+        "seconds": round(message.build_duration.ToNanoseconds() / 1e9, 3),
+        "manager": message.manager,
+        "python": {"requested": message.python.requested or None, "actual": message.python.actual},
+        "as_of": message.as_of or None,
+        "notes": notes(message.notes),
+        "failure": _failure(message),
+    }
+
+
+def listed(message: api.Environment) -> Document:
+    """Return one element of `envctl list`."""
+    return built(message) | {
+        "created": _time(message.create_time),
+        "last_used": _time(message.last_use_time),
+        "bytes": message.size_bytes,
+        "bytes_exclusive": message.exclusive_bytes,
+        "leases": [{"pid": one.pid, "kind": one.kind} for one in message.leases],
+        "pinned": message.pinned,
+        "models": list(message.models),
+    }
+
+
+def shown(message: api.Environment) -> Document:
+    """Return the document of `envctl show`."""
+    return listed(message) | {
+        "prefix": message.prefix,
+        "log": message.log_path,
+        "spec": json.loads(message.spec_json) if message.spec_json else None,
+        "packages": [
+            {
+                "name": one.name,
+                "version": one.version,
+                "sha256": one.sha256,
+                "filename": one.filename,
+            }
+            for one in message.packages
+        ],
+    }
+
+
+def notes(found: Iterable[api.Note]) -> list[dict[str, str]]:
+    """Return *found* as JSON values."""
+    return [{"code": one.code, "message": one.message, "subject": one.subject} for one in found]
+
+
+def _failure(message: api.Environment) -> dict[str, Any] | None:
+    if not message.HasField("failure"):
+        return None
+    failure = message.failure
+    return {
+        "reason": failure.reason,
+        "class": getattr(failure, "class"),
+        "retry_after_s": failure.retry_delay.ToNanoseconds() / 1e9,
+        "message": failure.message,
+    }
+
+
+def _time(moment: Timestamp) -> str | None:
+    return moment.ToJsonString() if moment.seconds else None

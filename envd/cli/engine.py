@@ -1,0 +1,50 @@
+"""What does a verb's work: a daemon, or this process. Both give the same documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from envd.events import Note, OnEvent
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """An answer: its bytes, and how it came about."""
+
+    payload: bytes
+    environment_id: str
+    origin: str
+    stage_seconds: dict[str, float]
+    notes: Sequence[Note]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What is sent to a model."""
+
+    payload: bytes
+    content_type: str
+    params_json: str
+
+
+class Engine(Protocol):
+    """The verbs' view of envd. Every method may raise EnvdError."""
+
+    def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
+        """Run *model* on *given*."""
+
+    def build(self, model: str, on_event: OnEvent) -> Document:
+        """Build the environment of *model* and see it through; failures are in the document."""
+
+    def list(self) -> list[Document]:
+        """Return the ready environments, the latest used first."""
+
+    def show(self, environment_id: str) -> Document:
+        """Return everything about one environment."""
+
+    def remove(self, environment_id: str) -> Document:
+        """Remove one environment and return what it was."""

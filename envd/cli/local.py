@@ -1,0 +1,114 @@
+"""Does a verb's work in this process, where no daemon runs on the root."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING
+
+from envd import messages
+from envd.cli import documents
+from envd.cli.engine import Document, Input, Predicted
+from envd.environments import Environments
+from envd.errors import EnvdError, RequestInvalidError
+from envd.events import Note, OnEvent
+from envd.model import Model, read
+from envd.model.location import locate
+from envd.run.pool import Pool, Prediction, Request
+from envd.run.processes import Processes
+
+if TYPE_CHECKING:
+    from envd.config import Settings
+    from envd.store import Environment
+
+
+class Local:
+    """The verbs on one root, with nothing else running."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Work on the root of *settings*."""
+        self._settings = settings
+        self._environments = Environments(settings)
+        self._store = self._environments.store
+
+    def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
+        """Run *model* on *given*, in a worker that ends with this command."""
+        request = Request(given.payload, given.content_type, _params(given.params_json))
+        found = self._read(model)
+        started = time.perf_counter()
+        asked = self._environments.ask(found, on_event)
+        environment = self._environments.ready(asked, on_event).environment
+        build_seconds = time.perf_counter() - started
+        answer = asyncio.run(self._ask_worker(found, environment, request))
+        return Predicted(
+            answer.payload,
+            environment.id,
+            answer.origin,
+            {
+                "build": build_seconds,
+                "start": answer.start_seconds,
+                "predict": answer.predict_seconds,
+            },
+            [*asked.notes, *(Note(**note) for note in answer.notes)],
+        )
+
+    def build(self, model: str, on_event: OnEvent) -> Document:
+        """Build the environment of *model*."""
+        found = self._read(model)
+        started = time.monotonic()
+        asked = self._environments.ask(found, on_event)
+        try:
+            ready = self._environments.ready(asked, on_event)
+        except EnvdError as error:
+            message = messages.unready(asked, time.monotonic() - started, error)
+            return documents.built(message)
+        self._store.record_use(ready.environment, found.path)
+        message = messages.asked_for(self._store, ready.environment, asked, cached=ready.cached)
+        return documents.built(message)
+
+    def list(self) -> list[Document]:
+        """Return the ready environments."""
+        return [documents.listed(messages.ready(self._store, one)) for one in self._store.records()]
+
+    def show(self, environment_id: str) -> Document:
+        """Return everything about one environment."""
+        found = self._store.resolve(environment_id)
+        message = messages.ready(self._store, found, full=True)
+        return documents.shown(message)
+
+    def remove(self, environment_id: str) -> Document:
+        """Remove one environment."""
+        found = self._store.resolve(environment_id)
+        document = documents.listed(messages.ready(self._store, found))
+        self._store.remove(found.id)
+        return document
+
+    def _read(self, model: str) -> Model:
+        return read(locate(model, self._settings))
+
+    async def _ask_worker(
+        self, model: Model, environment: Environment, request: Request
+    ) -> Prediction:
+        processes = Processes.create()
+        try:
+            processes.attach()
+            pool = Pool(self._settings, self._store, processes)
+            try:
+                return await pool.predict(model, environment, request)
+            finally:
+                await pool.close()
+        finally:
+            processes.close()
+
+
+def _params(text: str) -> dict[str, object] | None:
+    try:
+        params = json.loads(text) if text else None
+    except ValueError as error:
+        message = f"`--params` is not JSON: {error}"
+        raise RequestInvalidError(message) from error
+    if params is not None and not isinstance(params, dict):
+        message = "`--params` is not a JSON object"
+        raise RequestInvalidError(message)
+    return params

@@ -1,0 +1,103 @@
+"""The `envctl` command: finds the verb, and turns every failure into a message and a status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+import envd
+from envd.cli.place import Place, where
+
+# name: what stands in `envctl --help`. The module of a verb is imported when it runs.
+_VERBS = {
+    "predict": "Run a model on an input.",
+    "build": "Build the environments of models.",
+    "list": "List the environments of this machine.",
+    "show": "Show one environment.",
+    "logs": "Print the log of a build.",
+    "rm": "Remove environments.",
+    "config": "Show the settings.",
+}
+_FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED = 1, 2, 3, 130
+
+
+class Verbs(click.Group):
+    """A group whose commands are modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of `_VERBS`."""
+        del ctx
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb *cmd_name*."""
+        del ctx
+        if cmd_name not in _VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"envd.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(envd.__version__, prog_name="envctl")
+@where
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Run MLflow models, each in the environment it asks for, built once and kept.
+
+    envctl asks the daemon of its root; where none runs, it does the work itself.
+
+    \b
+    Examples:
+      envctl predict -m ./model -i input.json
+      envctl build -m ./model
+      envctl list
+    """
+    ctx.ensure_object(Place)
+
+
+def main() -> None:
+    """Run envctl; the exit status is 0, 1 failed, 2 usage, or 3 daemon not reachable."""
+    try:
+        status = group.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        status = _INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has enough; the interpreter must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _FAILED
+    except Exception as error:  # noqa: BLE001
+        status = _status_of(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _status_of(error: Exception) -> int:
+    from envd.errors import EnvdError  # noqa: PLC0415
+
+    if isinstance(error, OSError) and not isinstance(error, EnvdError):
+        click.echo(f"envctl: {error}", err=True)
+        return _FAILED
+    if not isinstance(error, EnvdError):
+        raise error
+    click.echo(f"envctl: {error.message}", err=True)
+    if log := error.metadata.get("log"):
+        click.echo(f"the log is in {log}", err=True)
+    if error.reason in {"SETTINGS_INVALID", "REQUEST_INVALID"}:
+        return _USAGE
+    return _UNREACHABLE if error.reason == "DAEMON_UNREACHABLE" else _FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`envctl predict`: one model, one input, one answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envd.cli import names
+from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Predicted
+
+_TYPES = {"json": "application/json", "csv": "text/csv"}
+
+
+@click.command("predict")
+@click.option("-m", "--model", required=True, help="A model directory or URI.")
+@click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the answer there.")
+@click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
+@click.option("--params", default="", metavar="JSON", help="Inference parameters, an object.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what took how long.")
+@as_json
+@where
+@click.pass_obj
+def command(
+    place: Place,
+    model: str,
+    source: str,
+    output: Path | None,
+    kind: str | None,
+    params: str,
+    verbose: bool,  # noqa: FBT001
+    is_json: bool,  # noqa: FBT001
+) -> None:
+    """Run a model on an input, inside the environment the model asks for.
+
+    The environment is built if it is not there. The answer, MLflow's
+    `{"predictions": ...}`, is all that goes to standard output.
+
+    \b
+    Examples:
+      envctl predict -m ./model -i input.json
+      envctl predict -m models:/iris@champion -i rows.csv -o answer.json
+      echo '{"inputs": [1, 2]}' | envctl predict -m ./model
+    """
+    from envd.cli.engine import Input  # noqa: PLC0415
+    from envd.cli.progress import Progress  # noqa: PLC0415
+
+    engine = place.engine()
+    given = Input(_read(source), _TYPES[kind or _kind_of(source)], params)
+    with Progress() as progress:
+        answer = engine.predict(names.model(model), given, progress)
+    _write(answer, output, is_json=is_json)
+    for note in answer.notes:
+        click.echo(f"note: {note.message}", err=True)
+    if verbose:
+        _say(answer)
+
+
+def _read(source: str) -> bytes:
+    if source == "-":
+        if sys.stdin.isatty():
+            click.echo("reading the input from the terminal; end it with Ctrl-D", err=True)
+        return sys.stdin.buffer.read()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        message = f"cannot read the input `{source}`: {error.strerror}"
+        raise click.UsageError(message) from error
+
+
+def _kind_of(source: str) -> str:
+    return "csv" if source.endswith(".csv") else "json"
+
+
+def _write(answer: Predicted, output: Path | None, *, is_json: bool) -> None:
+    del is_json  # The answer is JSON anyway.
+    if output:
+        output.write_bytes(answer.payload)
+    else:
+        click.echo(answer.payload)
+
+
+def _say(answer: Predicted) -> None:
+    seconds = answer.stage_seconds
+    parts = [f"environment {seconds['build']:.2f} s", f"{answer.origin} worker"]
+    if seconds["start"]:
+        parts[-1] += f" {seconds['start']:.2f} s"
+    parts.append(f"prediction {seconds['predict']:.3f} s")
+    click.echo(f"{answer.environment_id[:8]}: " + ", ".join(parts), err=True)

@@ -1,0 +1,324 @@
+"""The settings: one table of fields drives the file, the variables, `envctl config` and the docs.
+
+A setting is a field of one of the section classes below: its name, its type, its default
+and its meaning stand there and nowhere else. Values come, the later winning, from the
+defaults, a TOML file (`--config`, `ENVD_CONFIG`, else `<config home>/envd/config.toml`),
+and variables named `ENVD_SECTION__KEY`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from envd.errors import SettingsInvalidError
+
+Seconds = typing.NewType("Seconds", float)
+Bytes = typing.NewType("Bytes", int)
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Where packages come from."""
+
+    urls: tuple[str, ...] = _setting((), "Package indexes, the first preferred; none means PyPI.")
+    find_links: tuple[str, ...] = _setting((), "Directories or pages of wheels to look in as well.")
+    offline: bool = _setting(False, "Never touch the network: only what is cached.")  # noqa: FBT003
+    no_index: bool = _setting(False, "Use `find_links` only.")  # noqa: FBT003
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How environments are built."""
+
+    link_mode: Literal["hardlink", "copy", "clone", "symlink"] = _setting(
+        "hardlink", "How files get from the download cache into an environment."
+    )
+    timeout: Seconds = _setting(Seconds(1800), "The longest a build may take.")
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """Which interpreters environments are built on."""
+
+    match: Literal["minor", "exact"] = _setting(
+        "minor", "`exact` refuses another patch release than the model asks for."
+    )
+    roots: tuple[str, ...] = _setting((), "Directories that hold one Python per directory.")
+    download: Literal["auto", "never"] = _setting(
+        "auto", "Whether uv may download a Python that is not here."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Where models come from."""
+
+    refresh: Seconds = _setting(
+        Seconds(60), "How long the download of a model URI is used before it is asked again."
+    )
+    tracking_uri: str = _setting("", "MLflow's tracking server, for `runs:/` and `models:/`.")
+    registry_uri: str = _setting("", "MLflow's model registry, where it is another server.")
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How models run."""
+
+    idle_timeout: Seconds = _setting(Seconds(900), "A worker unused for so long is stopped.")
+    start_timeout: Seconds = _setting(Seconds(120), "The longest a model may take to load.")
+    stop_grace: Seconds = _setting(Seconds(2), "Between asking a worker to stop and killing it.")
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """How the daemon listens and stops."""
+
+    drain: Seconds = _setting(Seconds(30), "How long SIGTERM waits for requests under way.")
+    max_message: Bytes = _setting(Bytes(64 << 20), "The largest request or answer.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, and the root they are for."""
+
+    root: Path
+    index: Index = Index()
+    build: Build = Build()
+    python: Python = Python()
+    models: Models = Models()
+    workers: Workers = Workers()
+    daemon: Daemon = Daemon()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One row of the table of settings."""
+
+    section: str
+    name: str
+    type: Any
+    default: object
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"ENVD_{self.section}__{self.name}".upper()
+
+
+def fields() -> Iterator[Field]:
+    """Yield every setting, section by section."""
+    for section in dataclasses.fields(Settings):
+        if section.name == "root":
+            continue
+        section_class = typing.get_type_hints(Settings)[section.name]
+        types = typing.get_type_hints(section_class)
+        for row in dataclasses.fields(section_class):
+            yield Field(
+                section.name, row.name, types[row.name], row.default, row.metadata["meaning"]
+            )
+
+
+def default_root() -> Path:
+    """Return the root a user has without saying anything."""
+    return platformdirs.user_state_path("envd")
+
+
+def load(
+    *,
+    root: Path | None = None,
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read the settings from *file* and *environ*.
+
+    Raises:
+        SettingsInvalidError: the file cannot be read, or a setting is unknown or wrong.
+    """
+    given = _from_file(file, environ) | _from_variables(environ)
+    sections = {
+        section.name: dataclasses.replace(
+            typing.cast("Any", section.default),
+            **{name: value for (of, name), value in given.items() if of == section.name},
+        )
+        for section in dataclasses.fields(Settings)
+        if section.name != "root"
+    }
+    named = environ.get("ENVD_ROOT")
+    chosen = root or (Path(named) if named else default_root())
+    return Settings(chosen.expanduser().absolute(), **sections)
+
+
+def document(settings: Settings) -> dict[str, Any]:
+    """Return *settings* as JSON values, for a child that must have the same."""
+    return dataclasses.asdict(settings) | {"root": str(settings.root)}
+
+
+def from_document(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that `document` described."""
+    sections: dict[str, Any] = {}
+    for row in fields():
+        value = values[row.section][row.name]
+        sections.setdefault(row.section, {})[row.name] = (
+            tuple(value) if isinstance(value, list) else value
+        )
+    types = typing.get_type_hints(Settings)
+    return Settings(
+        Path(values["root"]), **{name: types[name](**given) for name, given in sections.items()}
+    )
+
+
+def passed(names: Collection[str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables called *names*, in either case, for a child to have.
+
+    A child gets no other variable of the daemon's.
+    """
+    wanted = {name.upper() for name in names}
+    return {key: value for key, value in environ.items() if key.upper() in wanted}
+
+
+def show(value: object) -> str:
+    """Write a setting's value as the variable takes it."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[tuple[str, str], object]:
+    named = file or (Path(environ["ENVD_CONFIG"]) if environ.get("ENVD_CONFIG") else None)
+    path = named or platformdirs.user_config_path("envd") / "config.toml"
+    if named is None and not path.exists():
+        return {}
+    try:
+        text = path.read_text()
+        document = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"cannot read the settings file `{path}`: {error}"
+        raise SettingsInvalidError(message, file=path) from error
+    table = {(row.section, row.name): row for row in fields()}
+    given = {}
+    for section, rows in document.items():
+        for name, value in rows.items() if isinstance(rows, dict) else [("", rows)]:
+            where = f"{path}:{_line_of(text, section, name)}"
+            row = table.get((section, name))
+            if row is None:
+                key = f"[{section}] {name}" if name else section
+                message = f"{where}: there is no setting `{key}`; see `envctl config`"
+                raise SettingsInvalidError(message, file=path, setting=key)
+            given[section, name] = _parse(row, value, where)
+    return given
+
+
+def _from_variables(environ: Mapping[str, str]) -> dict[tuple[str, str], object]:
+    table = {row.variable: row for row in fields()}
+    given = {}
+    for variable, value in environ.items():
+        if not variable.startswith("ENVD_") or "__" not in variable:
+            continue
+        row = table.get(variable)
+        if row is None:
+            message = f"there is no setting `{variable}`; see `envctl config`"
+            raise SettingsInvalidError(message, setting=variable)
+        given[row.section, row.name] = _parse(row, value, variable)
+    return given
+
+
+def _line_of(text: str, section: str, name: str) -> int:
+    inside = False
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            inside = stripped.strip("[] ") == section
+            if inside and not name:
+                return number
+        elif (inside or not name) and re.match(rf'"?{re.escape(name or section)}"?\s*=', stripped):
+            return number
+    return 1
+
+
+def _parse(row: Field, value: object, where: str) -> object:
+    try:
+        return _PARSERS[_kind(row.type)](value, row)
+    except (TypeError, ValueError) as error:
+        message = f"{where}: `{row.section}.{row.name}` cannot be {value!r}; {error}"
+        raise SettingsInvalidError(message, setting=f"{row.section}.{row.name}") from error
+
+
+def _kind(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Literal:
+        return "choice"
+    if typing.get_origin(annotation) is tuple:
+        return "list"
+    return str(annotation.__name__)
+
+
+def _choice(value: object, row: Field) -> str:
+    allowed = typing.get_args(row.type)
+    if value not in allowed:
+        message = "give one of " + ", ".join(f"`{choice}`" for choice in allowed)
+        raise ValueError(message)
+    return str(value)
+
+
+def _list(value: object, _: Field) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    message = "give a list of texts"
+    raise ValueError(message)
+
+
+def _bool(value: object, _: Field) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if str(value).lower() not in known:
+        message = "give `true` or `false`"
+        raise ValueError(message)
+    return known[str(value).lower()]
+
+
+def _text(value: object, _: Field) -> str:
+    if not isinstance(value, str):
+        message = "give a text"
+        raise TypeError(message)
+    return value
+
+
+def _scaled(value: object, units: Mapping[str, float], example: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value).strip())
+    if match is None or match[2] not in units:
+        message = f"give a number with a unit, as in {example}"
+        raise ValueError(message)
+    return float(match[1]) * units[match[2]]
+
+
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {
+    "": 1, "B": 1,
+    "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
+_PARSERS: Mapping[str, typing.Callable[[object, Field], object]] = {
+    "choice": _choice,
+    "list": _list,
+    "bool": _bool,
+    "str": _text,
+    "Seconds": lambda value, _: _scaled(value, _SECONDS, "`60s` or `30d`"),
+    "Bytes": lambda value, _: int(_scaled(value, _BYTES, "`64MiB` or `20GB`")),
+}

@@ -1,0 +1,197 @@
+"""Every failure a caller can meet: one class per action the caller can take.
+
+A class names its gRPC status (`code`, a name: only the edges know gRPC), its stable
+`reason`, and `blame`, which says what has to change before the same call can work:
+the spec, nothing but time, or this machine.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Blame(enum.Enum):
+    """What has to change before a failed build can work."""
+
+    SPEC = "spec"
+    TRANSIENT = "transient"
+    LOCAL = "local"
+
+
+class EnvdError(Exception):
+    """A failure with a message for people and metadata for programs.
+
+    The message says what failed, on what, and what to do. Every variable of it is in
+    `metadata` too, as text.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+    blame: ClassVar[Blame] = Blame.LOCAL
+    retry_after_s: ClassVar[float | None] = None
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        """Keep *message* and the *metadata* that is not None."""
+        super().__init__(message)
+        self.message = message
+        self.metadata = {key: str(value) for key, value in metadata.items() if value is not None}
+
+    def document(self) -> dict[str, object]:
+        """Return what `from_document` needs to raise the same error elsewhere."""
+        return {"reason": self.reason, "message": self.message, "metadata": self.metadata}
+
+
+class ModelNotFoundError(EnvdError):
+    """There is no model there; give another name."""
+
+    code, reason, blame = "NOT_FOUND", "MODEL_NOT_FOUND", Blame.SPEC
+
+
+class ModelInvalidError(EnvdError):
+    """The files of a model are wrong; mend the model."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "MODEL_INVALID", Blame.SPEC
+
+
+class ModelUnreachableError(EnvdError):
+    """A model registry or store could not be asked; try again."""
+
+    code, reason, blame = "UNAVAILABLE", "MODEL_UNREACHABLE", Blame.TRANSIENT
+    retry_after_s = 5.0
+
+
+class ResolverMissingError(EnvdError):
+    """MLflow is needed to resolve a model URI; install the extra."""
+
+    code, reason = "FAILED_PRECONDITION", "RESOLVER_MISSING"
+
+
+class EnvironmentNotFoundError(EnvdError):
+    """No environment has this id; list them."""
+
+    code, reason = "NOT_FOUND", "ENVIRONMENT_NOT_FOUND"
+
+
+class EnvironmentInUseError(EnvdError):
+    """A process holds the environment; wait for it or stop it."""
+
+    code, reason = "FAILED_PRECONDITION", "ENVIRONMENT_IN_USE"
+
+
+class EnvironmentBuildingError(EnvdError):
+    """The environment is being built; come back."""
+
+    code, reason, blame = "UNAVAILABLE", "ENVIRONMENT_BUILDING", Blame.TRANSIENT
+    retry_after_s = 2.0
+
+
+class RequestInvalidError(EnvdError):
+    """The request itself is wrong; mend the request."""
+
+    code, reason = "INVALID_ARGUMENT", "REQUEST_INVALID"
+
+
+class PayloadInvalidError(EnvdError):
+    """The input does not parse or does not fit the model; mend the input."""
+
+    code, reason = "INVALID_ARGUMENT", "PAYLOAD_INVALID"
+
+
+class PayloadTooLargeError(EnvdError):
+    """The input or the answer is over the limit; send less."""
+
+    code, reason = "RESOURCE_EXHAUSTED", "PAYLOAD_TOO_LARGE"
+
+
+class SolveFailedError(EnvdError):
+    """No set of packages satisfies the spec; mend the requirements."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "SOLVE_FAILED", Blame.SPEC
+
+
+class InstallFailedError(EnvdError):
+    """A locked package could not be installed; read the log."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "INSTALL_FAILED", Blame.SPEC
+
+
+class PythonUnavailableError(EnvdError):
+    """The Python the spec asks for cannot be had here; install it."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "PYTHON_UNAVAILABLE", Blame.LOCAL
+
+
+class ImportFailedError(EnvdError):
+    """A module is missing in the model's environment; add its distribution."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "IMPORT_FAILED", Blame.SPEC
+
+
+class IndexUnreachableError(EnvdError):
+    """A package index did not answer; try again."""
+
+    code, reason, blame = "UNAVAILABLE", "INDEX_UNREACHABLE", Blame.TRANSIENT
+    retry_after_s = 30.0
+
+
+class BuildInterruptedError(EnvdError):
+    """The process that built the environment was killed; try again."""
+
+    code, reason, blame = "UNAVAILABLE", "BUILD_INTERRUPTED", Blame.LOCAL
+    retry_after_s = 1.0
+
+
+class CacheFullError(EnvdError):
+    """The disk is full; free some of it."""
+
+    code, reason, blame = "RESOURCE_EXHAUSTED", "CACHE_FULL", Blame.LOCAL
+
+
+class WorkerDiedError(EnvdError):
+    """The worker died while it had the request; try again."""
+
+    code, reason, blame = "UNAVAILABLE", "WORKER_DIED", Blame.TRANSIENT
+    retry_after_s = 1.0
+
+
+class ModelRaisedError(EnvdError):
+    """The model's own code raised; mend the model."""
+
+    code, reason = "UNKNOWN", "MODEL_RAISED"
+
+
+class ShuttingDownError(EnvdError):
+    """The daemon is stopping; ask the next one."""
+
+    code, reason, blame = "UNAVAILABLE", "SHUTTING_DOWN", Blame.TRANSIENT
+    retry_after_s = 1.0
+
+
+class SettingsInvalidError(EnvdError):
+    """A setting is unknown or has a value that cannot be used; mend it."""
+
+    code, reason = "FAILED_PRECONDITION", "SETTINGS_INVALID"
+
+
+class RootInUseError(EnvdError):
+    """Another daemon has the root or the socket; use that one or stop it."""
+
+    code, reason = "FAILED_PRECONDITION", "ROOT_IN_USE"
+
+
+class InternalError(EnvdError):
+    """envd itself is at fault; report it."""
+
+
+_BY_REASON = {cls.reason: cls for cls in EnvdError.__subclasses__()}
+
+
+def from_document(document: dict[str, object]) -> EnvdError:
+    """Return the error that `EnvdError.document` described in another process."""
+    metadata = document.get("metadata")
+    cls = _BY_REASON.get(str(document.get("reason")), InternalError)
+    return cls(
+        str(document.get("message")),
+        **(metadata if isinstance(metadata, dict) else {}),
+    )

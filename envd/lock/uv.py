@@ -1,0 +1,125 @@
+"""Calls uv: with no configuration but envd's, and its failures in envd's terms."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from envd import config, process
+from envd.config import Settings
+from envd.errors import (
+    BuildInterruptedError,
+    CacheFullError,
+    EnvdError,
+    IndexUnreachableError,
+)
+
+# Proxies, certificates and credentials of the machine; nothing else of the daemon's
+# variables reaches a child (`${AWS_SECRET}` in an index URL arrived at a stranger's server).
+PASSED = (
+    "PATH", "HOME", "LANG", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
+    "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+)  # fmt: skip
+
+_MARKS = " \t\u00d7\u2570\u2500\u25b6\u2502\u251c"
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error 28\)")
+_UNREACHABLE = re.compile(
+    r"error sending request|dns error|failed to lookup address|Connection refused|"
+    r"connection closed|operation timed out|HTTP status server error|tunnel error|"
+    r"Network connectivity is disabled|Could not connect|Network is unreachable"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Uv:
+    """uv as one root uses it."""
+
+    settings: Settings
+
+    @property
+    def cache(self) -> Path:
+        """Uv's own cache, under the root so that hardlinks work and gc can count it."""
+        return self.settings.root / "cache" / "uv"
+
+    @property
+    def pythons(self) -> Path:
+        """Where uv puts the Pythons it downloads."""
+        return self.settings.root / "pythons"
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        on_line: Callable[[str], None],
+        on_start: Callable[[int], None] = lambda _: None,
+        pass_fds: Collection[int] = (),
+        offline: bool = False,
+        may_download_python: bool = False,
+    ) -> process.Finished:
+        """Run `uv` *arguments* to their end.
+
+        Raises:
+            BuildInterruptedError: it took longer than `build.timeout`.
+            CacheFullError: the disk is full.
+            IndexUnreachableError: an index did not answer, or may not be asked.
+        """
+        is_offline = offline or self.settings.index.offline
+        argv = [find_uv_bin(), *arguments, "--no-config", "--system-certs"]
+        # A pyproject.toml in the current directory redirects uv's index.
+        with tempfile.TemporaryDirectory(prefix="envd-uv-") as empty:
+            finished = process.run(
+                [*argv, "--offline"] if is_offline else argv,
+                env=self._environment(may_download_python=may_download_python),
+                cwd=Path(empty),
+                timeout_s=self.settings.build.timeout,
+                on_line=on_line,
+                on_start=on_start,
+                pass_fds=pass_fds,
+            )
+        if finished.status != 0 and (error := self._machine_fault(finished)):
+            raise error
+        return finished
+
+    def _environment(self, *, may_download_python: bool) -> dict[str, str]:
+        index = self.settings.index
+        variables = config.passed(PASSED) | {
+            "UV_CACHE_DIR": str(self.cache),
+            "UV_LINK_MODE": self.settings.build.link_mode,
+            "UV_NO_PROGRESS": "1",
+            "UV_PYTHON_INSTALL_DIR": str(self.pythons),
+            "UV_PYTHON_DOWNLOADS": "automatic" if may_download_python else "never",
+        }
+        # Indexes go by variables, not arguments: their credentials must not show in `ps`.
+        if index.urls:
+            variables["UV_DEFAULT_INDEX"] = index.urls[-1]
+            variables["UV_INDEX"] = " ".join(index.urls[:-1])
+        if index.find_links:
+            variables["UV_FIND_LINKS"] = ",".join(index.find_links)
+        if index.no_index:
+            variables["UV_NO_INDEX"] = "1"
+        return variables
+
+    def _machine_fault(self, finished: process.Finished) -> EnvdError | None:
+        text = "\n".join(finished.tail)
+        if finished.timed_out:
+            message = f"uv was stopped after {self.settings.build.timeout:.0f} s (`build.timeout`)"
+            return BuildInterruptedError(message)
+        if _DISK_FULL.search(text):
+            message = f"the disk of `{self.settings.root}` is full; free some of it"
+            return CacheFullError(message, root=self.settings.root)
+        if found := _UNREACHABLE.search(text):
+            line = next(line for line in finished.tail if found[0] in line)
+            message = f"a package index cannot be reached: {line.strip()}"
+            return IndexUnreachableError(message, detail=line.strip())
+        return None
+
+
+def explanation(finished: process.Finished) -> str:
+    """Return what uv said of its failure, without the marks it draws, as one sentence."""
+    text = " ".join(line.strip(_MARKS) for line in finished.tail)
+    return re.sub(r"\s+", " ", text).strip()[-2000:]

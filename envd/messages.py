@@ -1,0 +1,103 @@
+"""Writes what is in the store, and what is being built, as messages of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from envd_client.v1 import envd_pb2 as api
+
+from envd.environments import Asked
+from envd.errors import Blame, EnvdError
+from envd.events import Event, Note, Stage
+from envd.store import Environment, Store
+
+_HOUR_S = 3600.0
+
+
+def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -> api.Environment:
+    """Return the message of a ready environment as the answer to what was *asked*.
+
+    Its first spec may have been another one with the same lock.
+    """
+    message = ready(store, found)
+    message.cached = cached
+    message.spec_key = asked.spec.key
+    message.python.requested = asked.requested_python or ""
+    del message.notes[:]
+    message.notes.extend(notes(asked.notes))
+    return message
+
+
+def ready(store: Store, found: Environment, *, full: bool = False) -> api.Environment:
+    """Return the message of a ready environment."""
+    manifest = found.manifest
+    message = api.Environment(
+        id=found.id,
+        spec_key=manifest.spec_key,
+        state=api.Environment.READY,
+        manager=manifest.manager,
+        python=api.Python(
+            requested=manifest.python_requested or "", actual=manifest.python.version
+        ),
+        notes=notes(manifest.notes),
+        size_bytes=manifest.size,
+        exclusive_bytes=manifest.exclusive,
+        leases=[api.Lease(pid=one.pid, kind=one.kind) for one in store.leases(found.id)],
+        models=store.models(found.id),
+    )
+    message.build_duration.FromNanoseconds(int(manifest.seconds * 1e9))
+    message.create_time.FromNanoseconds(int(manifest.created * 1e9))
+    message.last_use_time.FromNanoseconds(int(store.last_used(found) * 1e9))
+    if full:
+        _add_all(message, store, found)
+    return message
+
+
+def _add_all(message: api.Environment, store: Store, found: Environment) -> None:
+    message.prefix = str(found.prefix)
+    message.log_path = str(store.layout.log(found.manifest.spec_key))
+    message.packages.extend(
+        api.Package(name=one.name, version=one.version, sha256=one.sha256, filename=one.filename)
+        for one in found.manifest.lock.packages
+    )
+    try:
+        message.spec_json = store.read_spec(found.manifest.spec_key).canonical()
+    except OSError:
+        message.spec_json = ""
+
+
+def unready(asked: Asked, seconds: float, error: EnvdError | None) -> api.Environment:
+    """Return the message of an environment that is being built, or failed with *error*."""
+    message = api.Environment(
+        spec_key=asked.spec.key,
+        state=api.Environment.FAILED if error else api.Environment.BUILDING,
+        manager=asked.spec.manager,
+        python=api.Python(requested=asked.requested_python or "", actual=asked.spec.python.version),
+        notes=notes(asked.notes),
+    )
+    message.build_duration.FromNanoseconds(int(seconds * 1e9))
+    if error:
+        message.failure.CopyFrom(failure(error))
+    return message
+
+
+def failure(error: EnvdError) -> api.Failure:
+    """Return the message of a failed build's error."""
+    message = api.Failure(reason=error.reason, message=error.message)
+    setattr(message, "class", error.blame.value)
+    retry = _HOUR_S if error.blame is Blame.SPEC else error.retry_after_s or 0.0
+    message.retry_delay.FromNanoseconds(int(retry * 1e9))
+    return message
+
+
+def event(number: int, happened: Event) -> api.EnvironmentEvent:
+    """Return the message of one event of a build."""
+    if isinstance(happened, Stage):
+        stage = api.Stage(name=happened.name, message=happened.message)
+        return api.EnvironmentEvent(sequence=number, stage=stage)
+    return api.EnvironmentEvent(sequence=number, log_line=happened.text)
+
+
+def notes(found: Iterable[Note]) -> list[api.Note]:
+    """Return the messages of *found*."""
+    return [api.Note(code=one.code, message=one.message, subject=one.subject) for one in found]

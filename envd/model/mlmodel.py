@@ -1,0 +1,205 @@
+"""Reads an `MLmodel` file, as MLflow 1.8 to 3.x wrote it, into a Model.
+
+The keys are those `mlflow/pyfunc/__init__.py` uses when it loads a model; keys that are
+not known are left alone, as MLflow does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from envd.errors import ModelInvalidError, ModelNotFoundError
+from envd.model import documents, files
+from envd.model.documents import Document
+
+_METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
+_MAX_FILES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model directory whose `MLmodel` has been read and checked.
+
+    `code`, `conda_file` and `virtualenv_file` are relative to `path` and lie inside it.
+    `digest` changes when anything a worker loads changes.
+    """
+
+    path: Path
+    digest: str
+    loader_module: str
+    data: str | None
+    code: str | None
+    conda_file: str | None
+    virtualenv_file: str | None
+    python_version: str | None
+    mlflow_version: str | None
+    created: str | None
+    signature: Document
+    env_vars: tuple[str, ...]
+    flavors: dict[str, Document]
+
+
+def read(path: Path) -> Model:
+    """Read the model directory *path*.
+
+    Raises:
+        ModelNotFoundError: there is no such directory, or no `MLmodel` in it.
+        ModelInvalidError: its `MLmodel` cannot be used; the message says why.
+    """
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        message = f"the model `{path}` {what}; give the directory that holds an `MLmodel` file"
+        raise ModelNotFoundError(message, model=path)
+    if not files.exists(path, "MLmodel"):
+        message = f"no `MLmodel` file in `{path}`; give the directory that holds it"
+        raise ModelNotFoundError(message, model=path)
+    return _model(path, documents.read(path, "MLmodel"))
+
+
+def _model(path: Path, document: dict[str, Document]) -> Model:
+    flavors = _mapping(path, document, "flavors")
+    if "python_function" not in flavors:
+        found = ", ".join(flavors) or "none"
+        message = (
+            f"the model `{path}` has no `python_function` flavor (it has {found}); "
+            "log it with a flavor that MLflow can load as a Python function"
+        )
+        raise ModelInvalidError(message, model=path)
+    flavor = _mapping(path, flavors, "python_function")
+    loader = _text(path, flavor, "loader_module")
+    if loader is None:
+        message = f"`{path / 'MLmodel'}`: `python_function` has no `loader_module`"
+        raise ModelInvalidError(message, model=path)
+    code = _named_file(path, flavor, "code")
+    conda_file, virtualenv_file = _environment_files(path, flavor)
+    return Model(
+        path=path,
+        digest=digest(path, code),
+        loader_module=loader,
+        data=_named_file(path, flavor, "data"),
+        code=code,
+        conda_file=conda_file,
+        virtualenv_file=virtualenv_file,
+        python_version=_text(path, flavor, "python_version"),
+        mlflow_version=_text(path, document, "mlflow_version"),
+        created=_text(path, document, "utc_time_created"),
+        signature=document.get("signature"),
+        env_vars=_texts(document.get("env_vars")),
+        flavors=flavors,
+    )
+
+
+def _environment_files(path: Path, flavor: dict[str, Document]) -> tuple[str | None, str | None]:
+    """Return the conda and the virtualenv file that `env` names, or that lie there unnamed."""
+    env = flavor.get("env")
+    named: dict[str, Document] = env if isinstance(env, dict) else {"conda": env}
+    if isinstance(env, list):
+        named = {}
+    conda = _text(path, named, "conda") or "conda.yaml"
+    virtualenv = _text(path, named, "virtualenv") or "python_env.yaml"
+    found = [
+        str(files.inside(path, name).relative_to(path.resolve()))
+        if files.exists(path, name)
+        else None
+        for name in (conda, virtualenv)
+    ]
+    return found[0], found[1]
+
+
+def _mapping(path: Path, document: dict[str, Document], key: str) -> dict[str, Document]:
+    value = document.get(key)
+    if not isinstance(value, dict):
+        message = f"`{path / 'MLmodel'}`: `{key}` is not a mapping"
+        raise ModelInvalidError(message, model=path, key=key)
+    return value
+
+
+def _text(path: Path, document: dict[str, Document], key: str) -> str | None:
+    value = document.get(key)
+    if value is not None and not isinstance(value, str):
+        message = f"`{path / 'MLmodel'}`: `{key}` is not a text"
+        raise ModelInvalidError(message, model=path, key=key)
+    return value
+
+
+def _texts(value: Document) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _named_file(path: Path, flavor: dict[str, Document], key: str) -> str | None:
+    name = _text(path, flavor, key)
+    if name is not None:
+        files.inside(path, name)
+    return name
+
+
+def digest(path: Path, code: str | None) -> str:
+    """Hash what a worker loads: metadata and code by content, artifacts by identity.
+
+    Hashing a 10 GB artifact at each change would cost more than it protects from, so an
+    artifact is its path, size, modification time and inode.
+    """
+    hashed = hashlib.sha256()
+    for name, status in _walk(path):
+        is_code = code is not None and (code == "." or name.startswith(f"{code.rstrip('/')}/"))
+        hashed.update(f"{name}\0{status.st_size}\0".encode(errors="surrogateescape"))
+        if is_code or name in _METADATA:
+            hashed.update(hashlib.sha256(_content(path / name, status)).digest())
+        else:
+            hashed.update(f"{status.st_mtime_ns}\0{status.st_ino}\0".encode())
+    return hashed.hexdigest()
+
+
+def _content(path: Path, status: os.stat_result) -> bytes:
+    # What is not a small regular file is not source code; its size and place say enough.
+    if not stat.S_ISREG(status.st_mode) or status.st_size > files.MAX_METADATA_BYTES:
+        return f"{status.st_mtime_ns}\0{status.st_ino}".encode()
+    return path.read_bytes()
+
+
+def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every file below *path* in order, relative, links not followed."""
+    count = 0
+    for folder, directories, names in os.walk(path):
+        directories[:] = sorted(name for name in directories if name != "__pycache__")
+        for name in sorted(names):
+            full = Path(folder, name)
+            count += 1
+            if count > _MAX_FILES:
+                message = f"the model `{path}` holds over {_MAX_FILES} files"
+                raise ModelInvalidError(message, model=path)
+            yield str(full.relative_to(path)), full.lstat()
+
+
+class Models:
+    """The models read so far; each is read again when one of its files has changed."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._read: dict[Path, tuple[str, Model]] = {}
+
+    def read(self, path: Path) -> Model:
+        """Read the model directory *path*, or remember it.
+
+        Raises:
+            ModelNotFoundError: as `read`.
+            ModelInvalidError: as `read`.
+        """
+        found = self._read.get(path)
+        if found and path.is_dir() and found[0] == _fingerprint(path):
+            return found[1]
+        fingerprint = _fingerprint(path) if path.is_dir() else ""
+        model = read(path)
+        self._read[path] = (fingerprint, model)
+        return model
+
+
+def _fingerprint(path: Path) -> str:
+    return repr(
+        [(name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in _walk(path)]
+    )

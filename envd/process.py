@@ -1,0 +1,81 @@
+"""Runs a child to its end: lines as they come, a deadline, no child left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TAIL_LINES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A child that has ended: its exit status and the last lines it wrote."""
+
+    status: int
+    tail: tuple[str, ...]
+    timed_out: bool
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout_s: float,
+    on_line: Callable[[str], None] = lambda _: None,
+    on_start: Callable[[int], None] = lambda _: None,
+    pass_fds: Collection[int] = (),
+) -> Finished:
+    """Run *argv* in a session of its own and hand each line of its output to *on_line*.
+
+    *on_start* gets the id of the child's process group. The group is killed when the
+    time is over and when this function is left by an exception.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    with subprocess.Popen(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        pass_fds=tuple(pass_fds),
+    ) as child:
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            kill_group(child.pid)
+
+        timer = threading.Timer(timeout_s, end)
+        timer.daemon = True
+        try:
+            on_start(child.pid)
+            timer.start()
+            for line in child.stdout or ():
+                tail.append(line.rstrip("\n"))
+                on_line(tail[-1])
+            status = child.wait()
+        except BaseException:
+            kill_group(child.pid)
+            raise
+        finally:
+            timer.cancel()
+    return Finished(status, tuple(tail), late.is_set())
+
+
+def kill_group(group: int) -> None:
+    """Kill every process of *group*, if there is one left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Runs models: a process of its environment's own Python for each."""

@@ -1,0 +1,278 @@
+"""Keeps workers: one process per model and environment, started once, stopped when idle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from envd.config import Settings
+from envd.errors import (
+    EnvdError,
+    EnvironmentNotFoundError,
+    ImportFailedError,
+    ModelInvalidError,
+    WorkerDiedError,
+)
+from envd.model import Model
+from envd.run import worker
+from envd.run.channel import Channel
+from envd.run.distributions import distribution_of
+from envd.run.processes import Process, Processes
+from envd.store import Environment, Store
+
+_SWEEP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One input for a model: bytes that are not looked into here."""
+
+    payload: bytes
+    content_type: str
+    params: dict[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer of a model, and how it came about."""
+
+    payload: bytes
+    origin: str
+    start_seconds: float
+    predict_seconds: float
+    notes: tuple[dict[str, str], ...]
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A running process with one model loaded."""
+
+    model: Model
+    environment: Environment
+    process: Process
+    channel: Channel
+    scratch: Path
+    start_seconds: float
+    last_used: float = field(default_factory=time.monotonic)
+
+
+Key = tuple[Path, str, str]
+
+
+class Pool:
+    """The workers of one daemon, or of one command."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        processes: Processes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start none yet."""
+        self._settings = settings
+        self._store = store
+        self._processes = processes
+        self._clock = clock
+        self._workers: dict[Key, asyncio.Task[Worker]] = {}
+
+    async def predict(self, model: Model, environment: Environment, request: Request) -> Prediction:
+        """Answer *request* with *model* in *environment*.
+
+        Raises:
+            EnvironmentNotFoundError: the environment has been removed meanwhile.
+            WorkerDiedError: the worker ended while it had the request.
+            EnvdError: the model cannot be loaded, or refused the request.
+        """
+        key = (model.path, model.digest, environment.id)
+        is_fresh = key not in self._workers
+        found = await self._worker(key, model, environment)
+        found.last_used = self._clock()
+        started = time.perf_counter()
+        head = {"content_type": request.content_type, "params": request.params}
+        try:
+            answer, payload = await found.channel.call(worker.PREDICT, head, request.payload)
+        except ConnectionError as error:
+            raise await self._died(found) from error
+        except EnvdError as error:
+            raise _explained(error, model) from error
+        finally:
+            found.last_used = self._clock()
+        self._store.record_use(environment, model.path)
+        return Prediction(
+            payload=payload,
+            origin="fresh" if is_fresh else "warm",
+            start_seconds=found.start_seconds if is_fresh else 0.0,
+            predict_seconds=time.perf_counter() - started,
+            notes=tuple(answer["notes"]),
+        )
+
+    async def stop_idle(self) -> None:
+        """Stop workers that nobody has asked for `workers.idle_timeout`, for ever."""
+        while True:
+            await asyncio.sleep(min(_SWEEP_S, self._settings.workers.idle_timeout))
+            oldest = self._clock() - self._settings.workers.idle_timeout
+            for key, found in self._idle():
+                if found.last_used < oldest:
+                    self._workers.pop(key, None)
+                    await self._stop(found)
+
+    async def release(self, env_id: str) -> None:
+        """Stop the workers of the environment *env_id* that have nothing to do."""
+        for key, found in self._idle():
+            if key[2] == env_id:
+                self._workers.pop(key, None)
+                await self._stop(found)
+
+    async def close(self) -> None:
+        """Stop every worker."""
+        tasks = list(self._workers.values())
+        self._workers.clear()
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(self._stop(one) for one in found if isinstance(one, Worker)))
+
+    def _idle(self) -> list[tuple[Key, Worker]]:
+        return [(key, found) for key, found in self._started() if not found.channel.under_way]
+
+    def _started(self) -> list[tuple[Key, Worker]]:
+        return [
+            (key, task.result())
+            for key, task in self._workers.items()
+            if task.done() and not task.cancelled() and not task.exception()
+        ]
+
+    async def _worker(self, key: Key, model: Model, environment: Environment) -> Worker:
+        """Return the worker of *key*: the first to ask starts it, the others wait for it."""
+        task = self._workers.get(key)
+        if task is None:
+            task = asyncio.create_task(self._start(key, model, environment))
+            self._workers[key] = task
+            task.add_done_callback(lambda done: self._forget_failed(key, done))
+        # Shielded: a caller that leaves must not take the worker from the others.
+        return await asyncio.shield(task)
+
+    def _forget_failed(self, key: Key, task: asyncio.Task[Worker]) -> None:
+        if (task.cancelled() or task.exception()) and self._workers.get(key) is task:
+            del self._workers[key]
+
+    async def _start(self, key: Key, model: Model, environment: Environment) -> Worker:
+        started = time.perf_counter()
+        leased = self._store.lease(environment.id)
+        if leased is None or leased[0].prefix != environment.prefix:
+            message = f"the environment {environment.id} has been removed"
+            raise EnvironmentNotFoundError(message, id=environment.id)
+        scratch = self._store.layout.scratch / secrets.token_hex(8)
+        scratch.mkdir(parents=True)
+        ours, theirs = socket.socketpair()
+        try:
+            process = await self._processes.start(
+                [str(environment.python), "-I", "-B", worker.__file__, "{0}"],
+                env=_variables(environment, scratch),
+                cwd=scratch,
+                log=self._log(model),
+                given=[theirs.fileno()],
+                kept=[leased[1].descriptor],
+            )
+        finally:
+            theirs.close()
+            leased[1].close()
+        channel = await Channel.over(ours, self._settings.daemon.max_message)
+        found = Worker(model, environment, process, channel, scratch, 0.0)
+        channel.closed.add_done_callback(lambda _: self._lost(key, found))
+        try:
+            await self._load(found)
+        except BaseException:
+            found.channel.close()
+            raise
+        found.start_seconds = time.perf_counter() - started
+        return found
+
+    async def _load(self, found: Worker) -> None:
+        model, limit = found.model, self._settings.workers.start_timeout
+        head = {
+            "model": str(model.path),
+            "code": str(model.path / model.code) if model.code else None,
+            "loader_module": model.loader_module,
+            "data": str(model.path / (model.data or "")),
+        }
+        try:
+            async with asyncio.timeout(limit):
+                await found.channel.call(worker.LOAD, head)
+        except TimeoutError as error:
+            message = f"the model `{model.path}` was not loaded within {limit:.0f} s"
+            raise ModelInvalidError(message, model=model.path) from error
+        except ConnectionError as error:
+            raise await self._died(found) from error
+        except EnvdError as error:
+            raise _explained(error, model) from error
+
+    def _lost(self, key: Key, found: Worker) -> None:
+        """Forget a worker whose socket has ended, and see that its process does."""
+        if (key, found) in self._started():
+            del self._workers[key]
+        found.process.kill()
+        shutil.rmtree(found.scratch, ignore_errors=True)
+
+    async def _stop(self, found: Worker) -> None:
+        """Ask a worker to end, and kill it after `workers.stop_grace`."""
+        found.channel.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.workers.stop_grace):
+                await asyncio.shield(found.process.exited)
+        found.process.kill()
+
+    async def _died(self, found: Worker) -> WorkerDiedError:
+        found.process.kill()
+        status = await asyncio.shield(found.process.exited)
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        message = (
+            f"the worker of `{found.model.path}` ended by {how} with the request under way; "
+            f"its output is in `{self._log(found.model)}`"
+        )
+        return WorkerDiedError(message, model=found.model.path, status=status)
+
+    def _log(self, model: Model) -> Path:
+        logs = self._store.layout.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        return logs / f"worker-{model.digest[:16]}.log"
+
+
+def _variables(environment: Environment, scratch: Path) -> dict[str, str]:
+    """Return the whole environment of a worker: nothing of the daemon's is in it."""
+    return {
+        "PATH": f"{environment.prefix / 'bin'}:{os.defpath}",
+        "VIRTUAL_ENV": str(environment.prefix),
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "LANG": "C.UTF-8",
+    }
+
+
+def _explained(error: EnvdError, model: Model) -> EnvdError:
+    """Add to a worker's error what the worker cannot know."""
+    error.metadata["model"] = str(model.path)
+    if isinstance(error, ImportFailedError):
+        module = error.metadata.get("module", "")
+        error.metadata["distribution"] = distribution = distribution_of(module) or ""
+        error.message = (
+            f"the model `{model.path}` imports `{module}`, which its environment does not have; "
+            + (
+                f"add the distribution `{distribution}` to its requirements"
+                if distribution
+                else "add the distribution that provides it to the model's requirements"
+            )
+        )
+        error.args = (error.message,)
+    return error

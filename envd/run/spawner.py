@@ -1,0 +1,168 @@
+"""Starts, reaps and ends every process of a daemon: standard library only, one thread.
+
+The daemon never forks: a fork in a process that runs gRPC stops its loop for
+milliseconds and may hang. It starts this program before it imports grpc, and asks it over
+a SOCK_SEQPACKET pair, one JSON object a message:
+
+    {"start": id, "argv", "env", "cwd", "log", "given": n}   descriptors: n for the child,
+        whose numbers replace `{0}`, `{1}`... in argv; the rest stays open here until the
+        child has ended (its lease)
+    {"kill": id, "signal": number}                            the child's process group
+
+and is told `{"started": id, "pid"}`, `{"failed": id, "error"}` and
+`{"exited": id, "status"}`. When the daemon ends, however it ends, so does everything
+that was started here, what left its session included.
+"""
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+_MAX_MESSAGE = 1 << 20
+_MAX_DESCRIPTORS = 16
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Child:
+    """A process, and the descriptors kept open for it."""
+
+    def __init__(self, number, process, kept):
+        """Remember a child that has just been started."""
+        self.number, self.process, self.kept = number, process, kept
+
+    def signal(self, number):
+        """Send a signal to its process group."""
+        try:
+            os.killpg(self.process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+class Spawner:
+    """The children of one daemon."""
+
+    def __init__(self, control):
+        """Take requests from the socket *control*."""
+        self.control = control
+        self.children = {}
+
+    def serve(self, wakeup):
+        """Serve until the daemon is gone, then end everything."""
+        while True:
+            readable, _, _ = select.select([self.control, wakeup], [], [])
+            if wakeup in readable:
+                os.read(wakeup, 4096)
+                self.reap()
+            if self.control in readable and not self.serve_one():
+                break
+        self.end()
+
+    def serve_one(self):
+        """Serve one request; return whether there was one."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(
+                self.control, _MAX_MESSAGE, _MAX_DESCRIPTORS
+            )
+        except ConnectionError:
+            return False
+        if not message:
+            return False
+        request = json.loads(message)
+        if "start" in request:
+            self.start(request, descriptors)
+        else:
+            for child in self.children.values():
+                if child.number == request["kill"]:
+                    child.signal(request["signal"])
+        return True
+
+    def start(self, request, descriptors):
+        """Start a child and say so."""
+        given, kept = descriptors[: request["given"]], descriptors[request["given"] :]
+        number = request["start"]
+        try:
+            with open(request["log"], "ab") as log:
+                process = subprocess.Popen(
+                    [argument.format(*given) for argument in request["argv"]],
+                    env=request["env"],
+                    cwd=request["cwd"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=given,
+                )
+        except OSError as error:
+            self.tell({"failed": number, "error": str(error)})
+            close(kept)
+        else:
+            self.children[process.pid] = Child(number, process, kept)
+            self.tell({"started": number, "pid": process.pid})
+        close(given)
+
+    def reap(self):
+        """Report every child that has ended, and end what it left in its group."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self.children.pop(pid, None)
+            if child is None:
+                continue
+            child.process.returncode = os.waitstatus_to_exitcode(status)
+            child.signal(signal.SIGKILL)
+            close(child.kept)
+            self.tell({"exited": child.number, "status": child.process.returncode})
+
+    def tell(self, message):
+        """Send a message to the daemon, which may be gone."""
+        try:
+            self.control.send(json.dumps(message).encode())
+        except OSError:
+            pass
+
+    def end(self):
+        """Kill all children, and then whoever they left to this process, until none is left."""
+        for child in self.children.values():
+            child.signal(signal.SIGKILL)
+        while pids := descendants():
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            self.reap()
+            time.sleep(0.005)
+
+
+def descendants():
+    """Return the pids of this process's children, adopted ones included."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def close(descriptors):
+    """Close each descriptor."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def main():
+    """Serve the daemon at the other end of descriptor `argv[1]`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wakeup, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    Spawner(socket.socket(fileno=int(sys.argv[1]))).serve(wakeup)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""Loads one model and answers framed requests: run by the environment's own Python.
+
+Standard library only, and the grammar of Python 3.6: nothing is installed into a model's
+environment for envd's sake. `python -I -B worker.py FD` speaks over the inherited socket
+FD, never over descriptors 0, 1 or 2, which belong to the model.
+
+A frame is a header (payload length, request id, kind, head length), a JSON head, and the
+payload. The daemon sends LOAD once and then PREDICT; the worker answers each with DONE
+or FAILED and the same id, in order.
+"""
+
+import base64
+import datetime as dt
+import importlib
+import inspect
+import io
+import json
+import math
+import os
+import socket
+import struct
+import sys
+import time
+import traceback
+
+HEADER = struct.Struct("!QIBI")
+LOAD, PREDICT, DONE, FAILED = range(4)
+MAX_HEAD_BYTES = 1 << 20
+
+_FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
+_MAX_TRACEBACK = 8000
+
+
+class Refused(Exception):
+    """A request that cannot be answered: a reason of envd's, and its metadata."""
+
+    def __init__(self, reason, message, **metadata):
+        """Keep what the daemon makes an error of."""
+        super().__init__(message)
+        self.reason, self.metadata = reason, metadata
+
+
+def main():
+    """Answer frames until the socket ends."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    # Model code may start children; none of them may hold the socket open.
+    os.set_inheritable(connection.fileno(), False)  # noqa: FBT003
+    model = None
+    while True:
+        frame = receive(connection)
+        if frame is None:
+            return
+        number, kind, head, payload = frame
+        try:
+            if kind == LOAD:
+                model, answer, body = load(head), {"pid": os.getpid()}, b""
+            else:
+                answer, body = predict(model, head, payload)
+        except Refused as refused:
+            answer = {"reason": refused.reason, "message": str(refused)}
+            answer["metadata"] = {key: str(value) for key, value in refused.metadata.items()}
+            send(connection, number, FAILED, answer, b"")
+        else:
+            send(connection, number, DONE, answer, body)
+
+
+def receive(connection):
+    """Return the next frame as (id, kind, head, payload), or None at the end."""
+    header = _exactly(connection, HEADER.size)
+    if header is None:
+        return None
+    size, number, kind, head_size = HEADER.unpack(header)
+    head = json.loads(bytes(_exactly(connection, head_size) or b"{}").decode())
+    return number, kind, head, _exactly(connection, size)
+
+
+def send(connection, number, kind, head, payload):
+    """Send one frame."""
+    text = json.dumps(head).encode()
+    connection.sendall(HEADER.pack(len(payload), number, kind, len(text)) + text)
+    connection.sendall(payload)
+
+
+def _exactly(connection, size):
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        try:
+            count = connection.recv_into(view)
+        except ConnectionResetError:
+            count = 0
+        if not count:
+            return None
+        view = view[count:]
+    return buffer
+
+
+def load(head):
+    """Load the model that *head* describes and return what has its `predict`."""
+    if head.get("code"):
+        # Before anything is unpickled: pickles refer to the modules in it.
+        sys.path.insert(0, head["code"])
+    try:
+        return _load(head)
+    except ImportError as error:
+        raise _import_failed(error)
+    except Exception as error:
+        message = "the model cannot be loaded: " + _short(error)
+        raise Refused("MODEL_INVALID", message, traceback=_traceback(), exception=_name(error))
+
+
+def _load(head):
+    try:
+        pyfunc = importlib.import_module("mlflow.pyfunc")
+    except ImportError as error:
+        # A loader of the model's own may do without mlflow; MLflow's cannot.
+        if error.name != "mlflow" or head["loader_module"].split(".")[0] == "mlflow":
+            raise
+        loader = importlib.import_module(head["loader_module"])
+        return loader._load_pyfunc(head["data"])
+    return pyfunc.load_model(head["model"])
+
+
+def predict(model, head, payload):
+    """Return the head and the payload of the answer to one request."""
+    started = time.perf_counter()
+    schema = _input_schema(model)
+    try:
+        data, params = _input(payload, head["content_type"], schema)
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused("PAYLOAD_INVALID", "the input does not fit: " + _short(error))
+    raw = _call(model, data, head["params"] if head.get("params") is not None else params)
+    body, notes = _answer(raw)
+    return {"seconds": time.perf_counter() - started, "notes": notes}, body
+
+
+def _call(model, data, params):
+    try:
+        if params is not None and "params" in inspect.signature(model.predict).parameters:
+            return model.predict(data, params=params)
+        return model.predict(data)
+    except ImportError as error:
+        raise _import_failed(error)
+    except Exception as error:
+        functions = [frame.name for frame in traceback.extract_tb(sys.exc_info()[2])]
+        if any(name.startswith(_SCHEMA_FUNCTIONS) for name in functions):
+            raise Refused("PAYLOAD_INVALID", "the input does not fit the model: " + _short(error))
+        message = "the model raised " + _name(error) + ": " + _short(error)
+        raise Refused("MODEL_RAISED", message, exception=_name(error), traceback=_traceback())
+
+
+def _input_schema(model):
+    metadata = getattr(model, "metadata", None)
+    return metadata.get_input_schema() if hasattr(metadata, "get_input_schema") else None
+
+
+def _input(payload, content_type, schema):
+    """Return the data and the params of *payload*, as MLflow's scoring server reads them."""
+    kind = content_type.split(";")[0].strip().lower()
+    text = payload.decode("utf-8-sig")
+    if kind == "text/csv":
+        return _csv(text, schema), None
+    if kind != "application/json":
+        message = "the content type `%s` is not known; send application/json or text/csv"
+        raise Refused("PAYLOAD_INVALID", message % kind)
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise Refused("PAYLOAD_INVALID", "the input is not JSON: %s" % error)
+    return _json(document, schema)
+
+
+def _csv(text, schema):
+    pandas = _pandas()
+    if schema is None or not schema.has_input_names():
+        return pandas.read_csv(io.StringIO(text))
+    types = dict(zip(schema.input_names(), schema.pandas_types()))
+    return pandas.read_csv(io.StringIO(text), dtype=types)
+
+
+def _json(document, schema):
+    if isinstance(document, list):
+        # MLflow 1.x, `format=pandas-records`.
+        document = {"dataframe_records": document}
+    if isinstance(document, dict) and "data" in document and not set(document) & set(_FORMATS):
+        # MLflow 1.x, `format=pandas-split`.
+        document = {"dataframe_split": document}
+    found = [key for key in _FORMATS if isinstance(document, dict) and key in document]
+    if len(found) != 1:
+        message = "the input must be a JSON object with one of %s" % ", ".join(_FORMATS)
+        raise Refused("PAYLOAD_INVALID", message)
+    params = document.get("params")
+    if params is not None and not isinstance(params, dict):
+        raise Refused("PAYLOAD_INVALID", "`params` must be a JSON object")
+    value = document[found[0]]
+    if found[0].startswith("dataframe_"):
+        return _dataframe(value, found[0][len("dataframe_") :], schema), params
+    return _tensors(found[0], value, schema), params
+
+
+def _dataframe(value, orient, schema):
+    helpers = _mlflow_helpers()
+    if hasattr(helpers, "dataframe_from_parsed_json"):
+        return helpers.dataframe_from_parsed_json(value, orient, schema)
+    if orient == "split" and not (isinstance(value, dict) and "data" in value):
+        raise Refused("PAYLOAD_INVALID", "`dataframe_split` must be an object with `data`")
+    if hasattr(helpers, "_dataframe_from_json"):
+        # MLflow 1.x wants every part named, and the text.
+        text = json.dumps(value if orient == "records" else _split_parts(value))
+        return helpers._dataframe_from_json(text, schema=schema, pandas_orient=orient)
+    pandas = _pandas()
+    if orient == "records":
+        return pandas.DataFrame(value)
+    return pandas.DataFrame(value["data"], value.get("index"), value.get("columns"))
+
+
+def _split_parts(value):
+    rows = value["data"]
+    width = len(rows[0]) if rows else 0
+    return {
+        "data": rows,
+        "columns": value.get("columns") or list(range(width)),
+        "index": value.get("index") or list(range(len(rows))),
+    }
+
+
+def _tensors(key, value, schema):
+    helpers = _mlflow_helpers()
+    if hasattr(helpers, "parse_tf_serving_input"):
+        return helpers.parse_tf_serving_input({key: value}, schema=schema)
+    return value
+
+
+def _mlflow_helpers():
+    if "mlflow" not in sys.modules:
+        return None
+    return importlib.import_module("mlflow.utils.proto_json_utils")
+
+
+def _pandas():
+    try:
+        return importlib.import_module("pandas")
+    except ImportError:
+        message = "the model's environment has no pandas to make a table of; send `inputs`"
+        raise Refused("PAYLOAD_INVALID", message)
+
+
+def _answer(raw):
+    """Return *raw* as the bytes of `{"predictions": ...}`, and notes on what was changed."""
+    document = {"predictions": _plain(raw)}
+    try:
+        try:
+            text, notes = json.dumps(document, default=_default, allow_nan=False), []
+        except ValueError:
+            # NaN and infinities are not JSON; MLflow sends them all the same.
+            finite = _finite(json.loads(json.dumps(document, default=_default)))
+            note = "NaN and infinities in the answer are sent as null"
+            text, notes = json.dumps(finite), [{"code": "NAN_AS_NULL", "message": note}]
+    except (TypeError, ValueError) as error:
+        message = "the model's answer cannot be written as JSON: " + _short(error)
+        raise Refused("MODEL_RAISED", message, exception=_name(error))
+    return text.encode(), notes
+
+
+def _plain(raw):
+    pandas = sys.modules.get("pandas")
+    if pandas and isinstance(raw, pandas.Series):
+        raw = pandas.DataFrame(raw)
+    if pandas and isinstance(raw, pandas.DataFrame):
+        return raw.to_dict(orient="records")
+    return raw
+
+
+def _default(value):
+    """Write what JSON has no form for, as MLflow's NumpyEncoder does."""
+    if isinstance(value, (bytes, bytearray)):
+        return base64.encodebytes(value).decode("ascii")
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    numpy = sys.modules.get("numpy")
+    if numpy and isinstance(value, numpy.datetime64):
+        return numpy.datetime_as_string(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    raise TypeError("%s has no JSON form" % type(value).__name__)
+
+
+def _finite(value):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+def _import_failed(error):
+    module = (getattr(error, "name", None) or "").split(".")[0]
+    return Refused("IMPORT_FAILED", str(error), module=module, traceback=_traceback())
+
+
+def _short(error):
+    return (str(error) or type(error).__name__)[:2000]
+
+
+def _name(error):
+    return type(error).__name__
+
+
+def _traceback():
+    return traceback.format_exc()[-_MAX_TRACEBACK:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The edges of the daemon: sockets, roles, messages, statuses."""

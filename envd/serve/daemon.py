@@ -1,0 +1,145 @@
+"""The life of the daemon: start, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import grpc
+from envd_client.v1 import envd_pb2 as api
+from envd_client.v1 import envd_pb2_grpc as services
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from envd import addresses
+from envd.addresses import Sockets
+from envd.builds import Builds
+from envd.config import Settings
+from envd.run.pool import Pool
+from envd.run.processes import Processes
+from envd.serve.environments import Environments
+from envd.serve.models import ReadyModels
+from envd.serve.predictions import Predictions
+from envd.serve.roles import Role, Roles
+from envd.store import Store
+
+log = logging.getLogger(__name__)
+_SERVICES = tuple(api.DESCRIPTOR.services_by_name[name].full_name
+                  for name in ("Environments", "Predictions"))  # fmt: skip
+_HANDSHAKE_MS = 2000
+
+
+class Daemon:
+    """One daemon: its parts, made in the order they need each other."""
+
+    def __init__(self, settings: Settings, sockets: Sockets, processes: Processes) -> None:
+        """Put the parts together; call `run` in the loop that is to serve."""
+        self._settings = settings
+        self._sockets = sockets
+        self._processes = processes
+        self._store = Store(settings.root)
+        self._health = health.aio.HealthServicer()
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until a signal comes; *on_ready* is called when it listens."""
+        stopping = self._stop_signal()
+        spawner_gone = self._processes.attach()
+        builds = Builds(self._settings, self._processes)
+        pool = Pool(self._settings, self._store, self._processes)
+        models = ReadyModels(self._settings, self._store, builds)
+        await builds.learn()
+        servers = [
+            self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, builds, models, pool),
+            self._server(self._sockets.admin, set(Role), builds, models, pool),
+        ]
+        with _private():
+            for server in servers:
+                await server.start()
+        idle = asyncio.create_task(pool.stop_idle())
+        addresses.announce(self._settings.root, self._sockets)
+        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        on_ready()
+        _notify("READY=1")
+        await asyncio.wait([stopping, spawner_gone], return_when=asyncio.FIRST_COMPLETED)
+        if spawner_gone.done():
+            log.error("the spawner is gone, and all processes with it; stopping")
+        await self._drain(servers)
+        idle.cancel()
+        await pool.close()
+
+    def _server(
+        self, path: Path, roles: Collection[Role], builds: Builds, models: ReadyModels, pool: Pool
+    ) -> grpc.aio.Server:
+        limit = self._settings.daemon.max_message
+        server = grpc.aio.server(
+            interceptors=[Roles(roles)],
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.so_reuseport", 0),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+            ],
+        )
+        environments = Environments(self._store, builds, models, pool)
+        services.add_EnvironmentsServicer_to_server(environments, server)
+        services.add_PredictionsServicer_to_server(Predictions(models, pool), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if Role.ADMIN in roles:
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        with _private():
+            server.add_insecure_port(addresses.target(path))
+        return server
+
+    async def _tell_health(self, state: int) -> None:
+        for name in ("", *_SERVICES):
+            await self._health.set(name, state)
+
+    async def _drain(self, servers: Collection[grpc.aio.Server]) -> None:
+        """Take no new requests and let those under way end."""
+        _notify("STOPPING=1")
+        log.info("stopping; waiting for the requests under way")
+        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.gather(*(server.stop(self._settings.daemon.drain) for server in servers))
+
+    def _stop_signal(self) -> asyncio.Future[None]:
+        """Return a future that the first SIGTERM or SIGINT ends; the second ends the process."""
+        loop = asyncio.get_running_loop()
+        stopping: asyncio.Future[None] = loop.create_future()
+
+        def stop() -> None:
+            if stopping.done():
+                os._exit(1)
+            stopping.set_result(None)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        return stopping
+
+
+@contextlib.contextmanager
+def _private() -> Iterator[None]:
+    """Make sockets that only their owner can open, with no moment when others can."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, where it asked for it (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection,
+        contextlib.suppress(OSError),
+    ):
+        connection.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -1,0 +1,90 @@
+"""The `envd` command: starts the daemon and says where it listens."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+import envd
+from envd import addresses, config
+from envd.errors import EnvdError
+from envd.run.processes import Processes
+from envd.store import Store
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--root", type=click.Path(path_type=Path), help="Where everything is kept.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="The settings file.")
+@click.option("--socket", help="The predict socket.  [env: ENVD_SOCKET]")
+@click.option("--admin-socket", help="The admin socket; else admin.sock beside the other.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.version_option(envd.__version__, prog_name="envd")
+def main(
+    root: Path | None,
+    file: Path | None,
+    socket: str | None,
+    admin_socket: str | None,
+    verbose: bool,  # noqa: FBT001
+) -> None:
+    """Build the environments of MLflow models and run predictions in them.
+
+    The daemon serves one root on two Unix sockets: the predict socket for frontends, the
+    admin socket for whoever administers the machine. SIGTERM lets the requests under way
+    end and stops it.
+
+    \b
+    Examples:
+      envd
+      envd --root /var/lib/envd --socket /run/envd/predict.sock
+      ENVD_WORKERS__IDLE_TIMEOUT=1h envd
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        settings = config.load(root=root, file=file)
+        chosen = addresses.sockets(settings.root, predict=socket, admin=admin_socket)
+        chosen.check()
+        _serve(settings, chosen)
+    except EnvdError as error:
+        click.echo(f"envd: {error.message}", err=True)
+        sys.exit(2 if error.reason == "SETTINGS_INVALID" else 1)
+    except OSError as error:
+        click.echo(f"envd: {error}", err=True)
+        sys.exit(1)
+
+
+def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
+    store = Store(settings.root)
+    store.create()
+    with addresses.owned(settings.root, chosen):
+        store.sweep()
+        # Before grpc is imported: nothing is ever forked from a process that runs it.
+        processes = Processes.create()
+        try:
+            _run(settings, chosen, processes)
+        finally:
+            processes.close()
+
+
+def _run(settings: config.Settings, chosen: addresses.Sockets, processes: Processes) -> None:
+    import uvloop  # noqa: PLC0415
+
+    from envd.serve.daemon import Daemon  # noqa: PLC0415
+
+    daemon = Daemon(settings, chosen, processes)
+    uvloop.run(daemon.run(lambda: _say(settings, chosen)))
+
+
+def _say(settings: config.Settings, chosen: addresses.Sockets) -> None:
+    click.echo(f"envd {envd.__version__} serves {settings.root}")
+    click.echo(f"  predict  unix:{chosen.predict}")
+    click.echo(f"  admin    unix:{chosen.admin}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The handlers of envd.v1.Predictions: one message in, one call, one message out."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from envd_client.v1 import envd_pb2 as api
+from envd_client.v1 import envd_pb2_grpc as services
+
+from envd import messages
+from envd.environments import Asked
+from envd.errors import EnvironmentNotFoundError, RequestInvalidError
+from envd.run.pool import Pool, Prediction, Request
+from envd.serve import status
+from envd.serve.context import Context
+from envd.serve.models import ReadyModels
+from envd.store import Environment
+
+_ORIGINS = {"warm": api.PredictResponse.WARM, "fresh": api.PredictResponse.FRESH}
+_ATTEMPTS = 3
+
+
+class Predictions(services.PredictionsServicer):
+    """Answers with the models and the workers it is given."""
+
+    def __init__(self, models: ReadyModels, pool: Pool) -> None:
+        """Use *models* to find environments and *pool* to run in them."""
+        self._models = models
+        self._pool = pool
+
+    @status.unary
+    async def Predict(  # noqa: N802
+        self, request: api.PredictRequest, context: Context
+    ) -> api.PredictResponse:
+        """Answer one request with one model."""
+        del context
+        parsed = Request(
+            payload=request.payload,
+            content_type=request.content_type or "application/json",
+            params=_params(request.params_json),
+        )
+        wait = request.wait if request.HasField("wait") else True
+        started = time.perf_counter()
+        for attempt in range(1, _ATTEMPTS + 1):
+            model = await self._models.read(_named(request.model))
+            asked, environment = await self._models.environment(model, wait=wait)
+            build_seconds = time.perf_counter() - started
+            try:
+                prediction = await self._pool.predict(model, environment, parsed)
+            except EnvironmentNotFoundError:
+                # It was removed after it was found: look again, and build it again.
+                self._models.forget(model)
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                break
+        return _response(prediction, asked, environment, build_seconds)
+
+
+def _response(
+    prediction: Prediction, asked: Asked, environment: Environment, build_seconds: float
+) -> api.PredictResponse:
+    return api.PredictResponse(
+        payload=prediction.payload,
+        content_type="application/json",
+        environment_id=environment.id,
+        worker_origin=_ORIGINS[prediction.origin],
+        stage_seconds={
+            "build": build_seconds,
+            "start": prediction.start_seconds,
+            "predict": prediction.predict_seconds,
+        },
+        notes=[*messages.notes(asked.notes), *(api.Note(**note) for note in prediction.notes)],
+    )
+
+
+def _named(model: str) -> str:
+    if not model:
+        message = "the request names no model; give its absolute path or its URI"
+        raise RequestInvalidError(message)
+    return model
+
+
+def _params(text: str) -> dict[str, object] | None:
+    if not text:
+        return None
+    try:
+        params = json.loads(text)
+    except ValueError as error:
+        message = f"`params_json` is not JSON: {error}"
+        raise RequestInvalidError(message) from error
+    if not isinstance(params, dict):
+        message = "`params_json` is not a JSON object"
+        raise RequestInvalidError(message)
+    return params

@@ -1,0 +1,57 @@
+"""Who may call what: every RPC has a role, and what has none is denied."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+import grpc
+
+from envd.serve.context import Context
+
+
+class Role(enum.Enum):
+    """What a caller may do."""
+
+    PREDICT = "predict"
+    BUILD = "build"
+    ADMIN = "admin"
+
+
+ROLES = {
+    "/envd.v1.Environments/BuildEnvironment": Role.BUILD,
+    "/envd.v1.Environments/DeleteEnvironment": Role.ADMIN,
+    "/envd.v1.Environments/GetEnvironment": Role.PREDICT,
+    "/envd.v1.Environments/ListEnvironments": Role.PREDICT,
+    "/envd.v1.Environments/ResolveSpec": Role.PREDICT,
+    "/envd.v1.Environments/WatchEnvironment": Role.PREDICT,
+    "/envd.v1.Predictions/Predict": Role.PREDICT,
+    "/grpc.health.v1.Health/Check": Role.PREDICT,
+    "/grpc.health.v1.Health/List": Role.PREDICT,
+    "/grpc.health.v1.Health/Watch": Role.PREDICT,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.ADMIN,
+}
+
+
+class Roles(grpc.aio.ServerInterceptor):
+    """Lets through what the roles of one socket may call."""
+
+    def __init__(self, allowed: Collection[Role]) -> None:
+        """Allow these roles."""
+        self._allowed = allowed
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Answer PERMISSION_DENIED to what is not allowed here."""
+        if ROLES.get(details.method) in self._allowed:
+            return await continuation(details)
+        return grpc.unary_unary_rpc_method_handler(_deny)
+
+
+async def _deny(_: Any, context: Context) -> None:
+    message = "this socket may not do that; ask on the admin socket"
+    await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)

@@ -1,0 +1,187 @@
+"""Reads requirement files that strangers wrote; pip's format, over `packaging`.
+
+The model's file is never given to an installer: pip expands `${AWS_SECRET}` in it, fetches
+`-r http://...` and runs the `setup.py` of `-e file://...` even in a dry run. What is
+accepted here is written afresh.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging import requirements, utils
+from packaging.specifiers import Specifier
+
+from envd.errors import ModelInvalidError
+from envd.model import files
+
+_MAX_DEPTH = 5
+_COMMENT = re.compile(r"(?:^|\s+)#.*$")
+_INCLUDE = re.compile(r"(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(.+)")
+_HASH = re.compile(r"\s--hash[=\s](\S+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Requirement:
+    """One PEP 508 requirement in its canonical spelling, and the hashes it allows.
+
+    `name` is normalized (PEP 503). Two requirements that mean the same are equal.
+    """
+
+    name: str
+    text: str
+    hashes: tuple[str, ...] = ()
+
+    @property
+    def pin(self) -> str | None:
+        """The version it is pinned to with `==`, or None."""
+        found = re.fullmatch(r"[^=;\[]+(?:\[[^\]]*\])?==([^,;*]+)(?:;.*)?", self.text)
+        return found[1].strip() if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a requirement file asks for, its `-r` and `-c` included."""
+
+    requirements: tuple[Requirement, ...] = ()
+    constraints: tuple[Requirement, ...] = ()
+
+    def __add__(self, other: Requirements) -> Requirements:
+        """Return both together."""
+        return Requirements(
+            self.requirements + other.requirements, self.constraints + other.constraints
+        )
+
+
+class Place(NamedTuple):
+    """A line of a model's file, for messages."""
+
+    model: Path
+    file: str
+    line: int
+
+    def invalid(self, why: str, **metadata: object) -> ModelInvalidError:
+        """Return the error that says *why* this line cannot be used."""
+        message = f"`{self.model / self.file}`, line {self.line}: {why}"
+        return ModelInvalidError(
+            message, model=self.model, path=self.file, line=self.line, **metadata
+        )
+
+
+def read(model: Path, name: str) -> Requirements:
+    """Read the requirement file *name* of *model* with all it includes.
+
+    Raises:
+        ModelInvalidError: a line cannot be used, or an included file leads out of the
+            model, includes itself, or is nested too deep.
+    """
+    return _read(model, name, ())
+
+
+def read_lines(model: Path, name: str, lines: list[tuple[int, str]]) -> Requirements:
+    """Read requirement *lines* that stand in the file *name*, with their line numbers."""
+    total = Requirements()
+    for number, line in _logical(lines):
+        total += _line(Place(model, name, number), line, ())
+    return total
+
+
+def requirement(place: Place, text: str) -> Requirement:
+    """Return the requirement that *text* is, canonical.
+
+    Raises:
+        ModelInvalidError: it is not one, or names a URL.
+    """
+    hashes = tuple(sorted(_HASH.findall(text)))
+    bare = _HASH.sub("", text).strip()
+    try:
+        parsed = requirements.Requirement(bare)
+    except (requirements.InvalidRequirement, ValueError) as error:
+        why = f"`{bare}` is not a requirement: {str(error).splitlines()[0]}"
+        raise place.invalid(why, requirement=bare) from error
+    if parsed.url is not None:
+        why = f"`{parsed.name}` comes from a URL or path; name a version that an index has"
+        raise place.invalid(why, requirement=parsed.name)
+    return Requirement(utils.canonicalize_name(parsed.name), canonical(parsed), hashes)
+
+
+def canonical(parsed: requirements.Requirement) -> str:
+    """Write a requirement so that equal ones are written alike."""
+    extras = ",".join(sorted(utils.canonicalize_name(extra) for extra in parsed.extras))
+    specifiers = ",".join(sorted({_specifier(one) for one in parsed.specifier}))
+    marker = f"; {parsed.marker}" if parsed.marker else ""
+    return (
+        utils.canonicalize_name(parsed.name)
+        + (f"[{extras}]" if extras else "")
+        + specifiers
+        + marker
+    )
+
+
+def _specifier(one: Specifier) -> str:
+    # `~=1.4` and `~=1.4.0` differ, and `===` compares texts.
+    if one.operator in {"~=", "==="} or one.version.endswith(".*"):
+        return f"{one.operator}{one.version}"
+    return f"{one.operator}{utils.canonicalize_version(one.version)}"
+
+
+def _read(model: Path, name: str, outer: tuple[str, ...]) -> Requirements:
+    lines = files.read_text(model, name).splitlines()
+    total = Requirements()
+    for number, line in _logical(list(enumerate(lines, 1))):
+        total += _line(Place(model, name, number), line, (*outer, name))
+    return total
+
+
+def _logical(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Join continued lines, and drop comments and empty ones."""
+    joined, first = "", 0
+    for number, line in lines:
+        first = first if joined else number
+        if line.endswith("\\") and not line.lstrip().startswith("#"):
+            joined += line[:-1] + " "
+            continue
+        whole = _COMMENT.sub("", joined + line).strip()
+        joined = ""
+        if whole:
+            yield first, whole
+    if rest := _COMMENT.sub("", joined).strip():
+        yield first, rest
+
+
+def _line(place: Place, line: str, outer: tuple[str, ...]) -> Requirements:
+    if "${" in line:
+        why = "variables (`${...}`) are not expanded; write the value, or use envd's settings"
+        raise place.invalid(why)
+    if include := _INCLUDE.fullmatch(line):
+        return _include(place, include[1], include[2].strip(), outer)
+    if line.startswith("-"):
+        option = line.split(maxsplit=1)[0].split("=", maxsplit=1)[0]
+        why = (
+            f"the option `{option}` is not accepted from a model; "
+            "indexes come from envd's settings (`index.urls`, `index.find_links`)"
+        )
+        raise place.invalid(why, option=option)
+    return Requirements((requirement(place, line),))
+
+
+def _include(place: Place, option: str, target: str, outer: tuple[str, ...]) -> Requirements:
+    if "://" in target:
+        why = f"`{option}` of a URL; a requirement file may only include files of the model"
+        raise place.invalid(why)
+    name = posixpath.normpath(posixpath.join(posixpath.dirname(place.file), target))
+    if name in outer:
+        why = f"`{target}` includes itself"
+        raise place.invalid(why)
+    if len(outer) > _MAX_DEPTH:
+        why = f"`{target}` is nested deeper than {_MAX_DEPTH} files"
+        raise place.invalid(why)
+    included = _read(place.model, name, outer)
+    if option in {"-c", "--constraint"}:
+        return Requirements((), included.requirements + included.constraints)
+    return included

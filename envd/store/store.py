@@ -1,0 +1,254 @@
+"""The environments of one root: found, built once, published, leased, listed, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from envd import durable
+from envd.errors import (
+    EnvironmentInUseError,
+    EnvironmentNotFoundError,
+    RequestInvalidError,
+)
+from envd.lock import Lock
+from envd.lock.lock import from_document as lock_from_document
+from envd.spec import Spec
+from envd.spec.spec import from_canonical
+from envd.store import held, leases
+from envd.store import manifest as manifests
+from envd.store.held import Builder, Held
+from envd.store.layout import Layout
+from envd.store.leases import Holder, Lease
+from envd.store.manifest import Manifest
+
+_MIN_PREFIX = 4
+_README = """This directory belongs to envd: it holds the environments of models and the packages
+they are made of. `envctl list` shows what is here, `envctl rm` removes it. Do not edit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment that exists on this machine and may be used."""
+
+    manifest: Manifest
+    prefix: Path
+
+    @property
+    def id(self) -> str:
+        """Its id, 32 hexadecimal digits."""
+        return self.manifest.env_id
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.prefix / "bin" / "python"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A build under way: its own directory, and the held file that keeps others out."""
+
+    name: str
+    prefix: Path
+    held: Held
+
+
+class Store:
+    """The cache below one root."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the root; nothing is made before it is needed."""
+        self.layout = Layout(root)
+
+    def create(self) -> None:
+        """Make the root, readable by its owner only.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        readme = self.layout.root / "README"
+        if not readme.exists():
+            readme.write_text(_README)
+
+    def find(self, env_id: str) -> Environment | None:
+        """Return the environment *env_id* if it is ready, and its interpreter still there."""
+        try:
+            text = self.layout.manifest(env_id).read_text()
+            manifest = manifests.from_document(json.loads(text))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if not manifest.base.is_there():
+            return None
+        return Environment(manifest, self.layout.environment(env_id) / manifest.attempt)
+
+    def records(self) -> list[Environment]:
+        """Return every ready environment, the latest used first."""
+        try:
+            homes = list(self.layout.environments.iterdir())
+        except FileNotFoundError:
+            return []
+        found = [one for home in homes if (one := self.find(home.name))]
+        return sorted(found, key=lambda one: (self.last_used(one), one.id), reverse=True)
+
+    def resolve(self, prefix: str) -> Environment:
+        """Return the one ready environment whose id or spec_key begins with *prefix*.
+
+        Raises:
+            RequestInvalidError: the prefix is too short or fits several.
+            EnvironmentNotFoundError: it fits none.
+        """
+        if len(prefix) < _MIN_PREFIX:
+            message = f"`{prefix}` is too short; give at least {_MIN_PREFIX} digits of the id"
+            raise RequestInvalidError(message, id=prefix)
+        if lock := self.read_lock(prefix):
+            env_id = lock.env_id(self.read_spec(prefix).python)
+            if found := self.find(env_id):
+                return found
+        fitting = [
+            one
+            for one in self.records()
+            if one.id.startswith(prefix) or one.manifest.spec_key.startswith(prefix)
+        ]
+        if not fitting:
+            message = f"no environment's id begins with `{prefix}`; see `envctl list`"
+            raise EnvironmentNotFoundError(message, id=prefix)
+        if len(fitting) > 1:
+            message = f"`{prefix}` fits {len(fitting)} environments; give more digits"
+            raise RequestInvalidError(message, id=prefix)
+        return fitting[0]
+
+    def read_spec(self, spec_key: str) -> Spec:
+        """Return the spec kept under *spec_key*.
+
+        Raises:
+            OSError: none is.
+        """
+        return from_canonical(self.layout.spec(spec_key).read_text())
+
+    def write_spec(self, spec: Spec) -> None:
+        """Keep the canonical document of *spec*, so that keys can be explained later."""
+        if not self.layout.spec(spec.key).exists():
+            durable.write_json(self.layout.spec(spec.key), json.loads(spec.canonical()))
+
+    def read_lock(self, spec_key: str) -> Lock | None:
+        """Return the lock cached under *spec_key*, or None."""
+        try:
+            return lock_from_document(json.loads(self.layout.lock(spec_key).read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_lock(self, spec_key: str, lock: Lock) -> None:
+        """Cache *lock* under *spec_key*."""
+        durable.write_json(self.layout.lock(spec_key), lock.document())
+
+    @contextlib.contextmanager
+    def locking(self, spec_key: str, on_wait: Callable[[Builder | None], None]) -> Iterator[None]:
+        """Let nobody else lock the spec *spec_key* meanwhile."""
+        with held.exclusively(self.layout.held(f"spec-{spec_key}"), on_wait):
+            yield
+
+    @contextlib.contextmanager
+    def building(self, env_id: str, on_wait: Callable[[Builder | None], None]) -> Iterator[Attempt]:
+        """Let nobody else build *env_id* meanwhile, and give an empty attempt to build in.
+
+        What stands in the environment's directory and is not ready is removed first. An
+        attempt that was not published when this is left is removed too.
+        """
+        with held.exclusively(self.layout.held(f"build-{env_id}"), on_wait) as file:
+            home = self.layout.environment(env_id)
+            if self.find(env_id) is None:
+                durable.remove_tree(home, self.layout.trash)
+            attempt = Attempt(name := secrets.token_hex(4), home / name, file)
+            try:
+                yield attempt
+            finally:
+                if self.find(env_id) is None:
+                    durable.remove_tree(home, self.layout.trash)
+
+    def publish(self, manifest: Manifest) -> Environment:
+        """Make an attempt ready: flush its files, then write its manifest, the last of all.
+
+        Raises:
+            OSError: flushing or writing failed; the attempt is not ready.
+        """
+        home = self.layout.environment(manifest.env_id)
+        durable.sync_filesystem(home)
+        durable.write_json(self.layout.manifest(manifest.env_id), manifest.document())
+        durable.sync_directory(self.layout.environments)
+        return Environment(manifest, home / manifest.attempt)
+
+    def lease(self, env_id: str) -> tuple[Environment, Lease] | None:
+        """Take a lease on *env_id*, or return None where it is not ready (any more)."""
+        lease = leases.take(self.layout.held(f"lease-{env_id}"))
+        if lease is None:
+            return None
+        # It may have been removed between being found and being leased.
+        if found := self.find(env_id):
+            return found, lease
+        lease.close()
+        return None
+
+    def leases(self, env_id: str) -> tuple[Holder, ...]:
+        """Return who holds a lease on *env_id*."""
+        identity = leases.identity(self.layout.held(f"lease-{env_id}"))
+        pids = leases.holders().get(identity, ()) if identity else ()
+        return tuple(Holder(pid, "process") for pid in sorted(pids))
+
+    def record_use(self, environment: Environment, model: Path) -> None:
+        """Remember that *model* used *environment* just now: the manifest's mtime."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.layout.manifest(environment.id))
+            name = hashlib.sha256(os.fsencode(model)).hexdigest()[:16]
+            mark = self.layout.used_by(environment.id) / name
+            if not mark.exists():
+                mark.parent.mkdir(exist_ok=True)
+                mark.write_bytes(os.fsencode(model))
+
+    def last_used(self, environment: Environment) -> float:
+        """Return when *environment* was last used, in seconds since 1970."""
+        try:
+            return self.layout.manifest(environment.id).stat().st_mtime
+        except FileNotFoundError:
+            return environment.manifest.created
+
+    def models(self, env_id: str) -> tuple[str, ...]:
+        """Return the models that have used *env_id*, by path."""
+        try:
+            marks = sorted(self.layout.used_by(env_id).iterdir())
+        except FileNotFoundError:
+            return ()
+        return tuple(sorted(os.fsdecode(mark.read_bytes()) for mark in marks))
+
+    def remove(self, env_id: str) -> None:
+        """Remove the environment *env_id*.
+
+        Raises:
+            EnvironmentInUseError: somebody holds a lease on it.
+        """
+        lease = self.layout.held(f"lease-{env_id}")
+        # Held as a builder holds it: nobody may start an attempt in what goes to the trash.
+        with held.exclusively(self.layout.held(f"build-{env_id}"), lambda _: None):
+            descriptor = held.open_file(lease)
+            try:
+                if not held.try_lock(descriptor, fcntl.LOCK_EX):
+                    pids = ", ".join(str(one.pid) for one in self.leases(env_id))
+                    message = f"the environment {env_id} is in use by process {pids}; stop it first"
+                    raise EnvironmentInUseError(message, id=env_id, pids=pids)
+                durable.remove_tree(self.layout.environment(env_id), self.layout.trash)
+            finally:
+                os.close(descriptor)
+
+    def sweep(self) -> None:
+        """Delete what was on its way to be deleted when its process died."""
+        shutil.rmtree(self.layout.trash, ignore_errors=True)
