@@ -16,6 +16,7 @@ from typing import Any, Self
 from envd import lock as locks
 from envd import spec as specs
 from envd.build import Interpreter, Interpreters, virtualenv
+from envd.build.bytecode import Bytecode
 from envd.config import Settings
 from envd.errors import CacheFullError, EnvdError
 from envd.events import Event, Line, Note, OnEvent, Stage, ignore
@@ -161,9 +162,13 @@ class Environments:
         writer = virtualenv.Writer([attempt.held.descriptor], attempt.held.names_installer)
         interpreter = Interpreter(asked.interpreter, asked.spec.python)
         virtualenv.install(lock, interpreter, attempt.prefix, self._uv, writer, on_event)
-        names = {one.name for one in asked.spec.requirements}
-        direct = virtualenv.modules_of(attempt.prefix, names)
-        virtualenv.warm(attempt.prefix, [*asked.modules, *direct], writer, on_event)
+        cache = self.settings.root / "cache" / "bytecode"
+        bytecode = Bytecode(cache, asked.spec.python, self.settings.build.link_mode)
+        if fresh := bytecode.restore(lock, attempt.prefix):
+            names = {one.name for one in asked.spec.requirements}
+            direct = virtualenv.modules_of(attempt.prefix, names)
+            virtualenv.warm(attempt.prefix, [*asked.modules, *direct], writer, on_event)
+            bytecode.keep(fresh, attempt.prefix)
 
     def _manifest(
         self, asked: Asked, lock: Lock, env_id: str, attempt: Attempt, seconds: float

@@ -7,6 +7,7 @@ fields of `Request`; one goes out, `{"path", "identity"}`, `{"unchanged"}` or `{
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -99,7 +100,8 @@ def main() -> None:
 
 def _end_with(parent: socket.socket) -> None:
     # Nothing more is ever sent: this returns when the parent is gone, however it went.
-    parent.recv(1)
+    with contextlib.suppress(OSError):
+        parent.recv(1)
     os.killpg(os.getpid(), signal.SIGKILL)
 
 

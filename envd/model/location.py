@@ -248,7 +248,8 @@ def _answer(place: _Place, request: Request, timeout_s: float) -> dict[str, Any]
             argv, env=place.env, cwd=place.home, timeout_s=timeout_s, pass_fds=[theirs.fileno()]
         )
         theirs.close()
-        line = ours.makefile().readline()
+        with ours.makefile() as talk:
+            line = talk.readline()
     if not line:
         raise _silent(place, ended)
     answer: dict[str, Any] = json.loads(line)
