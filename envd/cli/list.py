@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _THOUSAND = 1000
+_AGES = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_SHORT = 12
+_WIDE = 1000
 
 
 @click.command("list")
@@ -46,25 +50,35 @@ def _table(found: list[Document]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("ID", "STATE", "MANAGER", "PYTHON"):
         table.add_column(title, no_wrap=True)
-    for title in ("SIZE", "OWN"):
+    for title in ("SIZE", "OWN", "USED", "LEASES"):
         table.add_column(title, no_wrap=True, justify="right")
-    for title in ("LAST USED", "LEASES", "MODELS"):
-        table.add_column(title, no_wrap=title != "MODELS")
+    table.add_column("MODELS", overflow="fold")
+    now = dt.datetime.now(dt.UTC)
     for one in found:
         table.add_row(
-            one["id"][:12],
+            one["id"][:_SHORT],
             one["state"],
             one["manager"],
             one["python"]["actual"],
             size(one["bytes"]),
             size(one["bytes_exclusive"]),
-            one["last_used"][:19].replace("T", " "),
+            age((now - dt.datetime.fromisoformat(one["last_used"])).total_seconds()),
             str(len(one["leases"])),
             "\n".join(one["models"]),
         )
     console = Console()
-    # Piped, a line must not be cut at a width that nobody sees.
-    console.print(table, width=None if console.is_terminal else 10_000, soft_wrap=False)
+    if not console.is_terminal:
+        # Piped, a line must not be cut at a width that nobody sees.
+        console = Console(width=_WIDE)
+    console.print(table)
+
+
+def age(seconds: float) -> str:
+    """Write how long ago something was, for people."""
+    for unit, length in _AGES:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "now"
 
 
 def size(count: float) -> str:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import envd_client
+import grpc
 from envd_client.errors import DaemonUnreachableError
 from envd_client.v1 import envd_pb2 as api
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DAY_S = 86400.0
+_CONNECT_S = 5.0
 
 
 class UnreachableError(EnvdError):
@@ -33,8 +35,12 @@ class Remote:
     """The verbs, asked of the daemon behind two sockets."""
 
     def __init__(self, predict: Path, admin: Path) -> None:
-        """Connect when first needed."""
-        self._socket = predict
+        """Connect to the daemon.
+
+        Raises:
+            UnreachableError: it does not answer, though its process may be there.
+        """
+        _greet(predict)
         self._client = envd_client.Client(
             target(predict), admin_target=target(admin), timeout_s=_DAY_S
         )
@@ -95,10 +101,22 @@ class Remote:
         try:
             yield
         except DaemonUnreachableError as error:
-            message = f"the daemon at `{self._socket}` does not answer; start it with `envd`"
-            raise UnreachableError(message, socket=self._socket) from error
+            message = f"the daemon has gone: {error.message}"
+            raise UnreachableError(message) from error
         except envd_client.EnvdError as error:
             document: dict[str, object] = {
                 "reason": error.reason, "message": error.message, "metadata": error.metadata,
             }  # fmt: skip
             raise from_document(document) from error
+
+
+def _greet(path: Path) -> None:
+    """See that a daemon speaks on the socket *path*: a stopped one would be waited for."""
+    with grpc.insecure_channel(target(path)) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_S)
+        except grpc.FutureTimeoutError as error:
+            message = (
+                f"the daemon at `{path}` does not answer; see whether it runs, or start `envd`"
+            )
+            raise UnreachableError(message, socket=path) from error

@@ -33,8 +33,7 @@ def resolve(spec: Spec, interpreter: Path, uv: Uv, on_event: OnEvent) -> Lock:
         IndexUnreachableError: an index did not answer.
         CacheFullError: the disk is full.
     """
-    uv.settings.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lock-", dir=uv.settings.root) as folder:
+    with tempfile.TemporaryDirectory(prefix="envd-lock-") as folder:
         work = Path(folder)
         output = work / "pylock.toml"
         _write(work / "constraints.txt", spec.constraints)
