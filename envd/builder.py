@@ -1,8 +1,9 @@
 """The program that builds for the daemon: one task, read from a socket, told over it.
 
-`python -m envd.builder FD` reads one JSON line from descriptor FD and writes one per
-event: `{"stage", "message"}`, `{"line"}`, and at the end `{"ready": env_id, "cached"}`,
-`{"obtained": version}` or `{"error"}`. The daemon itself never blocks and never forks.
+`python -m envd.builder FD` reads one JSON line from descriptor FD and writes one per event:
+`{"stage", "message"}` and `{"line"}`, and at the end `{"ready": env_id, "cached"}`,
+`{"obtained": version}`, `{"located": path}` or `{"error"}`. The daemon itself never blocks
+and never forks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from envd import config
 from envd.environments import Environments, asked_from_document
 from envd.errors import EnvdError, InternalError
 from envd.events import Event, Stage
+from envd.model.location import locate
 
 
 def main() -> None:
@@ -35,7 +37,10 @@ def main() -> None:
 
 
 def _do(task: dict[str, Any], on_event: Any) -> dict[str, Any]:
-    environments = Environments(config.from_document(task["settings"]))
+    settings = config.from_document(task["settings"])
+    if "locate" in task:
+        return {"located": str(locate(task["locate"], settings))}
+    environments = Environments(settings)
     if "build" in task:
         ready = environments.ready(asked_from_document(task["build"]), on_event)
         return {"ready": ready.environment.id, "cached": ready.cached}

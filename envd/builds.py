@@ -13,15 +13,16 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from envd import config, environments, spec
 from envd.config import Settings
 from envd.environments import Asked, Environments
 from envd.errors import BuildInterruptedError, EnvdError, from_document
-from envd.events import Event, Line, OnEvent, Stage
+from envd.events import Event, Line, OnEvent, Stage, ignore
 from envd.lock.uv import PASSED
-from envd.model import Model
+from envd.model import Model, location
 from envd.run.processes import Processes
 from envd.store import Environment
 
@@ -75,12 +76,22 @@ class Builds:
         self._processes = processes
         self._environments = Environments(settings)
         self._by_spec: OrderedDict[str, Build] = OrderedDict()
-        self._obtaining: dict[str | None, asyncio.Task[None]] = {}
+        self._asking: dict[tuple[str, str | None], asyncio.Task[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def learn(self) -> None:
         """Ask the Pythons of this machine what they are, so that `ask` need not."""
-        await self._run({"learn": True}, lambda _: None)
+        await self._run({"learn": True}, ignore)
+
+    async def locate(self, name: str) -> Path:
+        """Return the directory of the model *name*, asking a server if it must.
+
+        Raises:
+            EnvdError: as `envd.model.location.locate`.
+        """
+        if found := location.known(name, self._settings):
+            return found
+        return Path((await self._once("locate", name))["located"])
 
     async def ask(self, model: Model) -> Asked:
         """Return what *model* asks for, obtaining the Python it needs.
@@ -94,7 +105,7 @@ class Builds:
         interpreters = self._environments.interpreters
         picked = interpreters.pick(requested, interpreters.known())
         if picked is None:
-            await self._obtain(requested)
+            await self._once("obtain", requested)
             picked = interpreters.pick(requested, interpreters.known())
         if picked is None:
             message = f"Python {requested} was obtained and is not there any more; try again"
@@ -153,23 +164,25 @@ class Builds:
         message = "the environment was removed as soon as it was built; try again"
         raise BuildInterruptedError(message)
 
-    async def _obtain(self, requested: str | None) -> None:
-        task = self._obtaining.get(requested)
+    async def _once(self, verb: str, about: str | None) -> dict[str, Any]:
+        """Give a task to a builder, or join whoever has given it already."""
+        key = (verb, about)
+        task = self._asking.get(key)
         if task is None:
-            task = asyncio.create_task(self._run({"obtain": requested}, lambda _: None))
-            self._obtaining[requested] = task
-            task.add_done_callback(lambda _: self._obtaining.pop(requested, None))
-        await asyncio.shield(task)
+            task = asyncio.create_task(self._run({verb: about}, ignore))
+            self._asking[key] = task
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return await asyncio.shield(task)
 
-    async def _run(self, task: dict[str, Any], on_event: OnEvent) -> None:
-        """Give *task* to a builder and see it through to its end."""
+    async def _run(self, task: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
+        """Give *task* to a builder, see it through to its end, and return its last message."""
         ours, theirs = socket.socketpair()
         logs = self._settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         with theirs:
             process = await self._processes.start(
                 [sys.executable, "-I", "-m", "envd.builder", "{0}"],
-                env=config.passed((*PASSED, "PYENV_ROOT")),
+                env=config.passed((*PASSED, "PYENV_ROOT")) | location.inherited(),
                 cwd=self._settings.root,
                 log=logs / "builders.log",
                 given=[theirs.fileno()],
@@ -178,19 +191,19 @@ class Builds:
         try:
             request = {"settings": config.document(self._settings), **task}
             writer.write(json.dumps(request).encode() + b"\n")
-            await _follow(reader, on_event)
+            return await _follow(reader, on_event)
         finally:
             writer.close()
             process.kill()
 
 
-async def _follow(reader: asyncio.StreamReader, on_event: OnEvent) -> None:
+async def _follow(reader: asyncio.StreamReader, on_event: OnEvent) -> dict[str, Any]:
     while line := await reader.readline():
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
             raise from_document(message["error"])
-        if "ready" in message or "obtained" in message:
-            return
+        if message.keys() & {"ready", "obtained", "located"}:
+            return message
         if "stage" in message:
             on_event(Stage(message["stage"], message["message"]))
         else:

@@ -244,7 +244,7 @@ def _line_of(text: str, section: str, name: str) -> int:
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         if stripped.startswith("["):
-            inside = stripped.strip("[] ") == section
+            inside = stripped.partition("]")[0].strip("[ ") == section
             if inside and not name:
                 return number
         elif (inside or not name) and re.match(rf'"?{re.escape(name or section)}"?\s*=', stripped):

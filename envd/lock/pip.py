@@ -39,7 +39,10 @@ def resolve(spec: Spec, interpreter: Path, uv: Uv, on_event: OnEvent) -> Lock:
         _write(work / "constraints.txt", spec.constraints)
         build = _compile(spec.build, output, interpreter, uv, on_event)
         main = _compile(spec.requirements, output, interpreter, uv, on_event)
-    allowed = {one.name: one.hashes for one in (*spec.build, *spec.requirements) if one.hashes}
+    # One name may stand there several times, each time under another marker.
+    allowed: dict[str, tuple[str, ...]] = {}
+    for one in (*spec.build, *spec.requirements, *spec.constraints):
+        allowed[one.name] = allowed.get(one.name, ()) + one.hashes
     ranks = _tag_ranks(spec.python)
     chosen = build | main
     return Lock(tuple(sorted(_package(one, ranks, allowed) for one in chosen.values())))

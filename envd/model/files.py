@@ -48,13 +48,16 @@ def read_text(model: Path, name: str) -> str:
         ModelInvalidError: it is not a regular UTF-8 file of the model, or too large.
     """
     path = inside(model, name)
-    # O_NONBLOCK: opening a pipe must not wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            message = f"`{name}` of the model `{model}` is not a regular file"
-            raise ModelInvalidError(message, model=model, path=name)
-        content = file.read(MAX_METADATA_BYTES + 1)
+    try:
+        with open(path, "rb", opener=_opener) as file:
+            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            content = file.read(MAX_METADATA_BYTES + 1) if is_regular else b""
+    except OSError as error:
+        message = f"`{name}` of the model `{model}` cannot be read: {error.strerror}"
+        raise ModelInvalidError(message, model=model, path=name) from error
+    if not is_regular:
+        message = f"`{name}` of the model `{model}` is not a regular file"
+        raise ModelInvalidError(message, model=model, path=name)
     if len(content) > MAX_METADATA_BYTES:
         message = f"`{name}` of the model `{model}` is over {MAX_METADATA_BYTES} bytes"
         raise ModelInvalidError(message, model=model, path=name)
@@ -63,3 +66,8 @@ def read_text(model: Path, name: str) -> str:
     except UnicodeDecodeError as error:
         message = f"`{name}` of the model `{model}` is not UTF-8: {error}"
         raise ModelInvalidError(message, model=model, path=name) from error
+
+
+def _opener(path: str, flags: int) -> int:
+    # O_NONBLOCK: opening a pipe must not wait for a writer.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

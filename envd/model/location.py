@@ -104,6 +104,28 @@ def locate(
         SettingsInvalidError: no tracking server is set, and the URI needs one.
         CacheFullError: there is no space for it.
     """
+    if found := known(name, settings, environ=environ, clock=clock):
+        return found
+    with _telling_a_full_disk():
+        return _remote(_place(name, settings, environ), settings, clock)
+
+
+def known(
+    name: str,
+    settings: config.Settings,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.time,
+) -> Path | None:
+    """Return the directory of the model *name*, or None where a server has to be asked.
+
+    Starts no process and waits for nothing.
+
+    Raises:
+        RequestInvalidError: as `locate`.
+        ModelNotFoundError: there is no such directory.
+        SettingsInvalidError: as `locate`.
+    """
     if not name or "\0" in name or len(name) > _LONGEST_NAME:
         message = f"a model's name has 1 to {_LONGEST_NAME} characters and no NUL; give another"
         raise RequestInvalidError(message)
@@ -114,8 +136,13 @@ def locate(
         raise _nowhere(name)
     if scheme[1].lower() == "file":
         return _directory(_path_of(name))
-    with _telling_a_full_disk():
-        return _remote(_place(name, settings, environ), settings, clock)
+    return _fresh(_place(name, settings, environ), settings.models.refresh, clock())
+
+
+def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables that whoever asks MLflow must have."""
+    named = config.passed(_PASSED, environ)
+    return named | {key: text for key, text in environ.items() if key.startswith(_PASSED_PREFIXES)}
 
 
 def _nowhere(name: str) -> EnvdError:
@@ -162,8 +189,7 @@ def _telling_a_full_disk() -> Iterator[None]:
 
 
 def _place(uri: str, settings: config.Settings, environ: Mapping[str, str]) -> _Place:
-    env = config.passed(_PASSED, environ)
-    env |= {key: text for key, text in environ.items() if key.startswith(_PASSED_PREFIXES)}
+    env = inherited(environ)
     given = zip(_SERVERS, (settings.models.tracking_uri, settings.models.registry_uri), strict=True)
     env |= {key: text for key, text in given if text}
     # MLflow reports on its use to its makers, which is not envd's to decide.

@@ -52,7 +52,7 @@ class Daemon:
         spawner_gone = self._processes.attach()
         builds = Builds(self._settings, self._processes)
         pool = Pool(self._settings, self._store, self._processes)
-        models = ReadyModels(self._settings, self._store, builds)
+        models = ReadyModels(self._store, builds)
         await builds.learn()
         servers = [
             self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, builds, models, pool),

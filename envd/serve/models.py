@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 
 from envd.builds import Build, Builds
-from envd.config import Settings
 from envd.environments import Asked
 from envd.errors import EnvironmentBuildingError
 from envd.model import Model, Models
-from envd.model.location import locate
 from envd.store import Environment, Store
 
 
@@ -25,9 +22,8 @@ class _Known:
 class ReadyModels:
     """The models asked for so far, with their environments."""
 
-    def __init__(self, settings: Settings, store: Store, builds: Builds) -> None:
+    def __init__(self, store: Store, builds: Builds) -> None:
         """Know none yet."""
-        self._settings = settings
         self._store = store
         self._builds = builds
         self._models = Models()
@@ -39,11 +35,7 @@ class ReadyModels:
         Raises:
             EnvdError: there is none, or it cannot be used.
         """
-        path = Path(name) if name.startswith("/") else None
-        if path is None:
-            # A URI may have to be downloaded; a path is at most a few files to look at.
-            path = await asyncio.to_thread(locate, name, self._settings)
-        return self._models.read(path)
+        return self._models.read(await self._builds.locate(name))
 
     async def environment(self, model: Model, *, wait: bool) -> tuple[Asked, Environment]:
         """Return what *model* asks for and its environment, built if it must be.

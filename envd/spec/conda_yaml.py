@@ -79,8 +79,9 @@ def _match_spec(model: Path, name: str, text: str) -> tuple[str, str]:
 
 
 def _pep440(version: str) -> str:
-    """Translate a conda version (`=1.2`, `1.2=py37_0`, `>=1,<2`) to PEP 440."""
-    text = re.sub(r"\s+", "", version)
+    """Translate a conda version (`=1.2`, `=1.2=py37_0`, `1.2 py37_0`, `>=1,<2`) to PEP 440."""
+    text = re.sub(r"^([\d*]\S*)\s+(\w\S*)$", r"\1=\2", version.strip())
+    text = re.sub(r"\s+", "", text)
     if not text or text == "*":
         return ""
     if re.match(r"[<>!~]|==", text):
@@ -88,7 +89,8 @@ def _pep440(version: str) -> str:
         return exact[1] if exact else text
     bare = text.lstrip("=").split("=")
     if bare[0].endswith("*"):
-        return f"=={bare[0].rstrip('*').rstrip('.')}.*"
+        prefix = bare[0].rstrip("*").rstrip(".")
+        return f"=={prefix}.*" if prefix else ""
     # `=1.2` means any 1.2.x; a build string after it, or a suffix, means just that version.
     is_exact = len(bare) > 1 or not text.startswith("=") or not re.fullmatch(r"[\d.]+", bare[0])
     return f"=={bare[0]}" if is_exact else f"=={bare[0]}.*"

@@ -90,9 +90,9 @@ def _plain(path: Path, name: str, lines: tuple[str, ...]) -> Requirements:
 
 
 def _with_python(model: Model, found: Dependencies) -> Dependencies:
-    if found.python or model.python_version is None:
+    version = first_version(model.python_version or "")
+    if found.python or version is None:
         return found
-    version = first_version(model.python_version)
     message = f"the model's files name no Python; it was logged with {version}"
     return replace(
         found, python=version, notes=(*found.notes, Note("PYTHON_FROM_MLMODEL", message))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 
-_VERSION = re.compile(r"\d+(?:\.\d+){0,2}")
+# Bounded: `int` refuses a text of 5,000 digits, which a model may well hold.
+_VERSION = re.compile(r"(?<!\d)\d{1,9}(?:\.\d{1,9}){0,2}(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)

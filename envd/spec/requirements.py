@@ -21,9 +21,16 @@ from envd.errors import ModelInvalidError
 from envd.model import files
 
 _MAX_DEPTH = 5
-_COMMENT = re.compile(r"(?:^|\s+)#.*$")
+_SHOWN_CHARACTERS = 200
+_MAX_FILES = 100
+_MAX_LINES = 50_000
+# One white space is enough: `\s+` takes minutes over a line of 200,000 blanks.
+_COMMENT = re.compile(r"(?:^|\s)#.*$")
 _INCLUDE = re.compile(r"(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(.+)")
 _HASH = re.compile(r"\s--hash[=\s](\S+)")
+# PEP 508 knows no escapes, but `packaging` evaluates them: `\n` would begin another line,
+# an option of the installer's, in the file that is written afresh.
+_UNPRINTABLE = re.compile(r"[\\\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,7 +47,7 @@ class Requirement:
     @property
     def pin(self) -> str | None:
         """The version it is pinned to with `==`, or None."""
-        found = re.fullmatch(r"[^=;\[]+(?:\[[^\]]*\])?==([^,;*]+)(?:;.*)?", self.text)
+        found = re.fullmatch(r"[^=;\[]+(?:\[[^\]]*\])?==([^=,;*]+)(?:;.*)?", self.text)
         return found[1].strip() if found else None
 
 
@@ -80,15 +87,12 @@ def read(model: Path, name: str) -> Requirements:
         ModelInvalidError: a line cannot be used, or an included file leads out of the
             model, includes itself, or is nested too deep.
     """
-    return _read(model, name, ())
+    return _read(Place(model, name, 1), name, (), _Budget())
 
 
 def read_lines(model: Path, name: str, lines: list[tuple[int, str]]) -> Requirements:
     """Read requirement *lines* that stand in the file *name*, with their line numbers."""
-    total = Requirements()
-    for number, line in _logical(lines):
-        total += _line(Place(model, name, number), line, ())
-    return total
+    return _joined(model, name, lines, (), _Budget())
 
 
 def requirement(place: Place, text: str) -> Requirement:
@@ -97,17 +101,22 @@ def requirement(place: Place, text: str) -> Requirement:
     Raises:
         ModelInvalidError: it is not one, or names a URL.
     """
-    hashes = tuple(sorted(_HASH.findall(text)))
+    hashes = tuple(sorted(found.lower() for found in _HASH.findall(text)))
     bare = _HASH.sub("", text).strip()
+    shown = bare[:_SHOWN_CHARACTERS]
+    if found := _UNPRINTABLE.search(bare):
+        why = f"`{shown!r}` is not a requirement: it holds the character {found[0]!r}"
+        raise place.invalid(why, requirement=repr(shown))
     try:
         parsed = requirements.Requirement(bare)
-    except (requirements.InvalidRequirement, ValueError) as error:
-        why = f"`{bare}` is not a requirement: {str(error).splitlines()[0]}"
-        raise place.invalid(why, requirement=bare) from error
+        text = canonical(parsed)
+    except (ValueError, RecursionError) as error:
+        why = f"`{shown}` is not a requirement: {str(error).splitlines()[0]}"
+        raise place.invalid(why, requirement=shown) from error
     if parsed.url is not None:
         why = f"`{parsed.name}` comes from a URL or path; name a version that an index has"
         raise place.invalid(why, requirement=parsed.name)
-    return Requirement(utils.canonicalize_name(parsed.name), canonical(parsed), hashes)
+    return Requirement(utils.canonicalize_name(parsed.name), text, hashes)
 
 
 def canonical(parsed: requirements.Requirement) -> str:
@@ -130,12 +139,40 @@ def _specifier(one: Specifier) -> str:
     return f"{one.operator}{utils.canonicalize_version(one.version)}"
 
 
-def _read(model: Path, name: str, outer: tuple[str, ...]) -> Requirements:
-    lines = files.read_text(model, name).splitlines()
-    total = Requirements()
-    for number, line in _logical(list(enumerate(lines, 1))):
-        total += _line(Place(model, name, number), line, (*outer, name))
-    return total
+class _Budget:
+    """What one reading may still cost: five files of 1,000 includes make 10**15 lines."""
+
+    def __init__(self) -> None:
+        self._files, self._lines = _MAX_FILES, _MAX_LINES
+
+    def spend(self, place: Place, lines: int) -> None:
+        self._files -= 1
+        self._lines -= lines
+        if self._files < 0 or self._lines < 0:
+            why = f"with what it includes it is over {_MAX_FILES} files or {_MAX_LINES} lines"
+            raise place.invalid(why)
+
+
+def _read(place: Place, name: str, outer: tuple[str, ...], budget: _Budget) -> Requirements:
+    lines = list(enumerate(files.read_text(place.model, name).splitlines(), 1))
+    budget.spend(place, len(lines))
+    return _joined(place.model, name, lines, (*outer, name), budget)
+
+
+def _joined(
+    model: Path,
+    name: str,
+    lines: list[tuple[int, str]],
+    outer: tuple[str, ...],
+    budget: _Budget,
+) -> Requirements:
+    parts = [
+        _line(Place(model, name, number), line, outer, budget) for number, line in _logical(lines)
+    ]
+    return Requirements(
+        tuple(one for part in parts for one in part.requirements),
+        tuple(one for part in parts for one in part.constraints),
+    )
 
 
 def _logical(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -154,12 +191,12 @@ def _logical(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         yield first, rest
 
 
-def _line(place: Place, line: str, outer: tuple[str, ...]) -> Requirements:
+def _line(place: Place, line: str, outer: tuple[str, ...], budget: _Budget) -> Requirements:
     if "${" in line:
         why = "variables (`${...}`) are not expanded; write the value, or use envd's settings"
         raise place.invalid(why)
     if include := _INCLUDE.fullmatch(line):
-        return _include(place, include[1], include[2].strip(), outer)
+        return _include(place, include[1], include[2].strip(), outer, budget)
     if line.startswith("-"):
         option = line.split(maxsplit=1)[0].split("=", maxsplit=1)[0]
         why = (
@@ -170,7 +207,9 @@ def _line(place: Place, line: str, outer: tuple[str, ...]) -> Requirements:
     return Requirements((requirement(place, line),))
 
 
-def _include(place: Place, option: str, target: str, outer: tuple[str, ...]) -> Requirements:
+def _include(
+    place: Place, option: str, target: str, outer: tuple[str, ...], budget: _Budget
+) -> Requirements:
     if "://" in target:
         why = f"`{option}` of a URL; a requirement file may only include files of the model"
         raise place.invalid(why)
@@ -181,7 +220,7 @@ def _include(place: Place, option: str, target: str, outer: tuple[str, ...]) -> 
     if len(outer) > _MAX_DEPTH:
         why = f"`{target}` is nested deeper than {_MAX_DEPTH} files"
         raise place.invalid(why)
-    included = _read(place.model, name, outer)
+    included = _read(place, name, outer, budget)
     if option in {"-c", "--constraint"}:
         return Requirements((), included.requirements + included.constraints)
     return included

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from envd.config import Index
 from envd.spec.dependencies import Dependencies
@@ -99,8 +99,8 @@ def from_canonical(text: str) -> Spec:
 
 def without_credentials(url: str) -> str:
     """Return *url* without the user and password in it."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    # Not by urlsplit: uv takes `name=https://...` as well, whose netloc that does not see.
+    return re.sub(r"://[^/?#]*@", "://", url)
 
 
 def _sorted(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:

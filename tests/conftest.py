@@ -1,0 +1,218 @@
+"""What the tests share: one root with real environments, tiny wheels, daemons, commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from envd_client import Client
+
+from tests.tiny import Tiny
+
+MODELS = Path(__file__).parent / "models"
+_START_S = 20
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # In CI every Python and tool is there: a test that skips has lost its reason to be.
+    if os.environ.get("CI") and terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("CI: skipped tests count as failures", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A real model with the input and the answer MLflow gave."""
+
+    path: Path
+    payload: dict[str, object]
+    answer: dict[str, object]
+
+
+def expected(letter: str) -> Expected:
+    path = next(one for one in sorted(MODELS.iterdir()) if one.name.split("_")[0] == letter)
+    path = path.parent / path.name.removesuffix(".expected.json")
+    document = json.loads(Path(f"{path}.expected.json").read_text())
+    return Expected(path, document["payload"], document["expected"])
+
+
+@dataclass(frozen=True)
+class Envctl:
+    """The command, on one root."""
+
+    root: Path
+    env: dict[str, str]
+
+    def __call__(
+        self, *arguments: object, stdin: str = "", **changed: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*arguments),
+            env=self.env | changed,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+
+    def argv(self, *arguments: object) -> list[str]:
+        return [f"{Path(sys.executable).parent}/envctl", *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A daemon that runs."""
+
+    root: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def client(self, **options: object) -> Client:
+        return Client(self.root / "predict.sock", timeout_s=240, **options)  # type: ignore[arg-type]
+
+
+def environment(root: Path, home: Path, **more: str) -> dict[str, str]:
+    """Return the variables a command gets: few, and a HOME with nothing in it."""
+    kept = ("PATH", "PYENV_ROOT", "SSL_CERT_FILE", "SSL_CERT_DIR", "LANG")
+    given = {name: os.environ[name] for name in kept if name in os.environ}
+    return given | {"HOME": str(home), "ENVD_ROOT": str(root)} | more
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root in which the real environments are built, once per run."""
+    return tmp_path_factory.mktemp("shared") / "root"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Wheels of a few bytes, and models that need only those."""
+    return Tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def envctl(tmp_path: Path, home: Path, tiny: Tiny) -> Envctl:
+    """envctl on an empty root, with the tiny wheels for an index."""
+    root = tmp_path / "root"
+    return Envctl(root, environment(root, home, **tiny.settings))
+
+
+@pytest.fixture
+def shared_envctl(shared_root: Path, home: Path) -> Envctl:
+    return Envctl(shared_root, environment(shared_root, home))
+
+
+@pytest.fixture
+def start_daemon(home: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons that end with the test."""
+    started: list[Daemon] = []
+
+    def start(root: Path, **more: str) -> Daemon:
+        started.append(launch(root, home, **more))
+        return started[-1]
+
+    yield start
+    for one in started:
+        stop(one)
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny) -> Daemon:
+    """A daemon on an empty root, with the tiny wheels for an index."""
+    return start_daemon(tmp_path / "root", **tiny.settings)
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(shared_root: Path, home: Path) -> Iterator[Daemon]:
+    """A daemon on the root of the real environments."""
+    found = launch(shared_root, home)
+    yield found
+    stop(found)
+
+
+def launch(root: Path, home: Path, **more: str) -> Daemon:
+    process = subprocess.Popen(
+        [f"{Path(sys.executable).parent}/envd"],
+        env=environment(root, home, **more),
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("envd "), f"the daemon did not start: {line!r}"
+    return Daemon(root, process)
+
+
+def stop(found: Daemon) -> None:
+    found.process.send_signal(signal.SIGCONT)
+    found.process.terminate()
+    try:
+        found.process.communicate(timeout=_START_S)
+    except subprocess.TimeoutExpired:
+        found.process.kill()
+        found.process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_process_behind(tmp_path: Path) -> Iterator[None]:
+    yield
+    deadline = time.monotonic() + 5
+    while (left := _processes_of(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, f"still running: {left}"
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Return the commands of the processes that work in *folder* or were told of it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            where = f"{(entry / 'cwd').readlink()} {(entry / 'cmdline').read_text()}"
+        except OSError:
+            continue
+        if f"{folder}/" in f"{where}/":
+            found.append(where.replace("\0", " "))
+    return found
+
+
+def link_cache(shared: Path, root: Path) -> None:
+    """Give *root* the downloads, the locks and the probes of *shared*, at no cost."""
+    for name in ("cache", "specs"):
+        shutil.copytree(shared / name, root / name, copy_function=os.link, symlinks=True)

@@ -1,0 +1,305 @@
+"""The main job, on real models: from a directory to the answer MLflow gave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import pytest
+from envd_client.errors import ImportFailedError
+
+from tests.conftest import Daemon, Envctl, environment, expected, link_cache
+
+ANSWERING = ["a", "b", "b3", "c1", "c2", "d"]
+
+
+@pytest.mark.parametrize("letter", ANSWERING)
+def test_envctl_prints_the_answer_mlflow_gave_and_nothing_else(
+    shared_envctl: Envctl, tmp_path: Path, letter: str
+) -> None:
+    model = expected(letter)
+    (tmp_path / "payload.json").write_text(json.dumps(model.payload))
+
+    done = shared_envctl("predict", "-m", model.path, "-i", tmp_path / "payload.json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == model.answer
+
+
+@pytest.mark.parametrize("letter", ANSWERING)
+def test_the_daemon_gives_the_answer_mlflow_gave(shared_daemon: Daemon, letter: str) -> None:
+    model = expected(letter)
+
+    with shared_daemon.client() as client:
+        answer = client.predict(model.path, model.payload)
+
+    assert json.loads(answer.payload) == model.answer
+
+
+def test_models_that_share_an_environment_and_a_module_name_keep_their_answers(
+    shared_daemon: Daemon,
+) -> None:
+    models = [expected("c1"), expected("c2")]
+
+    with shared_daemon.client() as client, ThreadPoolExecutor(8) as threads:
+
+        def ask(number: int) -> tuple[int, object, str]:
+            model = models[number % 2]
+            answer = client.predict(model.path, model.payload)
+            return number, json.loads(answer.payload), answer.environment_id
+
+        in_turn = [ask(number) for number in range(6)]
+        at_once = list(threads.map(ask, range(40)))
+
+    for number, answer, _ in in_turn + at_once:
+        assert answer == models[number % 2].answer
+    assert len({environment_id for _, _, environment_id in in_turn + at_once}) == 1
+
+
+def test_old_models_run_on_the_python_they_were_saved_with(shared_daemon: Daemon) -> None:
+    with shared_daemon.client() as client:
+        ids = [
+            client.predict(model.path, model.payload).environment_id
+            for model in (expected("b"), expected("b3"))
+        ]
+        pythons = [client.get(one, full=True) for one in ids]
+
+    for found in pythons:
+        assert found.python.actual.startswith("3.7.")
+        config = Path(found.prefix, "pyvenv.cfg").read_text()
+        assert f"version_info = {found.python.actual}" in config
+
+
+def test_a_missing_module_is_named_with_its_distribution(
+    shared_daemon: Daemon, shared_envctl: Envctl, tmp_path: Path
+) -> None:
+    model = expected("f")
+    (tmp_path / "payload.json").write_text(json.dumps(model.payload))
+
+    with shared_daemon.client() as client, pytest.raises(ImportFailedError) as raised:
+        client.predict(model.path, model.payload)
+    done = shared_envctl("predict", "-m", model.path, "-i", tmp_path / "payload.json")
+
+    assert raised.value.code.name == "FAILED_PRECONDITION"
+    assert raised.value.reason == "IMPORT_FAILED"
+    assert raised.value.metadata["module"] == "bs4"
+    assert raised.value.metadata["distribution"] == "beautifulsoup4"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "`bs4`" in done.stderr
+    assert "`beautifulsoup4`" in done.stderr
+
+
+def test_a_model_is_built_and_answered_with_nothing_but_path_and_home(
+    shared_envctl: Envctl, tmp_path: Path
+) -> None:
+    # Somebody else's project, and a pip that points nowhere, where the command is run.
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.uv]\nindex-url = "http://127.0.0.1:9/simple"\nno-index = true\n'
+    )
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = http://127.0.0.1:9/simple\n")
+    (tmp_path / "uv.toml").write_text('index-url = "http://127.0.0.1:9/simple"\n')
+    (tmp_path / ".config" / "pip").mkdir(parents=True)
+    (tmp_path / "pip.conf").rename(tmp_path / ".config" / "pip" / "pip.conf")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "loader.py").write_text(
+        "import six\n\n\ndef _load_pyfunc(path):\n    return Model()\n\n\n"
+        "class Model:\n    def predict(self, data):\n        return six.__version__\n"
+    )
+    (model / "requirements.txt").write_text("six==1.16.0\n")
+    (model / "MLmodel").write_text(
+        "flavors:\n  python_function:\n    loader_module: loader\n    code: .\n"
+        "    python_version: 3.11.7\n"
+    )
+
+    done = subprocess.run(
+        shared_envctl.argv("predict", "-m", "./model"),
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        input='{"inputs": [1]}',
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert json.loads(done.stdout or "null") == {"predictions": "1.16.0"}, done.stderr
+    assert (tmp_path / ".local/state/envd/environments").is_dir()
+
+
+def test_twenty_commands_at_once_build_once(envctl: Envctl, tiny, tmp_path: Path) -> None:
+    model = tiny.model(tmp_path / "model")
+
+    with ThreadPoolExecutor(20) as threads, _Attempts(envctl.root) as attempts:
+        done = list(
+            threads.map(
+                lambda number: envctl("predict", "-m", model, stdin=f'{{"inputs": [{number}]}}'),
+                range(20),
+            )
+        )
+
+    assert [json.loads(one.stdout)["predictions"] for one in done] == [
+        ["2.0", [number]] for number in range(20)
+    ], done[0].stderr
+    assert len(attempts.seen) == 1
+    assert sum("installing:" in one.stderr for one in done) == 1
+
+
+def test_twenty_callers_of_a_daemon_build_once(daemon: Daemon, tiny, tmp_path: Path) -> None:
+    model = tiny.model(tmp_path / "model")
+
+    with (
+        daemon.client() as client,
+        ThreadPoolExecutor(20) as threads,
+        _Attempts(daemon.root) as attempts,
+    ):
+        answers = list(threads.map(lambda n: client.predict(model, {"inputs": [n]}), range(20)))
+
+    assert [one.predictions for one in answers] == [["2.0", [number]] for number in range(20)]
+    assert len(attempts.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("victim", "link_mode"), [("alone", "hardlink"), ("group", "hardlink"), ("alone", "copy")]
+)
+def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
+    shared_root: Path, home: Path, tmp_path: Path, victim: str, link_mode: str
+) -> None:
+    root = tmp_path / "root"
+    link_cache(shared_root, root)
+    envctl = Envctl(root, environment(root, home, ENVD_BUILD__LINK_MODE=link_mode))
+    model = expected("c1")
+    (tmp_path / "payload.json").write_text(json.dumps(model.payload))
+    builder = subprocess.Popen(
+        envctl.argv("build", "-m", model.path),
+        env=envctl.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _wait_for(lambda: any(root.glob("environments/*/*/lib/python3.11/site-packages/*/*")))
+    half_built = next(root.glob("environments/*/*/"))
+    (os.killpg if victim == "group" else os.kill)(builder.pid, signal.SIGKILL)
+    builder.wait()
+
+    done = envctl("predict", "-m", model.path, "-i", tmp_path / "payload.json")
+
+    assert json.loads(done.stdout or "null") == model.answer, done.stderr
+    assert not half_built.exists()
+    ready = json.loads(next(root.glob("environments/*/ready.json")).read_text())
+    left = {one.name for one in next(root.glob("environments/*")).iterdir()}
+    assert left == {"ready.json", "used-by", ready["attempt"]}
+    assert not list((root / "trash").glob("*"))
+
+
+def test_an_installer_left_behind_is_ended_before_the_next_build(
+    envctl: Envctl, tiny, tmp_path: Path
+) -> None:
+    from tests.tiny import sdist
+
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    once = tmp_path / "once"
+    # The first build hangs, and says so; a second one would not.
+    body = (
+        f"import time; first = not os.path.exists({str(once)!r}); "
+        f"open({str(once)!r}, 'a').write(str(os.getpid()) + ' '); time.sleep(600 * first)"
+    )
+    sdist(wheels, "hanging", "1.0", body)
+    model = tiny.model(tmp_path / "model", "tiny-a", "hanging")
+    links = {"ENVD_INDEX__FIND_LINKS": f"{tiny.wheels},{wheels}"}
+    builder = subprocess.Popen(
+        envctl.argv("build", "-m", model), env=envctl.env | links, start_new_session=True
+    )
+    _wait_for(lambda: once.exists() and once.read_text().endswith(" "))
+    builder.kill()
+    builder.wait()
+    backend = int(once.read_text())
+    assert _is_running(backend), "the installer should have outlived its builder"
+
+    done = envctl("predict", "-m", model, stdin='{"inputs": [1]}', **links)
+
+    assert json.loads(done.stdout or "null") == {"predictions": ["2.0", [1]]}, done.stderr
+    assert not _is_running(backend)
+
+
+def test_build_prints_what_was_built_and_then_that_it_is_cached(
+    envctl: Envctl, tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", "Tiny_A == 1.0")
+
+    first, second = (json.loads(envctl("build", "-m", model, "--json").stdout) for _ in range(2))
+    listed = json.loads(envctl("list", "--json").stdout)
+
+    assert set(first) == {
+        "id", "spec_key", "state", "cached", "seconds", "manager", "python", "as_of", "notes",
+        "failure",
+    }  # fmt: skip
+    assert (first["state"], first["cached"], first["failure"]) == ("ready", False, None)
+    assert first["manager"] == "virtualenv"
+    assert len(first["id"]) == 32
+    assert len(first["spec_key"]) == 64
+    assert second == first | {"cached": True}
+    assert [one["id"] for one in listed] == [first["id"]]
+    assert listed[0]["models"] == [str(model)]
+    assert set(listed[0]) == set(first) | {
+        "created", "last_used", "bytes", "bytes_exclusive", "leases", "pinned", "models",
+    }  # fmt: skip
+
+
+def test_specs_that_resolve_to_the_same_lock_share_one_environment(
+    envctl: Envctl, tiny, tmp_path: Path
+) -> None:
+    pinned = tiny.model(tmp_path / "pinned", "tiny-a==2.0")
+    ranged = tiny.model(tmp_path / "ranged", "# the newest", "TINY.a>=1")
+
+    first = json.loads(envctl("build", "-m", pinned, "--json").stdout)
+    second = json.loads(envctl("build", "-m", ranged, "--json").stdout)
+
+    assert first["id"] == second["id"]
+    assert first["spec_key"] != second["spec_key"]
+    assert second["cached"]
+
+
+class _Attempts:
+    """Sees every attempt that appears below a root meanwhile."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._over = root, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.seen: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.005):
+            found = self._root.glob("environments/*/*/")
+            self.seen |= {one.name for one in found if one.name != "used-by"}
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in {"Z", "X"}
+
+
+def _wait_for(happened, limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)
