@@ -8,7 +8,7 @@ STUBS = clients/python/envd_client/v1
 export UV_SYSTEM_CERTS = 1
 export UV_NO_PROGRESS = 1
 
-.PHONY: demo test test-all soak check fix proto bench bench-setup clean
+.PHONY: demo test test-all check fix proto bench bench-setup clean
 
 .venv/ready: pyproject.toml clients/python/pyproject.toml uv.lock
 	@test -x $(RUN)/python || $(PYTHON) -m venv .venv

@@ -91,7 +91,7 @@ CASES = [
     CASES,
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_what_is_wrong_is_said_the_same_by_daemon_and_command(  # noqa: PLR0913
+def test_what_is_wrong_is_said_the_same_by_daemon_and_command(
     daemon_of_module: Daemon,
     envctl_of_module: Envctl,
     tiny: Tiny,

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,10 @@ from typing import Self
 import pytest
 from envd_client.errors import ImportFailedError
 
+from envd import config
+from envd.build import Interpreters
 from tests.conftest import Daemon, Envctl, environment, expected, link_cache
+from tests.tiny import Tiny, sdist
 
 ANSWERING = ["a", "b", "b3", "c1", "c2", "d"]
 
@@ -134,7 +138,7 @@ def test_a_model_is_built_and_answered_with_nothing_but_path_and_home(
     assert (tmp_path / ".local/state/envd/environments").is_dir()
 
 
-def test_twenty_commands_at_once_build_once(envctl: Envctl, tiny, tmp_path: Path) -> None:
+def test_twenty_commands_at_once_build_once(envctl: Envctl, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
 
     with ThreadPoolExecutor(20) as threads, _Attempts(envctl.root) as attempts:
@@ -152,7 +156,7 @@ def test_twenty_commands_at_once_build_once(envctl: Envctl, tiny, tmp_path: Path
     assert sum("installing:" in one.stderr for one in done) == 1
 
 
-def test_twenty_callers_of_a_daemon_build_once(daemon: Daemon, tiny, tmp_path: Path) -> None:
+def test_twenty_callers_of_a_daemon_build_once(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
 
     with (
@@ -200,10 +204,8 @@ def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
 
 
 def test_an_installer_left_behind_is_ended_before_the_next_build(
-    envctl: Envctl, tiny, tmp_path: Path
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:
-    from tests.tiny import sdist
-
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     once = tmp_path / "once"
@@ -231,7 +233,7 @@ def test_an_installer_left_behind_is_ended_before_the_next_build(
 
 
 def test_build_prints_what_was_built_and_then_that_it_is_cached(
-    envctl: Envctl, tiny, tmp_path: Path
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = tiny.model(tmp_path / "model", "Tiny_A == 1.0")
 
@@ -255,7 +257,7 @@ def test_build_prints_what_was_built_and_then_that_it_is_cached(
 
 
 def test_specs_that_resolve_to_the_same_lock_share_one_environment(
-    envctl: Envctl, tiny, tmp_path: Path
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:
     pinned = tiny.model(tmp_path / "pinned", "tiny-a==2.0")
     ranged = tiny.model(tmp_path / "ranged", "# the newest", "TINY.a>=1")
@@ -266,6 +268,61 @@ def test_specs_that_resolve_to_the_same_lock_share_one_environment(
     assert first["id"] == second["id"]
     assert first["spec_key"] != second["spec_key"]
     assert second["cached"]
+
+
+def test_every_python_of_this_machine_is_a_target(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    body = "        import sys; return '.'.join(map(str, sys.version_info[:3]))"
+    found = Interpreters(config.load(root=envctl.root, environ={})).found()
+    versions = sorted({one.python.version for one in found})
+    models = [tiny.model(tmp_path / one, python=one, body=body) for one in versions]
+
+    built = json.loads(envctl("build", *models, "--json").stdout)
+    answers = [
+        json.loads(envctl("predict", "-m", model, stdin='{"inputs": 1}').stdout) for model in models
+    ]
+
+    assert [one["python"]["actual"] for one in built] == versions
+    assert [one["predictions"] for one in answers] == versions
+
+
+def test_another_patch_release_is_used_with_a_note_unless_the_settings_forbid_it(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    minor = "{}.{}".format(*sys.version_info)
+    model = tiny.model(tmp_path / "model", python=f"{minor}.99")
+
+    built = json.loads(envctl("build", "-m", model, "--json").stdout)
+    refused = envctl(
+        "build", "-m", model, ENVD_PYTHON__MATCH="exact", ENVD_PYTHON__DOWNLOAD="never"
+    )
+
+    assert built["python"]["requested"] == f"{minor}.99"
+    assert built["python"]["actual"].startswith(f"{minor}.")
+    assert "PYTHON_PATCH_DIFFERS" in [note["code"] for note in built["notes"]]
+    assert refused.returncode == 1
+    assert f"{minor}.99 is not here" in refused.stderr
+
+
+def test_tables_come_as_csv_and_params_reach_the_model(
+    shared_envctl: Envctl, envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = expected("a")
+    table = model.payload["dataframe_split"]
+    rows = [table["columns"], *table["data"]]
+    (tmp_path / "rows.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    taking = tiny.model(tmp_path / "model", body="        return params")
+    loader = taking / "code" / "tiny_loader.py"
+    loader.write_text(loader.read_text().replace("self, data", "self, data, params=None"))
+
+    csv = shared_envctl("predict", "-m", model.path, "-i", tmp_path / "rows.csv")
+    given = envctl("predict", "-m", taking, "--params", '{"k": 2}', stdin='{"inputs": 1}')
+    within = envctl("predict", "-m", taking, stdin='{"inputs": 1, "params": {"k": 3}}')
+
+    assert json.loads(csv.stdout or "null") == model.answer, csv.stderr
+    assert json.loads(given.stdout) == {"predictions": {"k": 2}}
+    assert json.loads(within.stdout) == {"predictions": {"k": 3}}
 
 
 class _Attempts:

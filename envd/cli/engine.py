@@ -28,7 +28,7 @@ class Input:
 
     payload: bytes
     content_type: str
-    params_json: str
+    params: dict[str, object] | None
 
 
 class Engine(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from envd import messages
 from envd.cli import documents
 from envd.cli.engine import Document, Input, Predicted
 from envd.environments import Environments
-from envd.errors import EnvdError, RequestInvalidError
+from envd.errors import EnvdError
 from envd.events import Note, OnEvent
 from envd.model import Model, read
 from envd.model.location import locate
@@ -34,7 +33,7 @@ class Local:
 
     def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
         """Run *model* on *given*, in a worker that ends with this command."""
-        request = Request(given.payload, given.content_type, _params(given.params_json))
+        request = Request(given.payload, given.content_type, given.params)
         found = self._read(model)
         started = time.perf_counter()
         asked = self._environments.ask(found, on_event)
@@ -100,15 +99,3 @@ class Local:
                 await pool.close()
         finally:
             processes.close()
-
-
-def _params(text: str) -> dict[str, object] | None:
-    try:
-        params = json.loads(text) if text else None
-    except ValueError as error:
-        message = f"`--params` is not JSON: {error}"
-        raise RequestInvalidError(message) from error
-    if params is not None and not isinstance(params, dict):
-        message = "`--params` is not a JSON object"
-        raise RequestInvalidError(message)
-    return params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,26 @@ if TYPE_CHECKING:
 _TYPES = {"json": "application/json", "csv": "text/csv"}
 
 
+def _params(
+    ctx: click.Context, parameter: click.Parameter, text: str | None
+) -> dict[str, object] | None:
+    try:
+        params = json.loads(text) if text else None
+    except ValueError as error:
+        message = f"it is not JSON: {error}"
+        raise click.BadParameter(message, ctx, parameter) from error
+    if params is not None and not isinstance(params, dict):
+        message = "it is not a JSON object"
+        raise click.BadParameter(message, ctx, parameter)
+    return params
+
+
 @click.command("predict")
 @click.option("-m", "--model", required=True, help="A model directory or URI.")
 @click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the answer there.")
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
-@click.option("--params", default="", metavar="JSON", help="Inference parameters, an object.")
+@click.option("--params", metavar="JSON", callback=_params, help="Inference parameters, an object.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what took how long.")
 @as_json
 @where
@@ -33,7 +48,7 @@ def command(
     source: str,
     output: Path | None,
     kind: str | None,
-    params: str,
+    params: dict[str, object] | None,
     verbose: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING
 
 import envd_client
@@ -53,7 +52,7 @@ class Remote:
                 model,
                 given.payload,
                 content_type=given.content_type,
-                params=json.loads(given.params_json) if given.params_json else None,
+                params=given.params,
             )
         return Predicted(
             answer.payload,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -173,8 +172,7 @@ class Pool:
         if leased is None or leased[0].prefix != environment.prefix:
             message = f"the environment {environment.id} has been removed"
             raise EnvironmentNotFoundError(message, id=environment.id)
-        scratch = self._store.layout.scratch / secrets.token_hex(8)
-        scratch.mkdir(parents=True)
+        scratch = self._store.scratch()
         ours, theirs = socket.socketpair()
         try:
             process = await self._processes.start(
@@ -185,6 +183,10 @@ class Pool:
                 given=[theirs.fileno()],
                 kept=[leased[1].descriptor],
             )
+        except BaseException:
+            ours.close()
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         finally:
             theirs.close()
             leased[1].close()
@@ -206,6 +208,7 @@ class Pool:
             "code": str(model.path / model.code) if model.code else None,
             "loader_module": model.loader_module,
             "data": str(model.path / (model.data or "")),
+            "max_payload": self._settings.daemon.max_message,
         }
         try:
             async with asyncio.timeout(limit):

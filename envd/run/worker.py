@@ -46,7 +46,7 @@ def main():
     connection = socket.socket(fileno=int(sys.argv[1]))
     # Model code may start children; none of them may hold the socket open.
     os.set_inheritable(connection.fileno(), False)  # noqa: FBT003
-    model = None
+    model, limit = None, None
     while True:
         frame = receive(connection)
         if frame is None:
@@ -54,9 +54,10 @@ def main():
         number, kind, head, payload = frame
         try:
             if kind == LOAD:
+                limit = head["max_payload"]
                 model, answer, body = load(head), {"pid": os.getpid()}, b""
             else:
-                answer, body = predict(model, head, payload)
+                answer, body = predict(model, head, payload, limit)
         except Refused as refused:
             answer = {"reason": refused.reason, "message": str(refused)}
             answer["metadata"] = {key: str(value) for key, value in refused.metadata.items()}
@@ -122,7 +123,7 @@ def _load(head):
     return pyfunc.load_model(head["model"])
 
 
-def predict(model, head, payload):
+def predict(model, head, payload, limit):
     """Return the head and the payload of the answer to one request."""
     started = time.perf_counter()
     schema = _input_schema(model)
@@ -134,6 +135,9 @@ def predict(model, head, payload):
         raise Refused("PAYLOAD_INVALID", "the input does not fit: " + _short(error))
     raw = _call(model, data, head["params"] if head.get("params") is not None else params)
     body, notes = _answer(raw)
+    if len(body) > limit:
+        message = "the answer is %d bytes, more than the %d that `daemon.max_message` allows"
+        raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit))
     return {"seconds": time.perf_counter() - started, "notes": notes}, body
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 from envd.builds import Build, Builds
 from envd.environments import Asked
@@ -14,6 +15,7 @@ from envd.store import Environment, Store
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    digest: str
     asked: Asked
     environment: Environment
     inode: int
@@ -27,7 +29,7 @@ class ReadyModels:
         self._store = store
         self._builds = builds
         self._models = Models()
-        self._known: dict[str, _Known] = {}
+        self._known: dict[Path, _Known] = {}
 
     async def read(self, name: str) -> Model:
         """Return the model called *name*: a path or a URI.
@@ -51,16 +53,16 @@ class ReadyModels:
         if found is None:
             found = await self._built(self._builds.start(asked), wait=wait)
         inode = self._store.layout.manifest(found.id).stat().st_ino
-        self._known[model.digest] = _Known(asked, found, inode)
+        self._known[model.path] = _Known(model.digest, asked, found, inode)
         return asked, found
 
     def forget(self, model: Model) -> None:
         """Look again the next time *model* is asked for."""
-        self._known.pop(model.digest, None)
+        self._known.pop(model.path, None)
 
     def _remembered(self, model: Model) -> _Known | None:
-        known = self._known.get(model.digest)
-        if known is None:
+        known = self._known.get(model.path)
+        if known is None or known.digest != model.digest:
             return None
         try:
             # A new manifest is a new file: whoever rebuilt it may have built something else.

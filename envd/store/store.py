@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from envd.store.leases import Holder, Lease
 from envd.store.manifest import Manifest
 
 _MIN_PREFIX = 4
+_DIGITS = re.compile(r"[0-9a-f]+")
 _README = """This directory belongs to envd: it holds the environments of models and the packages
 they are made of. `envctl list` shows what is here, `envctl rm` removes it. Do not edit.
 """
@@ -110,6 +112,9 @@ class Store:
         """
         if len(prefix) < _MIN_PREFIX:
             message = f"`{prefix}` is too short; give at least {_MIN_PREFIX} digits of the id"
+            raise RequestInvalidError(message, id=prefix)
+        if not _DIGITS.fullmatch(prefix):
+            message = f"`{prefix}` is no id: ids are made of the digits 0-9 and a-f"
             raise RequestInvalidError(message, id=prefix)
         if lock := self.read_lock(prefix):
             env_id = lock.env_id(self.read_spec(prefix).python)
@@ -249,6 +254,15 @@ class Store:
             finally:
                 os.close(descriptor)
 
+    def scratch(self) -> Path:
+        """Return a new directory for a worker of this process to write in."""
+        folder = self.layout.scratch / f"{os.getpid()}.{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700, parents=True)
+        return folder
+
     def sweep(self) -> None:
-        """Delete what was on its way to be deleted when its process died."""
+        """Delete what dead processes left: what was on its way out, and scratch."""
         shutil.rmtree(self.layout.trash, ignore_errors=True)
+        for folder in self.layout.scratch.glob("*"):
+            if not Path("/proc", folder.name.split(".")[0]).exists():
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""Every command of the README works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import Daemon, environment
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_commands_of_the_everyday_run(shared_root: Path, home: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    commands = [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
+    script = "set -eux\n" + "\n".join(commands)
+
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=ROOT,
+        env=_environment(shared_root, home),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert len(commands) >= 8
+    for line in re.findall(r"^\{.*\}$", "\n".join(blocks), re.MULTILINE):
+        assert line in done.stdout
+
+
+def test_the_python_of_the_readme_runs(
+    start_daemon: Callable[..., Daemon], shared_root: Path, home: Path
+) -> None:
+    start_daemon(shared_root)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=ROOT,
+        env=_environment(shared_root, home) | {"ENVD_SOCKET": f"{shared_root}/predict.sock"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+    assert done.stdout == "[0]\n", done.stderr
+
+
+def test_the_make_targets_of_the_readme_are_there() -> None:
+    named = set(re.findall(r"make ([a-z][a-z-]*)", README)) - {"and"}
+    makefile = (ROOT / "Makefile").read_text()
+
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_files_of_the_readme_are_there() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def _environment(root: Path, home: Path) -> dict[str, str]:
+    env = environment(root, home)
+    return env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}

@@ -1,0 +1,481 @@
+"""Requirement files from strangers: what is read, what is the same, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envd.config import Index
+from envd.errors import ModelInvalidError
+from envd.spec import Dependencies, Python, of, requirements
+from envd.spec.requirements import Place, Requirement, Requirements
+
+PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
+
+
+def read(folder: Path, content: str | bytes, **included: str) -> Requirements:
+    """Read *content* as a model's requirement file, with other files beside it."""
+    data = content if isinstance(content, bytes) else content.encode()
+    (folder / "requirements.txt").write_bytes(data)
+    for name, text in included.items():
+        (folder / f"{name}.txt").write_text(text)
+    return requirements.read(folder, "requirements.txt")
+
+
+def texts(found: Requirements) -> list[str]:
+    return [one.text for one in found.requirements]
+
+
+def refusal(folder: Path, content: str | bytes, **included: str) -> ModelInvalidError:
+    with pytest.raises(ModelInvalidError) as caught:
+        read(folder, content, **included)
+    return caught.value
+
+
+def canonical(text: str) -> Requirement:
+    return requirements.requirement(Place(Path("model"), "requirements.txt", 1), text)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("six\nnumpy", ["six", "numpy"]),
+        ("six\r\nnumpy\r\n", ["six", "numpy"]),
+        ("\n\n  six  \n\n", ["six"]),
+        ("", []),
+        ("# six\n  # numpy\n", []),
+        ("six # six==1.0\n", ["six"]),
+        ("six\t#six==1.0", ["six"]),
+        (b"\xef\xbb\xbfsix\n", ["six"]),
+        ("six \\\n>=1,\\\n<2\nnumpy", ["six<2,>=1", "numpy"]),
+        ("six \\", ["six"]),
+        ("six \\\n# a comment ends it\nnumpy", ["six", "numpy"]),
+        ("# a comment is not continued \\\nsix", ["six"]),
+        ("six # neither is this one \\\nnumpy", ["six"]),
+        ("six (>=1,<2)", ["six<2,>=1"]),
+        ("six;python_version<'3.8'", ['six; python_version < "3.8"']),
+    ],
+)  # fmt: skip
+def test_a_file_is_read_line_by_line(
+    tmp_path: Path, content: str | bytes, expected: list[str]
+) -> None:
+    assert texts(read(tmp_path, content)) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-r more.txt", "-rmore.txt", "-r  ./more.txt", "--requirement more.txt",
+     "--requirement=more.txt", "-r sub/../more.txt # why"],
+)  # fmt: skip
+def test_every_spelling_of_an_include_reads_the_file(tmp_path: Path, line: str) -> None:
+    (tmp_path / "sub").mkdir()
+
+    found = read(tmp_path, f"six\n{line}\nscipy", more="numpy\n-c limits.txt", limits="pandas<2")
+
+    assert texts(found) == ["six", "numpy", "scipy"]
+    assert [one.text for one in found.constraints] == ["pandas<2"]
+
+
+@pytest.mark.parametrize(
+    "line", ["-c more.txt", "-cmore.txt", "--constraint more.txt", "--constraint=more.txt"]
+)
+def test_all_that_a_constraint_file_holds_are_constraints(tmp_path: Path, line: str) -> None:
+    found = read(tmp_path, f"six\n{line}", more="numpy\n-r even_this.txt", even_this="pandas<2")
+
+    assert texts(found) == ["six"]
+    assert [one.text for one in found.constraints] == ["numpy", "pandas<2"]
+
+
+def test_an_include_is_relative_to_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "inner.txt").write_text("numpy\n-r beside.txt\n-r ../outer.txt\n")
+    (tmp_path / "sub" / "beside.txt").write_text("scipy\n")
+
+    assert texts(read(tmp_path, "-r sub/inner.txt", outer="six")) == ["numpy", "scipy", "six"]
+
+
+def test_a_file_may_be_included_twice(tmp_path: Path) -> None:
+    found = read(tmp_path, "-r a.txt\n-r b.txt", a="-r c.txt", b="-r c.txt", c="six")
+
+    assert texts(found) == ["six", "six"]
+
+
+@pytest.mark.parametrize(
+    ("content", "more"),
+    [
+        ("-r requirements.txt", ""),
+        ("-c ./requirements.txt", ""),
+        ("-r more.txt", "-r requirements.txt"),
+        ("-c more.txt", "-r sub/../more.txt"),
+    ],
+)
+def test_a_circle_of_includes_is_refused(tmp_path: Path, content: str, more: str) -> None:
+    assert "includes itself" in refusal(tmp_path, content, more=more).message
+
+
+def test_a_circle_through_links_ends(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"link{number}.txt").symlink_to("requirements.txt")
+    lines = "".join(f"-r link{number}.txt\n" for number in range(20))
+
+    assert "it is over 100 files" in refusal(tmp_path, lines).message
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(5, True), (6, False)])
+def test_includes_nest_so_deep_and_no_deeper(tmp_path: Path, depth: int, *, is_read: bool) -> None:
+    files = {f"f{number}": f"-r f{number + 1}.txt" for number in range(1, depth)}
+    files[f"f{depth}"] = "six"
+
+    if is_read:
+        assert texts(read(tmp_path, "-r f1.txt", **files)) == ["six"]
+    else:
+        error = refusal(tmp_path, "-r f1.txt", **files)
+        assert "f5.txt`, line 1: `f6.txt` is nested deeper than 5 files" in error.message
+
+
+@pytest.mark.timeout(20)
+def test_files_that_multiply_by_including_each_other_are_refused(tmp_path: Path) -> None:
+    # 1,000 ** 4 files of nothing would be read.
+    files = {f"f{number}": f"-r f{number + 1}.txt\n" * 1_000 for number in range(1, 5)}
+
+    error = refusal(tmp_path, "-r f1.txt", **files, f5="")
+
+    assert "it is over 100 files" in error.message
+
+
+@pytest.mark.timeout(20)
+def test_more_lines_than_any_model_has_are_refused(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "-r many.txt\n-r many.txt", many="a\n" * 30_000)
+
+    assert "requirements.txt`, line 2: with what it includes" in error.message
+    assert "50000 lines" in error.message
+
+
+def test_a_long_file_takes_no_longer_than_it_should(tmp_path: Path) -> None:
+    before = time.process_time()
+
+    found = read(tmp_path, "six\n" * 10_000 + "six" + " " * 100_000 + "# so far right\n")
+
+    assert len(found.requirements) == 10_001
+    assert time.process_time() - before < 3
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("../outside.txt", "leads out of the model"),
+        ("sub/../../outside.txt", "leads out of the model"),
+        ("link.txt", "leads out of the model"),
+        ("{absolute}", "is not a relative path"),
+        ("missing.txt", "is not in the model"),
+        ("a\0b", "is not a relative path"),
+        ("https://example.org/r.txt", "of a URL"),
+        ("file:///tmp/r.txt", "of a URL"),
+        ("${HOME}/r.txt", "variables"),
+    ],
+)
+@pytest.mark.parametrize("option", ["-r ", "-c ", "-r", "--requirement=", "--constraint "])
+def test_only_files_of_the_model_may_be_included(
+    tmp_path: Path, option: str, target: str, why: str
+) -> None:
+    model = tmp_path / "model"
+    (model / "sub").mkdir(parents=True)
+    outside = tmp_path / "outside.txt"
+    outside.write_text("secret\n")
+    (model / "link.txt").symlink_to(outside)
+
+    error = refusal(model, option + target.format(absolute=outside, HOME="${HOME}"))
+
+    assert why in error.message
+    assert "secret" not in error.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "six==${SECRET}",
+        "--index-url https://${TOKEN}@host/simple",
+        "${ALL}",
+        "six # ${SECRET}\\\n-",
+    ],
+)
+def test_variables_are_not_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setenv("SECRET", "1.16.0")
+
+    error = refusal(tmp_path, f"numpy\n{line.replace('# ', '')}")
+
+    assert "requirements.txt`, line 2: variables (`${...}`) are not expanded" in error.message
+    assert "1.16.0" not in str(error.document())
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("-i https://user:s3cret@host/simple", "-i"),
+        ("--index-url https://user:s3cret@host/simple", "--index-url"),
+        ("--extra-index-url=https://user:s3cret@host/simple", "--extra-index-url"),
+        ("-f links", "-f"),
+        ("--find-links=links", "--find-links"),
+        ("--no-index", "--no-index"),
+        ("--trusted-host host", "--trusted-host"),
+        ("--no-binary :all:", "--no-binary"),
+        ("--pre", "--pre"),
+        ("-e .", "-e"),
+        ("--editable git+https://host/six", "--editable"),
+    ],
+)
+def test_options_are_refused_by_name_and_place(tmp_path: Path, line: str, option: str) -> None:
+    error = refusal(tmp_path, f"six\n\n# comment\n{line}\n")
+
+    assert f"{tmp_path}/requirements.txt`, line 4: the option `{option}`" in error.message
+    assert error.metadata["line"] == "4"
+    assert error.metadata["option"] == option
+    assert "s3cret" not in str(error.document())
+
+
+@pytest.mark.parametrize(
+    "option", ["--global-option=x", "--config-settings a=b", "--install-option x"]
+)
+def test_options_of_a_requirement_are_refused(tmp_path: Path, option: str) -> None:
+    assert "is not a requirement" in refusal(tmp_path, f"six==1.0 {option}").message
+
+
+def test_a_refusal_in_an_included_file_names_that_file(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "-r more.txt", more="six\nnumpy \\\n  ==\\\n  what\n")
+
+    assert "more.txt`, line 2: `numpy" in error.message
+    assert (error.metadata["path"], error.metadata["line"]) == ("more.txt", "2")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["six @ https://host/six.whl", "six@file:///six.whl", "six @ git+https://host/six",
+     "six[a] @ ./six ; python_version > '3'"],
+)  # fmt: skip
+def test_a_requirement_with_a_url_is_refused(tmp_path: Path, line: str) -> None:
+    assert "`six` comes from a URL or path" in refusal(tmp_path, line).message
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["https://host/six.whl", "git+https://host/six", "./six-1.0.whl", "/six.whl", "six#egg=six",
+     "six=1.0", "six 1.0", "six==", "==1.0", "six; nonsense", "six[a", "six>=1.0 <2", "$SIX", "*"],
+)  # fmt: skip
+def test_what_is_no_requirement_is_refused(tmp_path: Path, line: str) -> None:
+    error = refusal(tmp_path, f"numpy\n{line}")
+
+    assert f"requirements.txt`, line 2: `{line}` is not a requirement" in error.message
+
+
+@pytest.mark.parametrize(
+    "line", ["pytz>dev", "torch==1.0.0-cuda-10", "old==2004d-final", "a>=1.*", "b==1.0.post*"]
+)
+def test_specifiers_from_before_pep_440_are_refused_clearly(tmp_path: Path, line: str) -> None:
+    error = refusal(tmp_path, line)
+
+    assert f"line 1: `{line}` is not a requirement: " in error.message
+    assert error.metadata["requirement"] == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "six==" + "9" * 100_000,
+        "six; " + "(" * 5_000 + "python_version < '3'" + ")" * 5_000,
+        "(" * 100_000,
+        "six; os_name == 'a\\x22b\\x27c'",
+    ],
+)
+def test_what_breaks_the_parser_is_refused_in_few_words(tmp_path: Path, line: str) -> None:
+    error = refusal(tmp_path, line)
+
+    assert "is not a requirement" in error.message
+    assert len(error.message) < 1_000
+    assert len(error.metadata["requirement"]) < 1_000
+
+
+@pytest.mark.parametrize("character", ["\\n", "\\r", "\\x0a", "\\u000a", "\\N{LINE FEED}", "\x1b"])
+def test_no_requirement_reaches_over_into_another_line(tmp_path: Path, character: str) -> None:
+    # `packaging` evaluates the escapes in a marker's text.
+    evil = "six; os_name != 'a\"{}--index-url http://host/{}six; os_name != \"b'"
+
+    error = refusal(tmp_path, evil.format(character, character))
+
+    assert "is not a requirement: it holds the character" in error.message
+
+
+def test_a_text_of_several_lines_is_no_requirement() -> None:
+    lines = [(1, "six"), (2, "six; os_name == 'a\n--index-url http://host/'")]
+
+    with pytest.raises(ModelInvalidError, match=r"conda\.yaml`, line 2: "):
+        requirements.read_lines(Path("model"), "conda.yaml", lines)
+
+
+def test_hashes_are_kept_and_sorted(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        "Six==1.0 \\\n    --hash=sha256:bb \\\n    --hash sha256:AA ; python_version > '3'\nnumpy",
+    )
+
+    assert found.requirements == (
+        Requirement("six", 'six==1; python_version > "3"', ("sha256:aa", "sha256:bb")),
+        Requirement("numpy", "numpy", ()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Six", "six"),
+        ("scikit_learn", "Scikit.Learn"),
+        ("a--b", "a_b"),
+        ("six==1.0", "six==1.0.0"),
+        ("six==1.0", "six == 1"),
+        ("six==1.0", "six (==1.0)"),
+        ("six==1.0", "six==v1.0"),
+        ("six==1.0", "six==1.0,==1.0.0"),
+        ("six==1.0rc1", "six==1.0-RC.1"),
+        ("six==1.0.post1", "six==1.0-1"),
+        ("six==1.0+cpu", "six==1.0+CPU"),
+        ("six>=1,<2", "six<2.0, >=1.0"),
+        ("six[b,a]", "six[A, b]"),
+        ("six[a_c]", "six[a-c]"),
+        ("six; python_version < '3.8'", 'six ;python_version<"3.8"'),
+        ("six; (os_name == 'a')", "six; os_name == 'a'"),
+        ("six==1 --hash=sha256:a --hash=sha256:b", "six==1 --hash=sha256:B --hash=sha256:A"),
+    ],
+)
+def test_requirements_that_mean_the_same_are_equal(one: str, other: str) -> None:
+    assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("six", "sax"),
+        ("six", "six==1.0"),
+        ("six==1.0", "six==1.0.1"),
+        ("six==1.0", "six>=1.0"),
+        ("six==1.0", "six===1.0"),
+        ("six===1.0", "six===1.0.0"),
+        ("six~=1.4", "six~=1.4.0"),
+        ("six==1.0", "six==1.0.*"),
+        ("six==1.0.*", "six==1.*"),
+        ("six==1.0", "six==1.0+cpu"),
+        ("six==1.0", "six==1!1.0"),
+        ("six==1.0", "six==1.0.post1"),
+        ("six[a]", "six"),
+        ("six[a]", "six[a,b]"),
+        ("six; python_version < '3.8'", "six; python_version < '3.9'"),
+        ("six==1 --hash=sha256:a", "six==1 --hash=sha256:b"),
+        ("six==1 --hash=sha256:a", "six==1"),
+    ],
+)
+def test_requirements_that_differ_are_not_equal(one: str, other: str) -> None:
+    assert canonical(one) != canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "pin"),
+    [
+        ("six==1.16.0", "1.16"),
+        ("six[a,b]==1.0; python_version < '3'", "1"),
+        ("six<2,==1.5", "1.5"),
+        ("six==1!2.0", "1!2"),
+        ("six==1.0+cpu", "1+cpu"),
+        ("six==1.0.*", None),
+        ("six~=1.0", None),
+        ("six===1.0", None),
+        ("six>=1.0", None),
+        ("six", None),
+        ("six; os_name == 'a==1'", None),
+        ("six>=1; python_version == '3.8'", None),
+    ],
+)
+def test_a_pin_is_one_version_and_no_other(text: str, pin: str | None) -> None:
+    assert canonical(text).pin == pin
+
+
+VERSIONS = ["1", "1.2", "1.2.3", "2.0.1", "10.4.1", "0.5", "3.1rc1", "1.2.post1"]
+SPECIFIERS = st.builds(
+    "{}{}".format, st.sampled_from(["==", ">=", "<", "!=", ">"]), st.sampled_from(VERSIONS)
+) | st.sampled_from(["~=1.4", "~=1.4.0", "==1.2.*"])
+REQUIREMENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["six", "numpy", "scikit-learn", "a-b-c", "ruamel-yaml", "mlflow"]),
+        st.lists(st.sampled_from(["gpu", "cpu-only", "all"]), unique=True, max_size=2),
+        st.lists(SPECIFIERS, unique=True, max_size=3),
+        st.sampled_from(["", "python_version < '3.8'", "os_name == 'nt' or os_name == 'posix'"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+Parts = tuple[str, list[str], list[str], str]
+
+
+def respelled(parts: Parts, dice: random.Random) -> str:
+    """Write the same requirement in another way."""
+    name, extras, specifiers, marker = parts
+    name = "".join(
+        dice.choice("-_.") if letter == "-" else dice.choice([letter, letter.upper()])
+        for letter in name
+    )
+    text = name + (f"[{', '.join(dice.sample(extras, len(extras)))}]" if extras else "")
+    written = [zero_padded(one, dice) for one in dice.sample(specifiers, len(specifiers))]
+    comma = dice.choice([",", " , ", ", \\\n   "])
+    text += dice.choice(["", " "]) + comma.join(written)
+    if marker:
+        text += dice.choice(["; ", " ;"]) + marker.replace("'", dice.choice("'\""))
+    return text + dice.choice(["", "  ", " # why", "\t# six==${SECRET} -r x".replace("${", "{")])
+
+
+def zero_padded(specifier: str, dice: random.Random) -> str:
+    operator = specifier[:2] if specifier[1] == "=" else specifier[0]
+    version = specifier.removeprefix(operator)
+    if operator == "~=" or not version.replace(".", "").isdigit():
+        return specifier
+    return operator + dice.choice(["", " "]) + version + dice.choice(["", ".0", ".0.0"])
+
+
+def key_of(content: str, included: str = "") -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        found = read(Path(folder), content, included=included)
+    return of(Dependencies("3.11", (), found, ()), PYTHON, Index()).key
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(REQUIREMENTS, st.randoms(use_true_random=False))
+def test_however_a_file_is_written_its_spec_has_the_same_key(
+    asked: list[Parts], dice: random.Random
+) -> None:
+    plain = [
+        f"{name}[{','.join(extras)}]{','.join(specifiers)}{marker and ';'}{marker}".replace(
+            "[]", ""
+        )
+        for name, extras, specifiers, marker in asked
+    ]
+    lines = [respelled(parts, dice) for parts in dice.sample(asked, len(asked))]
+    lines.insert(dice.randrange(len(lines) + 1), dice.choice(["", "# numpy==0", "\\", lines[0]]))
+    split = dice.randrange(len(lines) + 1)
+    end = dice.choice(["\n", "\r\n"])
+
+    written = end.join(["-r included.txt", *lines[:split]]).replace("\\\n", f"\\{end}")
+
+    assert key_of(written, "\n".join(lines[split:])) == key_of("\n".join(plain))
+
+
+@settings(max_examples=30, deadline=None, database=None, derandomize=True)
+@given(REQUIREMENTS, st.sampled_from(["pandas", "six==99", "six[other]", "six; os_name == 'x'"]))
+def test_one_requirement_more_is_another_key(asked: list[Parts], more: str) -> None:
+    dice = random.Random(0)
+    lines = [respelled(parts, dice) for parts in asked]
+
+    assert key_of("\n".join(lines)) != key_of("\n".join([*lines, more]))
