@@ -62,6 +62,10 @@ def group(ctx: click.Context) -> None:
       envctl predict -m ./model -i input.json
       envctl build -m ./model
       envctl list
+
+    \b
+    Completion of verbs and options:
+      eval "$(_ENVCTL_COMPLETE=bash_source envctl)"
     """
     ctx.ensure_object(Place)
 

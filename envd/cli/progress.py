@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -21,9 +20,8 @@ class Progress:
 
     def __init__(self) -> None:
         """Show nothing before the first event: most calls find everything ready."""
-        self._status: Any = None
-        self._stage = Stage("starting", "starting")
-        self._began = time.monotonic()
+        self._live: Any = None
+        self._stage = ""
 
     def __enter__(self) -> Self:
         """Return what takes the events."""
@@ -36,27 +34,37 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         """Clear the live line."""
-        if self._status:
-            self._status.stop()
+        if self._live:
+            self._live.stop()
 
     def __call__(self, event: Event) -> None:
         """Show *event*."""
-        if isinstance(event, Stage):
-            self._stage = event
-            if not sys.stderr.isatty():
-                click.echo(f"{event.name}: {event.message}", err=True)
         if sys.stderr.isatty():
             self._show(event)
+        elif isinstance(event, Stage):
+            click.echo(f"{event.name}: {event.message}", err=True)
 
     def _show(self, event: Event) -> None:
-        from rich.markup import escape  # noqa: PLC0415
-
+        if self._live is None:
+            self._live = _live()
+            self._live.start()
+        if isinstance(event, Stage):
+            self._stage = event.message
         detail = "" if isinstance(event, Stage) else event.text.strip()[:_MAX_WIDTH]
-        seconds = time.monotonic() - self._began
-        text = f"{self._stage.message} [dim]{seconds:.0f} s  {escape(detail)}[/dim]"
-        if self._status is None:
-            from rich.console import Console  # noqa: PLC0415
+        self._live.update(0, description=self._stage, detail=detail)
 
-            self._status = Console(stderr=True).status(text)
-            self._status.start()
-        self._status.update(text)
+
+def _live() -> Any:
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    live = progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[detail]}", style="dim", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    live.add_task("", total=None, detail="")
+    return live

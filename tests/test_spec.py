@@ -1,0 +1,340 @@
+"""From the files of a model to its spec and the key of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from envd.config import Index
+from envd.errors import ModelInvalidError
+from envd.model import read as read_model
+from envd.spec import Dependencies, Python, Requirement, Spec, of, read, requirements
+from envd.spec.requirements import Requirements
+from envd.spec.spec import from_canonical, without_credentials
+
+PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
+PYTHON_ENV = (
+    "python: {}\nbuild_dependencies: [pip, setuptools]\ndependencies: [-r requirements.txt]"
+)
+CONDA = "dependencies: [python={}, scikit-learn=1.0, pip<=23, {{pip: [from-conda, mlflow==1.0]}}]"
+
+
+def dependencies(
+    folder: Path, *, mlmodel: str = "", loader: str = "mlflow.sklearn", **files: str
+) -> Dependencies:
+    """Read what a model asks for; `conda_yaml="..."` becomes its file `conda.yaml`."""
+    text = f"{mlmodel}\nflavors:\n  python_function:\n    loader_module: {loader}\n"
+    if "logged_with" in files:
+        text += f"    python_version: {files.pop('logged_with')}\n"
+    (folder / "MLmodel").write_text(text)
+    for name, content in files.items():
+        stem, _, suffix = name.rpartition("_")
+        (folder / f"{stem}.{suffix}").write_text(content)
+    return read(read_model(folder))
+
+
+def names(found: Dependencies) -> list[str]:
+    return [one.name for one in found.asked.requirements]
+
+
+def texts(found: Dependencies) -> list[str]:
+    return [one.text for one in found.asked.requirements]
+
+
+def codes(found: Dependencies) -> list[str]:
+    return [note.code for note in found.notes]
+
+
+def spec(*lines: str, index: Index = Index(), build: tuple[str, ...] = ()) -> Spec:  # noqa: B008
+    folder = Path("model")
+
+    def asked(texts: tuple[str, ...]) -> Requirements:
+        return requirements.read_lines(folder, "file", list(enumerate(texts, 1)))
+
+    return of(Dependencies("3.11", asked(build).requirements, asked(lines), ()), PYTHON, index)
+
+
+def test_python_env_yaml_goes_before_the_other_files(tmp_path: Path) -> None:
+    found = dependencies(
+        tmp_path,
+        python_env_yaml=PYTHON_ENV.format("3.10"),
+        conda_yaml=CONDA.format("3.7"),
+        requirements_txt="mlflow==2.9.2\nsix",
+    )
+
+    assert found.python == "3.10"
+    assert [one.name for one in found.build] == ["pip", "setuptools"]
+    assert texts(found) == ["mlflow==2.9.2", "six"]
+    assert found.notes == ()
+
+
+def test_python_env_yaml_may_hold_the_requirements_itself(tmp_path: Path) -> None:
+    found = dependencies(
+        tmp_path,
+        python_env_yaml="python: 3.12.1\ndependencies: [mlflow==2.9.2, Six]",
+        requirements_txt="not-this",
+    )
+
+    assert (found.python, names(found)) == ("3.12.1", ["mlflow", "six"])
+
+
+def test_requirements_txt_goes_before_the_packages_of_conda_yaml(tmp_path: Path) -> None:
+    found = dependencies(
+        tmp_path, conda_yaml=CONDA.format("3.12"), requirements_txt="mlflow==1.2\nsix"
+    )
+
+    assert found.python == "3.12"
+    assert [one.text for one in found.build] == ["pip<=23"]
+    assert texts(found) == ["mlflow==1.2", "six"]
+    assert found.notes == ()
+
+
+def test_conda_yaml_alone_gives_its_packages_and_its_pip_section(tmp_path: Path) -> None:
+    found = dependencies(tmp_path, conda_yaml=CONDA.format("3.12"))
+
+    assert found.python == "3.12"
+    assert texts(found) == ["scikit-learn==1.0.*", "from-conda", "mlflow==1"]
+    assert codes(found) == ["CONDA_PACKAGE_TRANSLATED"]
+
+
+def test_the_pip_section_of_conda_yaml_may_include_a_file(tmp_path: Path) -> None:
+    found = dependencies(
+        tmp_path,
+        conda_yaml="dependencies: [python=3.12, {pip: [-r more.txt, -c limits.txt]}]",
+        more_txt="mlflow\nsix",
+        limits_txt="numpy<2",
+    )
+
+    assert names(found) == ["mlflow", "six"]
+    assert [one.text for one in found.asked.constraints] == ["numpy<2"]
+
+
+def test_requirements_txt_alone_is_enough(tmp_path: Path) -> None:
+    found = dependencies(
+        tmp_path, requirements_txt="mlflow==2.9.2\n-c limits.txt", limits_txt="a<2"
+    )
+
+    assert (found.python, found.build, names(found)) == (None, (), ["mlflow"])
+    assert [one.text for one in found.asked.constraints] == ["a<2"]
+
+
+def test_a_model_without_any_of_the_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalidError, match="does not say what it depends on"):
+        dependencies(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("python_env", "why"),
+    [
+        ("dependencies: six", "`dependencies` is not a list of texts"),
+        ("dependencies: [{pip: six}]", "`dependencies` is not a list of texts"),
+        ("build_dependencies: {pip: 1}", "`build_dependencies` is not a list of texts"),
+        ("dependencies: [-e .]", "the option `-e` is not accepted"),
+        ("dependencies: [-r ../requirements.txt]", "is not in the model|leads out of the model"),
+    ],
+)
+def test_a_python_env_yaml_that_cannot_be_used_is_refused(
+    tmp_path: Path, python_env: str, why: str
+) -> None:
+    with pytest.raises(ModelInvalidError, match=why):
+        dependencies(tmp_path, python_env_yaml=python_env)
+
+
+@pytest.mark.parametrize(
+    ("python", "is_added"),
+    [("3.7.16", True), ("3.11.7", True), ("3.9", True), ("3.12.0", False), ("3.13", False)],
+)
+def test_setuptools_is_added_where_every_virtualenv_has_it(
+    tmp_path: Path, python: str, *, is_added: bool
+) -> None:
+    found = dependencies(tmp_path, conda_yaml=CONDA.format(python))
+
+    build = [one.text for one in found.build]
+    assert build == (["pip<=23", "setuptools<81"] if is_added else ["pip<=23"])
+    assert ("SETUPTOOLS_ADDED" in codes(found)) == is_added
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"python_env_yaml": "python: 3.9\nbuild_dependencies: [Setuptools==58.1.0]"},
+        {"python_env_yaml": "python: 3.9\ndependencies: [setuptools]"},
+        {"python_env_yaml": "dependencies: [six]"},
+    ],
+)
+def test_setuptools_is_not_added_where_it_is_named_or_no_python_is(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    assert "SETUPTOOLS_ADDED" not in codes(dependencies(tmp_path, **files))
+
+
+def test_mlflow_is_added_at_the_version_that_logged_the_model(tmp_path: Path) -> None:
+    found = dependencies(tmp_path, mlmodel="mlflow_version: 2.9.2", requirements_txt="six")
+
+    assert texts(found) == ["six", "mlflow==2.9.2"]
+    assert [(note.code, note.subject) for note in found.notes] == [("MLFLOW_ADDED", "mlflow")]
+
+
+def test_mlflow_is_added_without_a_version_where_the_model_has_none(tmp_path: Path) -> None:
+    assert texts(dependencies(tmp_path, requirements_txt="six")) == ["six", "mlflow"]
+
+
+@pytest.mark.parametrize("line", ["mlflow", "MLflow<3", "mlflow-skinny==2.9", "mlflow_skinny"])
+def test_mlflow_is_not_added_where_it_is_named(tmp_path: Path, line: str) -> None:
+    found = dependencies(tmp_path, mlmodel="mlflow_version: 2.9.2", requirements_txt=line)
+
+    assert len(found.asked.requirements) == 1
+
+
+@pytest.mark.parametrize("loader", ["mine", "mlflow_extras.loader", "package.mlflow"])
+def test_mlflow_is_not_added_for_a_loader_of_the_models_own(tmp_path: Path, loader: str) -> None:
+    found = dependencies(
+        tmp_path, loader=loader, mlmodel="mlflow_version: 2.9.2", requirements_txt="six"
+    )
+
+    assert names(found) == ["six"]
+
+
+@pytest.mark.parametrize("version", ["1.0 @ https://host/mlflow.whl", '"2.9; x"', '"2.9\\n-e ."'])
+def test_an_mlflow_version_that_is_none_is_refused(tmp_path: Path, version: str) -> None:
+    with pytest.raises(ModelInvalidError, match="MLmodel`, line 1: "):
+        dependencies(tmp_path, mlmodel=f"mlflow_version: {version}", requirements_txt="six")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"requirements_txt": "mlflow"},
+        {"conda_yaml": "dependencies: [python, {pip: [mlflow]}]"},
+        {"python_env_yaml": "dependencies: [mlflow]"},
+        {"python_env_yaml": "python: null\ndependencies: [mlflow]"},
+    ],
+)
+def test_the_python_is_that_of_mlmodel_where_the_files_name_none(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    found = dependencies(tmp_path, logged_with="3.12.4", **files)
+
+    assert found.python == "3.12.4"
+    assert codes(found) == ["PYTHON_FROM_MLMODEL"]
+
+
+def test_the_python_of_mlmodel_does_not_go_before_that_of_the_files(tmp_path: Path) -> None:
+    found = dependencies(
+        tmp_path, logged_with="3.7.1", python_env_yaml="python: 3.12\ndependencies: [mlflow]"
+    )
+
+    assert (found.python, found.notes) == ("3.12", ())
+
+
+@pytest.mark.parametrize("version", ["three", "9" * 5_000])
+def test_a_python_that_is_no_version_is_none(tmp_path: Path, version: str) -> None:
+    found = dependencies(
+        tmp_path, logged_with=version, python_env_yaml=f"python: {version}\ndependencies: [mlflow]"
+    )
+
+    assert (found.python, found.notes) == (None, ())
+
+
+def test_the_key_is_stable() -> None:
+    # Another key means that every environment of every machine is locked again.
+    one = spec("six==1.0", "numpy", build=("pip",), index=Index(urls=("https://a/simple",)))
+
+    assert one.key == "KEY"
+    assert len(one.key) == 64
+
+
+def test_the_canonical_document_makes_the_same_spec() -> None:
+    one = spec(
+        "six[b,a]==1.0; python_version > '3' --hash=sha256:aa",
+        "numpy",
+        build=("setuptools<81",),
+        index=Index(urls=("https://a/simple",), find_links=("/wheels",), no_index=True),
+    )
+    one = replace(one, constraints=(Requirement("pandas", "pandas<2"),))
+
+    again = from_canonical(one.canonical())
+
+    assert again == one
+    assert again.key == one.key
+
+
+def test_specs_that_differ_in_order_and_spelling_share_the_key() -> None:
+    one = spec("Six==1.0", "scikit_learn>=1,<2", "six==1", build=("Pip", "wheel"))
+    other = spec("scikit-learn <2.0, >=1.0  # why", "six == 1.0.0", build=("wheel", "pip"))
+
+    assert one == other
+    assert one.key == other.key
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec("six==1.1"),
+        spec("six==1.0", "numpy"),
+        spec("six==1.0 --hash=sha256:aa"),
+        spec("six==1.0", build=("pip",)),
+        spec("six==1.0", index=Index(urls=("https://a/simple",))),
+        spec("six==1.0", index=Index(find_links=("/wheels",))),
+        spec("six==1.0", index=Index(no_index=True)),
+        replace(spec("six==1.0"), manager="conda"),
+        replace(spec("six==1.0"), constraints=(Requirement("numpy", "numpy<2"),)),
+        replace(spec("six==1.0"), python=replace(PYTHON, version="3.11.8")),
+        replace(spec("six==1.0"), python=replace(PYTHON, platform="linux-aarch64")),
+    ],
+)
+def test_specs_that_ask_for_something_else_have_other_keys(other: Spec) -> None:
+    assert other.key != spec("six==1.0").key
+
+
+def test_a_requirement_is_not_a_constraint() -> None:
+    six = (Requirement("six", "six"),)
+    asked = replace(spec(), requirements=six)
+    limited = replace(spec(), constraints=six)
+
+    assert len({asked.key, limited.key, replace(spec(), build=six).key}) == 3
+
+
+def test_the_order_of_indexes_is_part_of_the_key() -> None:
+    urls = ("https://a/simple", "https://b/simple")
+
+    one = spec("six", index=Index(urls=urls))
+    other = spec("six", index=Index(urls=urls[::-1]))
+
+    assert one.key != other.key
+
+
+def test_being_offline_is_not_part_of_the_key() -> None:
+    assert spec("six", index=Index(offline=True)).key == spec("six").key
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://user:s3cret@host:8080/simple", "https://host:8080/simple"),
+        ("https://s3cret@host/simple?a=b#c", "https://host/simple?a=b#c"),
+        ("https://us@er:s3cret@host/simple", "https://host/simple"),
+        ("internal=https://user:s3cret@host/simple", "internal=https://host/simple"),
+        ("https://host/a@b/simple", "https://host/a@b/simple"),
+        ("https://[::1]/simple", "https://[::1]/simple"),
+        ("https://[broken/simple", "https://[broken/simple"),
+        ("file:///wheels@home", "file:///wheels@home"),
+        ("/wheels@home", "/wheels@home"),
+    ],
+)
+def test_credentials_are_not_in_the_canonical_document(url: str, expected: str) -> None:
+    document = spec("six", index=Index(urls=(url,), find_links=(url,))).canonical()
+
+    assert without_credentials(url) == expected
+    assert "s3cret" not in document
+    assert json.loads(document)["indexes"]["urls"] == [expected]
+
+
+def test_new_credentials_are_no_new_spec() -> None:
+    one = spec("six", index=Index(urls=("https://a:old@host/simple",)))
+    other = spec("six", index=Index(urls=("https://b:new@host/simple",)))
+
+    assert one.key == other.key
