@@ -36,6 +36,7 @@ class Build:
 
     asked: Asked
     done: asyncio.Future[Environment]
+    models: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -121,13 +122,15 @@ class Builds:
         fitting = [key for key in self._by_spec if key.startswith(spec_key)]
         return self._by_spec[fitting[0]] if len(fitting) == 1 else None
 
-    def start(self, asked: Asked) -> Build:
-        """Return the build of *asked* that is under way, or start one."""
+    def start(self, asked: Asked, model: Path) -> Build:
+        """Return the build of *asked* that is under way, or start one, for *model*."""
         key = asked.spec.key
         found = self._by_spec.get(key)
         if found and not found.done.done():
+            found.models.add(model)
             return found
         build = Build(asked, asyncio.get_running_loop().create_future())
+        build.models.add(model)
         # Nobody may be waiting for it; its error is kept to be shown.
         build.done.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._by_spec[key] = build
@@ -160,6 +163,8 @@ class Builds:
 
     def _built(self, build: Build) -> Environment:
         if found := self._environments.find(build.asked.spec):
+            for path in build.models:
+                self._environments.store.record_model(found, path)
             return found
         message = "the environment was removed as soon as it was built; try again"
         raise BuildInterruptedError(message)

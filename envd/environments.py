@@ -18,7 +18,7 @@ from envd import spec as specs
 from envd.build import Interpreter, Interpreters, virtualenv
 from envd.build.bytecode import Bytecode
 from envd.config import Settings
-from envd.errors import CacheFullError, EnvdError
+from envd.errors import CacheFullError, EnvdError, RootUnusableError
 from envd.events import Event, Line, Note, OnEvent, Stage, ignore
 from envd.lock import Lock
 from envd.lock.uv import Uv
@@ -104,7 +104,9 @@ class Environments:
         Raises:
             ModelInvalidError: its files cannot be used.
             PythonUnavailableError: its Python cannot be had.
+            RootUnusableError: the root cannot be made.
         """
+        self._create()
         dependencies = specs.read(model)
         interpreter, note = self.interpreters.obtain(dependencies.python, on_event)
         return asked(model, dependencies, interpreter, note, self.settings)
@@ -122,7 +124,7 @@ class Environments:
         """
         if found := self.find(asked.spec):
             return Ready(found, cached=True)
-        self.store.create()
+        self._create()
         with _Log(self.store.layout.log(asked.spec.key), on_event) as log:
             try:
                 return self._build(asked, log.event)
@@ -132,6 +134,12 @@ class Environments:
                 error.metadata["log"] = str(self.store.layout.log(asked.spec.key))
                 log.event(Line(f"failed: {error.message}"))
                 raise
+
+    def _create(self) -> None:
+        try:
+            self.store.create()
+        except OSError as error:
+            raise _disk_error(error, self.settings.root) from error
 
     def _build(self, asked: Asked, on_event: OnEvent) -> Ready:
         started = self._clock()
@@ -222,8 +230,8 @@ def _disk_error(error: OSError, root: Path) -> EnvdError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         message = f"the disk of `{root}` is full; free some of it"
         return CacheFullError(message, root=root)
-    message = f"cannot write below `{root}`: {error}; give another with `--root` or ENVD_ROOT"
-    return CacheFullError(message, root=root)
+    message = f"cannot work in `{root}`: {error}; give another with `--root` or ENVD_ROOT"
+    return RootUnusableError(message, root=root)
 
 
 def _sizes(prefix: Path) -> tuple[int, int]:

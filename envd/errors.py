@@ -148,6 +148,12 @@ class CacheFullError(EnvdError):
     code, reason, blame = "RESOURCE_EXHAUSTED", "CACHE_FULL", Blame.LOCAL
 
 
+class RootUnusableError(EnvdError):
+    """The root cannot be made or written; give another."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "ROOT_UNUSABLE", Blame.LOCAL
+
+
 class WorkerDiedError(EnvdError):
     """The worker died while it had the request; try again."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,19 @@ PYTHON_ENV = (
     "python: {}\nbuild_dependencies: [pip, setuptools]\ndependencies: [-r requirements.txt]"
 )
 CONDA = "dependencies: [python={}, scikit-learn=1.0, pip<=23, {{pip: [from-conda, mlflow==1.0]}}]"
+
+KEY_OF = """
+import sys
+from pathlib import Path
+from envd.config import Index
+from envd.spec import Dependencies, Python, of, requirements
+
+python = Python(
+    "cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36"
+)
+asked = requirements.read(Path(sys.argv[1]), "requirements.txt")
+print(of(Dependencies("3.11", (), asked, ()), python, Index()).key)
+"""
 
 
 def dependencies(
@@ -239,12 +254,34 @@ def test_a_python_that_is_no_version_is_none(tmp_path: Path, version: str) -> No
     assert (found.python, found.notes) == (None, ())
 
 
-def test_the_key_is_stable() -> None:
-    # Another key means that every environment of every machine is locked again.
-    one = spec("six==1.0", "numpy", build=("pip",), index=Index(urls=("https://a/simple",)))
+def test_the_canonical_document_is_this_one() -> None:
+    # Whatever changes it has every environment of every machine locked again.
+    document = spec("Six == 1.0 --hash=sha256:aa", "numpy", index=Index(no_index=True)).canonical()
 
-    assert one.key == "KEY"
-    assert len(one.key) == 64
+    assert document == (
+        '{"build":[],"constraints":[],'
+        '"indexes":{"find_links":[],"no_index":true,"urls":[]},"manager":"virtualenv",'
+        '"python":{"abi":"cpython-311-x86_64-linux-gnu","implementation":"cpython",'
+        '"libc":"glibc-2.36","platform":"linux-x86_64","version":"3.11.7"},'
+        '"requirements":[{"hashes":[],"name":"numpy","text":"numpy"},'
+        '{"hashes":["sha256:aa"],"name":"six","text":"six==1"}],"v":1}'
+    )
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_the_key_is_the_same_in_every_process(tmp_path: Path, seed: str) -> None:
+    lines = ["six[c,b,a]!=3,>=1,<2", "numpy", "scipy", "pandas", "mlflow"]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+
+    said = subprocess.run(
+        [sys.executable, "-c", KEY_OF, tmp_path],
+        env={"PYTHONHASHSEED": seed},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert said.stdout.strip() == spec(*lines).key
 
 
 def test_the_canonical_document_makes_the_same_spec() -> None:

@@ -4,7 +4,9 @@ Importing mlflow for the first time compiles 1,200 files and takes seconds, in e
 environment anew; linking the compiled files of an artifact that was imported before takes
 milliseconds, and no further disk.
 
-    <cache>/<cache tag>/<artifact's sha256>/<path in site-packages>.pyc
+    <cache>/<cache tag>/<artifact's sha256>/<path in site-packages>.pyc.<time>-<size>
+
+Time and size are those of the source the bytecode was made from.
 """
 
 from __future__ import annotations
@@ -61,10 +63,12 @@ class Bytecode:
     def _restore_folder(self, kept: Path, target: Path, names: Iterable[str]) -> bool:
         target.mkdir(exist_ok=True)
         for name in names:
-            if not _fits(f"{kept}/{name}", self._source(f"{target}/{name}")):
+            compiled, _, of = name.rpartition(".")
+            # Python would not take it for another source, and compile at every start.
+            if _identity(self._source(f"{target}/{compiled}")) != of:
                 return False
             try:
-                self._place(f"{kept}/{name}", f"{target}/{name}")
+                self._place(f"{kept}/{name}", f"{target}/{compiled}")
             except FileExistsError:
                 continue
             except FileNotFoundError:
@@ -88,10 +92,11 @@ class Bytecode:
         beside = home.with_name(f".{secrets.token_hex(8)}")
         beside.mkdir(parents=True)
         for name in names:
+            of = _identity(self._source(f"{site}/{name}"))
             # Some wheels bring bytecode of their own, which Python does not take.
-            if _fits(f"{site}/{name}", self._source(f"{site}/{name}")):
+            if of and of == _compiled_from(f"{site}/{name}"):
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                self._place(site / name, beside / name)
+                self._place(f"{site}/{name}", f"{beside}/{name}.{of}")
         # Another build may have kept the same; either will do.
         durable.remove_tree(home, self._home)
         try:
@@ -108,12 +113,19 @@ def _name(record: Path) -> str:
     return canonicalize_name(record.parent.name.split("-")[0])
 
 
-def _fits(kept: str, source: str) -> bool:
-    """Whether Python would take *kept* for *source*; else it would compile at every start."""
+def _identity(source: str) -> str | None:
+    """Return what bytecode says of the source it was made from: its time and its size."""
     try:
         status = os.stat(source)  # noqa: PTH116
-        with open(kept, "rb") as file:  # noqa: PTH123
+    except OSError:
+        return None
+    return f"{int(status.st_mtime) & 0xFFFFFFFF}-{status.st_size}"
+
+
+def _compiled_from(compiled: str) -> str | None:
+    try:
+        with open(compiled, "rb") as file:  # noqa: PTH123
             _, flags, mtime, size = _HEADER.unpack(file.read(_HEADER.size))
     except (OSError, struct.error):
-        return False
-    return flags == 0 and (mtime, size) == (int(status.st_mtime) & 0xFFFFFFFF, status.st_size)
+        return None
+    return f"{mtime}-{size}" if flags == 0 else None

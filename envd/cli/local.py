@@ -62,7 +62,7 @@ class Local:
         except EnvdError as error:
             message = messages.unready(asked, time.monotonic() - started, error)
             return documents.built(message)
-        self._store.record_use(ready.environment, found.path)
+        self._store.record_model(ready.environment, found.path)
         message = messages.asked_for(self._store, ready.environment, asked, cached=ready.cached)
         return documents.built(message)
 

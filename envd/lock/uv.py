@@ -89,6 +89,9 @@ class Uv:
         index = self.settings.index
         variables = config.passed(PASSED) | {
             "UV_CACHE_DIR": str(self.cache),
+            # Packages may bring the same file (mlflow and mlflow-skinny do): which of them
+            # wins must not depend on which thread is faster.
+            "UV_CONCURRENT_INSTALLS": "1",
             "UV_LINK_MODE": self.settings.build.link_mode,
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_INSTALL_DIR": str(self.pythons),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from envd.model.documents import Document
 
 _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
 _MAX_FILES = 100_000
+_LONG_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +181,10 @@ def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
 class Models:
     """The models read so far; each is read again when one of its files has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with none."""
-        self._read: dict[Path, tuple[str, Model]] = {}
+        self._clock = clock
+        self._seen: dict[Path, _Seen] = {}
 
     def read(self, path: Path) -> Model:
         """Read the model directory *path*, or remember it.
@@ -190,13 +193,24 @@ class Models:
             ModelNotFoundError: as `read`.
             ModelInvalidError: as `read`.
         """
-        found = self._read.get(path)
-        if found and path.is_dir() and found[0] == _fingerprint(path):
-            return found[1]
+        seen = self._seen.get(path)
+        started = self._clock()
+        if seen and started < seen.good_until:
+            return seen.model
         fingerprint = _fingerprint(path) if path.is_dir() else ""
-        model = read(path)
-        self._read[path] = (fingerprint, model)
+        model = seen.model if seen and seen.fingerprint == fingerprint else read(path)
+        now = self._clock()
+        # A directory of very many files is looked at for a hundredth of the time at most.
+        good_until = now + 100 * (now - started) if now - started > _LONG_LOOK_S else 0.0
+        self._seen[path] = _Seen(fingerprint, model, good_until)
         return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    fingerprint: str
+    model: Model
+    good_until: float
 
 
 def _fingerprint(path: Path) -> str:

@@ -105,7 +105,12 @@ class Processes:
             "given": len(given),
         }
         socket.send_fds(self._control, [json.dumps(request).encode()], [*given, *kept])
-        await process.started
+        try:
+            await asyncio.shield(process.started)
+        except asyncio.CancelledError:
+            # Whoever wanted it has gone.
+            process.kill()
+            raise
         return process
 
     def tell(self, message: Mapping[str, object]) -> None:

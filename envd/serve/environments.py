@@ -52,10 +52,12 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.Environment:
         """Start a build, or return what is ready."""
         del context
-        asked = await self._builds.ask(await self._models.read(request.model))
+        model = await self._models.read(request.model)
+        asked = await self._builds.ask(model)
         if found := self._builds.find(asked):
+            self._store.record_model(found, model.path)
             return messages.asked_for(self._store, found, asked, cached=True)
-        return _unready(self._builds.start(asked))
+        return _unready(self._builds.start(asked, model.path))
 
     @status.stream
     async def WatchEnvironment(  # noqa: N802

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from envd.builds import Build, Builds
 from envd.environments import Asked
-from envd.errors import EnvironmentBuildingError
+from envd.errors import EnvironmentBuildingError, EnvironmentNotFoundError
 from envd.model import Model, Models
 from envd.store import Environment, Store
 
@@ -51,8 +51,12 @@ class ReadyModels:
         asked = await self._builds.ask(model)
         found = self._builds.find(asked)
         if found is None:
-            found = await self._built(self._builds.start(asked), wait=wait)
-        inode = self._store.layout.manifest(found.id).stat().st_ino
+            found = await self._built(self._builds.start(asked, model.path), wait=wait)
+        try:
+            inode = self._store.layout.manifest(found.id).stat().st_ino
+        except FileNotFoundError as error:
+            message = f"the environment {found.id} has been removed"
+            raise EnvironmentNotFoundError(message, id=found.id) from error
         self._known[model.path] = _Known(model.digest, asked, found, inode)
         return asked, found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -41,20 +42,22 @@ class Predictions(services.PredictionsServicer):
             params=_params(request.params_json),
         )
         wait = request.wait if request.HasField("wait") else True
+        for _ in range(_ATTEMPTS - 1):
+            # An environment may be removed after it was found: then look, and build, again.
+            with contextlib.suppress(EnvironmentNotFoundError):
+                return await self._answer(request.model, parsed, wait=wait)
+        return await self._answer(request.model, parsed, wait=wait)
+
+    async def _answer(self, name: str, request: Request, *, wait: bool) -> api.PredictResponse:
         started = time.perf_counter()
-        for attempt in range(1, _ATTEMPTS + 1):
-            model = await self._models.read(_named(request.model))
-            asked, environment = await self._models.environment(model, wait=wait)
-            build_seconds = time.perf_counter() - started
-            try:
-                prediction = await self._pool.predict(model, environment, parsed)
-            except EnvironmentNotFoundError:
-                # It was removed after it was found: look again, and build it again.
-                self._models.forget(model)
-                if attempt == _ATTEMPTS:
-                    raise
-            else:
-                break
+        model = await self._models.read(_named(name))
+        asked, environment = await self._models.environment(model, wait=wait)
+        build_seconds = time.perf_counter() - started
+        try:
+            prediction = await self._pool.predict(model, environment, request)
+        except EnvironmentNotFoundError:
+            self._models.forget(model)
+            raise
         return _response(prediction, asked, environment, build_seconds)
 
 

@@ -107,7 +107,7 @@ def _kill_orphans(path: Path, builder: Builder) -> None:
 
 
 def _members(group: int) -> Iterator[int]:
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(int(entry.name)) == group:
@@ -117,9 +117,9 @@ def _members(group: int) -> Iterator[int]:
 def _has_open(pid: int, path: Path) -> bool:
     wanted = path.stat()
     with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                found = Path(entry.path).stat()
+                found = entry.stat()
                 if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
                     return True
     return False

@@ -214,6 +214,11 @@ class Store:
         """Remember that *model* used *environment* just now: the manifest's mtime."""
         with contextlib.suppress(FileNotFoundError):
             os.utime(self.layout.manifest(environment.id))
+        self.record_model(environment, model)
+
+    def record_model(self, environment: Environment, model: Path) -> None:
+        """Remember that *environment* is what *model* asks for."""
+        with contextlib.suppress(FileNotFoundError):
             name = hashlib.sha256(os.fsencode(model)).hexdigest()[:16]
             mark = self.layout.used_by(environment.id) / name
             if not mark.exists():

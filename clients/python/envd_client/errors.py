@@ -199,6 +199,12 @@ class CacheFullError(MachineError):
     code, reason = StatusCode.RESOURCE_EXHAUSTED, "CACHE_FULL"
 
 
+class RootUnusableError(MachineError):
+    """The root cannot be made or written; give another."""
+
+    reason = "ROOT_UNUSABLE"
+
+
 class SettingsInvalidError(MachineError):
     """A setting is missing, unknown or has a value that cannot be used; mend it."""
 

@@ -1,0 +1,289 @@
+"""The settings: where they come from, what wins, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from envd import config
+from envd.config import Settings
+from envd.errors import SettingsInvalidError
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def load(folder: Path, toml: str = "", **variables: str) -> Settings:
+    """Load the settings of a file that holds *toml*, and of *variables*."""
+    file = folder / "envd.toml"
+    file.write_text(toml)
+    return config.load(file=file, environ=variables)
+
+
+def refusal(folder: Path, toml: str = "", **variables: str) -> SettingsInvalidError:
+    with pytest.raises(SettingsInvalidError) as caught:
+        load(folder, toml, **variables)
+    return caught.value
+
+
+def test_without_a_file_or_variables_there_are_the_defaults(tmp_path: Path) -> None:
+    found = config.load(environ={})
+
+    assert found == Settings(tmp_path / "state" / "envd")
+    assert found.root == config.default_root()
+
+
+def test_a_file_sets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+        [index]
+        urls = ["https://a/simple", "https://b/simple"]
+        offline = true
+        [workers]
+        idle_timeout = "5m"
+        """,
+    )
+
+    assert found.index.urls == ("https://a/simple", "https://b/simple")
+    assert found.index.offline
+    assert found.workers.idle_timeout == 300
+    assert found.workers.stop_grace == Settings(tmp_path).workers.stop_grace
+    assert found.python == Settings(tmp_path).python
+
+
+def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
+    toml = "[python]\nmatch = 'exact'\ndownload = 'never'\n"
+
+    found = load(tmp_path, toml, ENVD_PYTHON__MATCH="minor")
+
+    assert (found.python.match, found.python.download) == ("minor", "never")
+
+
+def test_the_file_is_named_by_the_argument_then_the_variable_then_lies_at_home(
+    tmp_path: Path,
+) -> None:
+    home = platformdirs.user_config_path("envd") / "config.toml"
+    home.parent.mkdir(parents=True)
+    seconds = {home: 1, tmp_path / "variable.toml": 2, tmp_path / "argument.toml": 3}
+    for path, value in seconds.items():
+        path.write_text(f"[daemon]\ndrain = {value}\n")
+    variables = {"ENVD_CONFIG": str(tmp_path / "variable.toml")}
+
+    by_argument = config.load(file=tmp_path / "argument.toml", environ=variables)
+    by_variable = config.load(environ=variables)
+    at_home = config.load(environ={})
+
+    assert [one.daemon.drain for one in (by_argument, by_variable, at_home)] == [3, 2, 1]
+
+
+def test_the_root_is_the_argument_then_the_variable(tmp_path: Path) -> None:
+    variables = {"ENVD_ROOT": str(tmp_path / "variable")}
+
+    by_argument = config.load(root=tmp_path / "argument", environ=variables)
+    by_variable = config.load(environ=variables)
+    empty = config.load(environ={"ENVD_ROOT": ""})
+
+    assert by_argument.root == tmp_path / "argument"
+    assert by_variable.root == tmp_path / "variable"
+    assert empty.root == config.default_root()
+
+
+def test_the_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    assert config.load(environ={"ENVD_ROOT": "~/envd"}).root == tmp_path / "home" / "envd"
+    assert config.load(root=Path("here"), environ={}).root == Path.cwd() / "here"
+
+
+def test_other_variables_are_none_of_the_settings(tmp_path: Path) -> None:
+    found = load(tmp_path, ENVD_SOCKET="x", ENVD_ROOT=str(tmp_path), PATH="y", OTHER__KEY="z")
+
+    assert found == Settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("toml", "line", "key"),
+    [
+        ("[index]\nurl = []\n", 2, "[index] url"),
+        ("[index]\nurls = []\n\n[workers] # here\nidle = 1\n", 5, "[workers] idle"),
+        ("# first\n[nowhere]\nkey = 1\n", 3, "[nowhere] key"),
+        ("\nroot = '/'\n", 2, "root"),
+        ("\nindex = 1\n", 2, "index"),
+        ("\n[[index]]\nurls = []\n", 2, "index"),
+    ],
+)
+def test_an_unknown_setting_is_told_with_its_line(
+    tmp_path: Path, toml: str, line: int, key: str
+) -> None:
+    error = refusal(tmp_path, toml)
+
+    assert error.message == (
+        f"{tmp_path}/envd.toml:{line}: there is no setting `{key}`; see `envctl config`"
+    )
+    assert error.metadata["setting"] == key
+
+
+@pytest.mark.parametrize("variable", ["ENVD_INDEX__URL", "ENVD_NOWHERE__KEY", "ENVD__"])
+def test_an_unknown_variable_is_told(tmp_path: Path, variable: str) -> None:
+    error = refusal(tmp_path, **{variable: "1"})
+
+    assert f"there is no setting `{variable}`" in error.message
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "why"),
+    [
+        ("index.urls", "1", "give a list of texts"),
+        ("index.urls", "[1, 2]", "give a list of texts"),
+        ("index.offline", "'maybe'", "give `true` or `false`"),
+        ("index.offline", "2", "give `true` or `false`"),
+        ("python.match", "'major'", "give one of `minor`, `exact`"),
+        ("python.match", "['minor']", "give one of `minor`, `exact`"),
+        ("models.tracking_uri", "1", "give a text"),
+        ("workers.idle_timeout", "'soon'", "give a number with a unit, as in `60s`"),
+        ("workers.idle_timeout", "-1", "give a number with a unit"),
+        ("workers.idle_timeout", "'1 week'", "give a number with a unit"),
+        ("workers.idle_timeout", "true", "give a number with a unit"),
+        ("workers.idle_timeout", "inf", "give a number with a unit"),
+        ("workers.idle_timeout", "''", "give a number with a unit"),
+        ("daemon.max_message", "'64 mib'", "give a number with a unit, as in `64MiB`"),
+        ("daemon.max_message", "'60s'", "give a number with a unit"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_with_its_line(
+    tmp_path: Path, section: str, value: str, why: str
+) -> None:
+    table, _, key = section.partition(".")
+
+    error = refusal(tmp_path, f"# first\n[build]\ntimeout = 1\n[ {table} ]\n{key} = {value}\n")
+
+    assert error.message.startswith(f"{tmp_path}/envd.toml:5: `{section}` cannot be ")
+    assert why in error.message
+    assert error.metadata == {"setting": section}
+
+
+def test_a_wrong_variable_is_told_by_its_name(tmp_path: Path) -> None:
+    error = refusal(tmp_path, ENVD_BUILD__LINK_MODE="hard")
+
+    assert error.message.startswith("ENVD_BUILD__LINK_MODE: `build.link_mode` cannot be 'hard'; ")
+
+
+@pytest.mark.parametrize("content", [b"[index\n", b"a = 1\na = 2\n", b"\xff", None])
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "envd.toml"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(SettingsInvalidError, match="cannot read the settings file") as caught:
+        config.load(file=file, environ={})
+
+    assert caught.value.metadata == {"file": str(file)}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("0s", 0), ("60", 60), ("60s", 60), ("1.5 s", 1.5), ("250ms", 0.25), ("5m", 300),
+     ("2h", 7200), ("30d", 2_592_000)],
+)  # fmt: skip
+def test_a_duration_has_a_unit(tmp_path: Path, text: str, seconds: float) -> None:
+    found = load(tmp_path, f"[daemon]\ndrain = '{text}'\n", ENVD_BUILD__TIMEOUT=text)
+
+    assert (found.daemon.drain, found.build.timeout) == (seconds, seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("1B", 1), ("20GB", 20 * 10**9), ("20 GiB", 20 << 30),
+     ("1kB", 1000), ("1KiB", 1024), ("1.5MiB", 3 << 19), ("2TB", 2 * 10**12)],
+)  # fmt: skip
+def test_a_size_has_a_unit(tmp_path: Path, text: str, size: int) -> None:
+    found = load(tmp_path, ENVD_DAEMON__MAX_MESSAGE=text)
+
+    assert found.daemon.max_message == size
+    assert isinstance(found.daemon.max_message, int)
+
+
+def test_a_number_needs_no_quotes(tmp_path: Path) -> None:
+    found = load(tmp_path, "[daemon]\ndrain = 1.5\nmax_message = 100\n")
+
+    assert (found.daemon.drain, found.daemon.max_message) == (1.5, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", ()), ("a", ("a",)), ("a,b", ("a", "b")), (" a , b ,", ("a", "b"))],
+)
+def test_a_list_is_separated_by_commas_in_a_variable(
+    tmp_path: Path, text: str, expected: tuple[str, ...]
+) -> None:
+    assert load(tmp_path, ENVD_INDEX__URLS=text).index.urls == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("true", True), ("True", True), ("1", True), ("yes", True), ("false", False), ("0", False),
+     ("no", False)],
+)  # fmt: skip
+def test_a_switch_takes_several_words(tmp_path: Path, text: str, *, expected: bool) -> None:
+    toml = f"[index]\noffline = {str(not expected).lower()}\n"
+
+    assert load(tmp_path, toml, ENVD_INDEX__OFFLINE=text).index.offline is expected
+
+
+def test_the_table_has_every_field_of_every_section_with_a_meaning() -> None:
+    sections = typing.get_type_hints(Settings)
+    del sections["root"]
+    expected = [
+        (section, row.name) for section, cls in sections.items() for row in dataclasses.fields(cls)
+    ]
+
+    table = list(config.fields())
+
+    assert [(row.section, row.name) for row in table] == expected
+    assert all(row.meaning.endswith(".") and len(row.meaning) > 10 for row in table)
+    assert len({row.variable for row in table}) == len(table)
+
+
+def test_every_default_is_shown_as_its_variable_takes_it(tmp_path: Path) -> None:
+    variables = {row.variable: config.show(row.default) for row in config.fields()}
+
+    found = load(tmp_path, ENVD_ROOT=str(tmp_path), **variables)
+
+    assert found == Settings(tmp_path)
+
+
+CHANGED = {
+    "ENVD_INDEX__URLS": "https://a,https://b",
+    "ENVD_INDEX__NO_INDEX": "true",
+    "ENVD_BUILD__TIMEOUT": "1.5",
+    "ENVD_BUILD__LINK_MODE": "copy",
+    "ENVD_PYTHON__ROOTS": "/a",
+    "ENVD_MODELS__TRACKING_URI": "https://c",
+    "ENVD_DAEMON__MAX_MESSAGE": "1KiB",
+}
+
+
+def test_settings_survive_their_document(tmp_path: Path) -> None:
+    found = load(tmp_path, ENVD_ROOT=str(tmp_path), **CHANGED)
+
+    again = config.from_document(json.loads(json.dumps(config.document(found))))
+
+    assert again == found
+    assert again != Settings(tmp_path)
+
+
+def test_only_the_named_variables_are_passed_in_either_case() -> None:
+    environ = {"https_proxy": "a", "HTTPS_PROXY": "b", "PATH": "c", "SECRET": "d", "PATHS": "e"}
+
+    found = config.passed(("PATH", "HTTPS_PROXY", "HOME"), environ)
+
+    assert found == {"https_proxy": "a", "HTTPS_PROXY": "b", "PATH": "c"}

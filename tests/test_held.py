@@ -1,0 +1,296 @@
+"""The kernel's locks, held and lost by real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from envd.store.held import Builder, exclusively, read_builder
+
+# Each says what it does on its standard output, and then waits to be killed.
+COUNT = """
+import sys, time
+from pathlib import Path
+from envd.store.held import exclusively
+
+lock, counter = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(int(sys.argv[3])):
+    with exclusively(lock, lambda _: None):
+        found = int(counter.read_text())
+        time.sleep(0.005)
+        counter.write_text(str(found + 1))
+"""
+HOLD = """
+import sys, time
+from pathlib import Path
+from envd.store.held import exclusively
+
+with exclusively(Path(sys.argv[1]), lambda _: None) as held:
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+# An installer that has children of its own, all of which inherit the lock.
+INSTALL = """
+import subprocess, sys, time
+from pathlib import Path
+from envd.store.held import exclusively
+
+with exclusively(Path(sys.argv[1]), lambda _: None) as held:
+    installer = subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE,
+        pass_fds=[held.descriptor], start_new_session=True,
+    )
+    held.names_installer(installer.pid)
+    print(installer.pid, int(installer.stdout.readline()), flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def running(*argv: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a program until the end of the test."""
+    process = subprocess.Popen(
+        [str(one) for one in argv], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def python(script: str, *arguments: object) -> tuple[object, ...]:
+    return (sys.executable, "-c", script, *arguments)
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def never(_: Builder | None) -> None:
+    pytest.fail("it had to wait")
+
+
+@contextmanager
+def waiting(lock: Path) -> Iterator[tuple[list[Builder | None], threading.Event]]:
+    """Wait for *lock* in a thread; yield who it was told to wait for, and whether it got it."""
+    told: list[Builder | None] = []
+    got = threading.Event()
+
+    def take() -> None:
+        with exclusively(lock, told.append):
+            got.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    yield told, got
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_two_processes_exclude_each_other(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    argv = python(COUNT, tmp_path / "held" / "lock", counter, 8)
+    with running(*argv) as one, running(*argv) as other:
+        assert (one.wait(30), other.wait(30)) == (0, 0)
+
+    assert counter.read_text() == "16"
+
+
+def test_two_threads_exclude_each_other(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with ExitStack() as other:
+        with exclusively(lock, never):
+            told, got = other.enter_context(waiting(lock))
+            wait_for(lambda: bool(told))
+            # Unlike fcntl's locks, flock's survive that the file is closed elsewhere.
+            os.close(os.open(lock, os.O_RDONLY))
+            was_got = got.wait(0.2)
+
+    assert not was_got
+    assert got.is_set()
+
+
+def test_whoever_waits_is_told_once_for_whom(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with running(*python(HOLD, lock)) as holder:
+        assert line_of(holder) == "holds"
+        with waiting(lock) as (told, got):
+            wait_for(lambda: bool(told))
+            assert not got.wait(0.2)
+            kill(holder)
+
+    assert got.is_set()
+    assert len(told) == 1
+    assert told[0] is not None
+    assert (told[0].pid, told[0].host, told[0].group) == (holder.pid, os.uname().nodename, None)
+
+
+def test_nobody_is_told_anything_where_nobody_has_to_wait(tmp_path: Path) -> None:
+    for _ in range(2):
+        with exclusively(tmp_path / "a" / "b" / "lock", never):
+            pass
+
+
+def test_the_death_of_the_holder_lets_go(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with running(*python(HOLD, lock)) as holder:
+        assert line_of(holder) == "holds"
+        kill(holder)
+
+    with exclusively(lock, never):
+        found = read_builder(lock)
+
+    assert found is not None
+    assert found.pid == os.getpid()
+
+
+def test_an_error_lets_go(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusively(tmp_path / "lock", never):
+        _ = 1 / 0
+
+    with exclusively(tmp_path / "lock", never):
+        pass
+
+
+def test_a_holder_and_its_installer_are_alive_until_they_are_killed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with running(*python(INSTALL, lock)) as holder:
+        installer, child = map(int, line_of(holder).split())
+        living = read_builder(lock)
+        was_alive = living is not None and living.is_alive()
+        kill(holder)
+
+        assert living is not None
+        assert (living.pid, living.group) == (holder.pid, installer)
+        assert was_alive
+        assert not living.is_alive()
+        assert is_running(installer)
+        assert is_running(child)
+        os.killpg(installer, signal.SIGKILL)
+
+
+def test_the_installer_of_a_dead_holder_is_killed_and_its_lock_taken(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    told: list[Builder | None] = []
+
+    with running(*python(INSTALL, lock)) as holder:
+        installer, child = map(int, line_of(holder).split())
+        kill(holder)
+        with exclusively(lock, told.append):
+            left = [pid for pid in (installer, child) if is_running(pid)]
+
+    assert left == []
+    assert told[0] is not None
+    assert (told[0].pid, told[0].group) == (holder.pid, installer)
+
+
+def test_the_installer_of_a_living_holder_is_left_alone(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with running(*python(INSTALL, lock)) as holder:
+        installer, child = map(int, line_of(holder).split())
+        with waiting(lock) as (told, got):
+            wait_for(lambda: bool(told))
+            was_got = got.wait(0.3)
+            were_running = [is_running(pid) for pid in (installer, child)]
+            kill(holder)
+
+    assert not was_got
+    assert were_running == [True, True]
+    assert not is_running(installer)
+
+
+def test_a_process_group_that_does_not_hold_the_file_is_never_killed(tmp_path: Path) -> None:
+    # The id of the dead builder's installer has been given to a stranger since.
+    lock = tmp_path / "lock"
+    with running("sleep", 60) as stranger, running(*python(HOLD, lock)) as holder:
+        assert line_of(holder) == "holds"
+        entry = json.dumps([2**22 + 1, "0", "host", stranger.pid])
+        lock.write_text(entry.ljust(256))
+
+        with waiting(lock) as (told, got):
+            wait_for(lambda: bool(told))
+            was_got = got.wait(0.4)
+            is_stranger_running = is_running(stranger.pid)
+            kill(holder)
+
+    assert told == [Builder(2**22 + 1, "0", "host", stranger.pid)]
+    assert not was_got
+    assert is_stranger_running
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "not json", "null", "\0" * 256])
+def test_a_file_that_names_nobody_is_held_by_somebody_unknown(tmp_path: Path, content: str) -> None:
+    lock = tmp_path / "lock"
+
+    with running(*python(HOLD, lock)) as holder:
+        assert line_of(holder) == "holds"
+        lock.write_text(content)
+        with waiting(lock) as (told, _):
+            wait_for(lambda: bool(told))
+            kill(holder)
+
+    assert told == [None]
+
+
+def test_a_pid_that_was_given_to_another_is_not_the_holder() -> None:
+    mine = Builder(os.getpid(), "1", os.uname().nodename, None)
+
+    assert not mine.is_alive()
+
+
+def test_the_file_stays_when_nobody_holds_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with exclusively(lock, never):
+        inode = lock.stat().st_ino
+
+    with exclusively(lock, never):
+        pass
+
+    assert lock.stat().st_ino == inode
+
+
+def test_a_link_is_not_held(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OSError, match="symbolic links"), exclusively(tmp_path / "lock", never):
+        pass
+
+    assert not (tmp_path / "elsewhere").exists()
