@@ -150,6 +150,10 @@ def test_what_json_cannot_hold_is_refused(
         encode(data, content_type)
 
 
+# MLflow warns of its own type hints while it is imported.
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 def test_mlflow_reads_the_frame_that_was_sent() -> None:
     from mlflow.pyfunc.scoring_server import infer_and_parse_data
 

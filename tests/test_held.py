@@ -133,13 +133,12 @@ def test_two_processes_exclude_each_other(tmp_path: Path) -> None:
 def test_two_threads_exclude_each_other(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
 
-    with ExitStack() as other:
-        with exclusively(lock, never):
-            told, got = other.enter_context(waiting(lock))
-            wait_for(lambda: bool(told))
-            # Unlike fcntl's locks, flock's survive that the file is closed elsewhere.
-            os.close(os.open(lock, os.O_RDONLY))
-            was_got = got.wait(0.2)
+    with ExitStack() as other, exclusively(lock, never):
+        told, got = other.enter_context(waiting(lock))
+        wait_for(lambda: bool(told))
+        # Unlike fcntl's locks, flock's survive that the file is closed elsewhere.
+        os.close(os.open(lock, os.O_RDONLY))
+        was_got = got.wait(0.2)
 
     assert not was_got
     assert got.is_set()
@@ -256,7 +255,7 @@ def test_a_process_group_that_does_not_hold_the_file_is_never_killed(tmp_path: P
     assert is_stranger_running
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "not json", "null", "\0" * 256])
+@pytest.mark.parametrize("content", ["", "[1]", "null", "\0" * 256])
 def test_a_file_that_names_nobody_is_held_by_somebody_unknown(tmp_path: Path, content: str) -> None:
     lock = tmp_path / "lock"
 

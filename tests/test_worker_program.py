@@ -74,8 +74,12 @@ def test_tables_are_read_in_every_form(content_type: str, payload: object, table
     ],
 )
 def test_what_is_no_input_is_refused(payload: str) -> None:
+    class Echo:
+        def predict(self, data: object) -> object:
+            return data
+
     with pytest.raises(worker.Refused) as raised:
-        worker._input(payload.encode(), "application/json", None)
+        worker.predict(Echo(), _json(), payload.encode(), 1 << 20)
 
     assert raised.value.reason == "PAYLOAD_INVALID"
 

@@ -132,7 +132,12 @@ def test_an_environment_at_work_cannot_be_removed_and_an_idle_one_can(
 ) -> None:
     import threading
 
-    body = "        import time; open(data[0], 'w').close(); time.sleep(2); return 'done'"
+    body = (
+        "        import time\n"
+        "        open(data[0], 'w').close()\n"
+        "        time.sleep(2 * data[0].endswith('second'))\n"
+        "        return 'done'"
+    )
     model = tiny.model(tmp_path / "model", body=body)
     answers = []
     with daemon.client() as client:
