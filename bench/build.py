@@ -25,6 +25,7 @@ from setup import BENCH, IRIS, PINS, Warm, prepare
 
 from envd.events import Event, Stage
 from envd.store import Environment
+from envd.store.sizes import measure
 
 _TREES = BENCH / "trees"
 _AIMS = (Aim("envd", "cp -al", at_most=2), Aim("envd", "pip", at_most=1 / 20))
@@ -117,7 +118,7 @@ def _conditions(environment: Environment, load_before: str) -> dict[str, object]
         "link mode": manifest.link_mode,
         "packages": len(manifest.lock.packages),
         "files": sum(len(files) for _, _, files in os.walk(environment.prefix)),
-        "bytes": manifest.size,
+        "bytes": measure(environment.prefix).total,
     }
 
 

@@ -20,10 +20,9 @@ from typing import Any, Literal
 
 import platformdirs
 
+from envd import values
 from envd.errors import SettingsInvalidError
-
-Seconds = typing.NewType("Seconds", float)
-Bytes = typing.NewType("Bytes", int)
+from envd.values import Bytes, Location, Seconds
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -35,7 +34,9 @@ class Index:
     """Where packages come from."""
 
     urls: tuple[str, ...] = _setting((), "Package indexes, the first preferred; none means PyPI.")
-    find_links: tuple[str, ...] = _setting((), "Directories or pages of wheels to look in as well.")
+    find_links: tuple[Location, ...] = _setting(
+        (), "Directories or pages of wheels to look in as well."
+    )
     offline: bool = _setting(False, "Never touch the network: only what is cached.")  # noqa: FBT003
     no_index: bool = _setting(False, "Use `find_links` only.")  # noqa: FBT003
 
@@ -57,7 +58,7 @@ class Python:
     match: Literal["minor", "exact"] = _setting(
         "minor", "`exact` refuses another patch release than the model asks for."
     )
-    roots: tuple[str, ...] = _setting((), "Directories that hold one Python per directory.")
+    roots: tuple[Location, ...] = _setting((), "Directories that hold one Python per directory.")
     download: Literal["auto", "never"] = _setting(
         "auto", "Whether uv may download a Python that is not here."
     )
@@ -168,17 +169,17 @@ def document(settings: Settings) -> dict[str, Any]:
     return dataclasses.asdict(settings) | {"root": str(settings.root)}
 
 
-def from_document(values: Mapping[str, Any]) -> Settings:
+def from_document(given: Mapping[str, Any]) -> Settings:
     """Return the settings that `document` described."""
     sections: dict[str, Any] = {}
     for row in fields():
-        value = values[row.section][row.name]
+        value = given[row.section][row.name]
         sections.setdefault(row.section, {})[row.name] = (
             tuple(value) if isinstance(value, list) else value
         )
     types = typing.get_type_hints(Settings)
     return Settings(
-        Path(values["root"]), **{name: types[name](**given) for name, given in sections.items()}
+        Path(given["root"]), **{name: types[name](**rows) for name, rows in sections.items()}
     )
 
 
@@ -189,15 +190,6 @@ def passed(names: Collection[str], environ: Mapping[str, str] = os.environ) -> d
     """
     wanted = {name.upper() for name in names}
     return {key: value for key, value in environ.items() if key.upper() in wanted}
-
-
-def show(value: object) -> str:
-    """Write a setting's value as the variable takes it."""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
 
 
 def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[tuple[str, str], object]:
@@ -214,14 +206,17 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[tuple[str,
     table = {(row.section, row.name): row for row in fields()}
     given = {}
     for section, rows in document.items():
-        for name, value in rows.items() if isinstance(rows, dict) else [("", rows)]:
+        # What is no table of known settings, an empty one included, is no setting either.
+        under = rows if isinstance(rows, dict) and rows else {"": rows}
+        for name, value in under.items():
             where = f"{path}:{_line_of(text, section, name)}"
             row = table.get((section, name))
-            if row is None:
+            if row is not None:
+                given[section, name] = _parse(row, value, where)
+            elif rows != {} or section not in {known for known, _ in table}:
                 key = f"[{section}] {name}" if name else section
                 message = f"{where}: there is no setting `{key}`; see `envctl config`"
                 raise SettingsInvalidError(message, file=path, setting=key)
-            given[section, name] = _parse(row, value, where)
     return given
 
 
@@ -254,71 +249,7 @@ def _line_of(text: str, section: str, name: str) -> int:
 
 def _parse(row: Field, value: object, where: str) -> object:
     try:
-        return _PARSERS[_kind(row.type)](value, row)
-    except (TypeError, ValueError) as error:
+        return values.parse(row.type, value)
+    except ValueError as error:
         message = f"{where}: `{row.section}.{row.name}` cannot be {value!r}; {error}"
         raise SettingsInvalidError(message, setting=f"{row.section}.{row.name}") from error
-
-
-def _kind(annotation: Any) -> str:
-    if typing.get_origin(annotation) is Literal:
-        return "choice"
-    if typing.get_origin(annotation) is tuple:
-        return "list"
-    return str(annotation.__name__)
-
-
-def _choice(value: object, row: Field) -> str:
-    allowed = typing.get_args(row.type)
-    if value not in allowed:
-        message = "give one of " + ", ".join(f"`{choice}`" for choice in allowed)
-        raise ValueError(message)
-    return str(value)
-
-
-def _list(value: object, _: Field) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    message = "give a list of texts"
-    raise ValueError(message)
-
-
-def _bool(value: object, _: Field) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if str(value).lower() not in known:
-        message = "give `true` or `false`"
-        raise ValueError(message)
-    return known[str(value).lower()]
-
-
-def _text(value: object, _: Field) -> str:
-    if not isinstance(value, str):
-        message = "give a text"
-        raise TypeError(message)
-    return value
-
-
-def _scaled(value: object, units: Mapping[str, float], example: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value).strip())
-    if match is None or match[2] not in units:
-        message = f"give a number with a unit, as in {example}"
-        raise ValueError(message)
-    return float(match[1]) * units[match[2]]
-
-
-_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_BYTES = {
-    "": 1, "B": 1,
-    "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-}  # fmt: skip
-_PARSERS: Mapping[str, typing.Callable[[object, Field], object]] = {
-    "choice": _choice,
-    "list": _list,
-    "bool": _bool,
-    "str": _text,
-    "Seconds": lambda value, _: _scaled(value, _SECONDS, "`60s` or `30d`"),
-    "Bytes": lambda value, _: int(_scaled(value, _BYTES, "`64MiB` or `20GB`")),
-}

@@ -6,7 +6,6 @@ Everything here blocks, and starts processes: the daemon runs it in a builder of
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,7 +180,6 @@ class Environments:
     def _manifest(
         self, asked: Asked, lock: Lock, env_id: str, attempt: Attempt, seconds: float
     ) -> Manifest:
-        size, exclusive = _sizes(attempt.prefix)
         return Manifest(
             env_id=env_id,
             attempt=attempt.name,
@@ -194,8 +192,6 @@ class Environments:
             notes=asked.notes,
             created=self._clock(),
             seconds=round(seconds, 3),
-            size=size,
-            exclusive=exclusive,
             link_mode=self.settings.build.link_mode,
         )
 
@@ -232,18 +228,3 @@ def _disk_error(error: OSError, root: Path) -> EnvdError:
         return CacheFullError(message, root=root)
     message = f"cannot work in `{root}`: {error}; give another with `--root` or ENVD_ROOT"
     return RootUnusableError(message, root=root)
-
-
-def _sizes(prefix: Path) -> tuple[int, int]:
-    """Return the bytes of the files below *prefix*, and of those that nothing else shares."""
-    total = exclusive = 0
-    folders = [str(prefix)]
-    while folders:
-        for entry in os.scandir(folders.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-                continue
-            status = entry.stat(follow_symlinks=False)
-            total += status.st_size
-            exclusive += status.st_size if status.st_nlink == 1 else 0
-    return total, exclusive

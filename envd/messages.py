@@ -30,7 +30,7 @@ def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -
 
 def ready(store: Store, found: Environment, *, full: bool = False) -> api.Environment:
     """Return the message of a ready environment."""
-    manifest = found.manifest
+    manifest, sizes = found.manifest, store.sizes(found)
     message = api.Environment(
         id=found.id,
         spec_key=manifest.spec_key,
@@ -40,8 +40,8 @@ def ready(store: Store, found: Environment, *, full: bool = False) -> api.Enviro
             requested=manifest.python_requested or "", actual=manifest.python.version
         ),
         notes=notes(manifest.notes),
-        size_bytes=manifest.size,
-        exclusive_bytes=manifest.exclusive,
+        size_bytes=sizes.total,
+        exclusive_bytes=sizes.exclusive,
         leases=[api.Lease(pid=one.pid, kind=one.kind) for one in store.leases(found.id)],
         models=store.models(found.id),
     )

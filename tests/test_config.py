@@ -10,7 +10,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from envd import config
+from envd import config, values
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
 
@@ -254,7 +254,7 @@ def test_the_table_has_every_field_of_every_section_with_a_meaning() -> None:
 
 
 def test_every_default_is_shown_as_its_variable_takes_it(tmp_path: Path) -> None:
-    variables = {row.variable: config.show(row.default) for row in config.fields()}
+    variables = {row.variable: values.show(row.default) for row in config.fields()}
 
     found = load(tmp_path, ENVD_ROOT=str(tmp_path), **variables)
 

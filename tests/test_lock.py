@@ -94,7 +94,7 @@ class House:
         return locks.resolve(spec, self.interpreter.path, Uv(self.settings), self.events.append)
 
     def _read(self, lines: tuple[str, ...]) -> Requirements:
-        return requirements.read_lines(self.wheels, "file", list(enumerate(lines, 1)))
+        return requirements.read_entries(self.wheels, "file", lines)
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +249,15 @@ def test_the_version_of_a_build_dependency_is_kept(house: House) -> None:
     assert versions(lock) == ["setuptools==58.1.0", "tiny-a==1.0"]
 
 
+def test_a_build_dependency_is_installed_though_nothing_else_asks_for_it(house: House) -> None:
+    wheel(house.wheels, "tiny_a", "1.0")
+    wheel(house.wheels, "tiny_b", "1.0")
+
+    lock = house.resolve("tiny-b", build=("tiny-a",))
+
+    assert versions(lock) == ["tiny-a==1.0", "tiny-b==1.0"]
+
+
 def test_a_requirement_goes_before_a_build_dependency(house: House) -> None:
     # As with MLflow's two installs in a row, the second has its way.
     for version in ("58.1.0", "80.0.0"):
@@ -324,7 +333,6 @@ def test_an_index_is_asked_for_what_is_not_in_the_wheelhouse(
     assert asked == ["/simple/tiny-a/"]
 
 
-@pytest.mark.xfail(reason="uv has no variable UV_NO_INDEX; it takes the option --no-index only")
 def test_with_no_index_no_index_is_asked(house: House, silent_index: tuple[str, list[str]]) -> None:
     url, asked = silent_index
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envd.errors import ModelInvalidError, ModelNotFoundError
-from envd.model import Model, Models, files, read
+from envd.model import Models, files, read
 
 MLFLOW_1_8 = """\
 flavors:
@@ -410,19 +410,19 @@ def test_where_a_model_has_no_code_its_files_are_artifacts(tmp_path: Path) -> No
     assert read(path).digest != before
 
 
-def remembered(models: Models, path: Path) -> tuple[Model, Model]:
-    return models.read(path), models.read(path)
+def no_time() -> float:
+    return 0.0
 
 
 def test_a_model_is_remembered_until_one_of_its_files_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "model")
-    models = Models()
+    models = Models(no_time)
 
-    first, again = remembered(models, path)
+    first, again = models.read(path), models.read(path)
     (path / "MLmodel").write_text(MLFLOW_2_9)
-    second, still = remembered(models, path)
+    second, still = models.read(path), models.read(path)
     (path / "code" / "mine.py").write_text("ANSWER = 2\n")
-    third, _ = remembered(models, path)
+    third = models.read(path)
 
     assert again is first
     assert still is second
@@ -430,9 +430,23 @@ def test_a_model_is_remembered_until_one_of_its_files_changes(tmp_path: Path) ->
     assert third.digest != second.digest
 
 
+def test_a_model_that_takes_long_to_look_at_is_looked_at_less_often(tmp_path: Path) -> None:
+    path = write(tmp_path / "model")
+    # The first look takes a second, so for the five after it nothing is looked at.
+    models = Models(iter([0.0, 1.0, 1.0, 5.9, 6.1, 6.1]).__next__)
+
+    first = models.read(path)
+    (path / "MLmodel").write_text(MLFLOW_2_9)
+    soon = models.read(path)
+    later = models.read(path)
+
+    assert soon is first
+    assert later.mlflow_version == "2.9.2"
+
+
 def test_a_model_that_was_removed_is_not_remembered(tmp_path: Path) -> None:
     path = write(tmp_path / "model")
-    models = Models()
+    models = Models(no_time)
     models.read(path)
 
     path.rename(tmp_path / "elsewhere")
@@ -443,7 +457,7 @@ def test_a_model_that_was_removed_is_not_remembered(tmp_path: Path) -> None:
 
 def test_a_model_that_is_mended_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "model", "flavors: 1\n")
-    models = Models()
+    models = Models(no_time)
     with pytest.raises(ModelInvalidError):
         models.read(path)
 

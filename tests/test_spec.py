@@ -67,7 +67,7 @@ def spec(*lines: str, index: Index = Index(), build: tuple[str, ...] = ()) -> Sp
     folder = Path("model")
 
     def asked(texts: tuple[str, ...]) -> Requirements:
-        return requirements.read_lines(folder, "file", list(enumerate(texts, 1)))
+        return requirements.read_entries(folder, "file", texts)
 
     return of(Dependencies("3.11", asked(build).requirements, asked(lines), ()), PYTHON, index)
 

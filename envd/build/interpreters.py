@@ -65,7 +65,7 @@ class Interpreters:
         found = self.found()
         if picked := self.pick(requested, found):
             return picked
-        return self._download(str(requested), found, on_event), None
+        return self._download(requested or "3", found, on_event), None
 
     def pick(
         self, requested: str | None, found: Sequence[Interpreter]
@@ -87,7 +87,7 @@ class Interpreters:
 
     def known(self) -> list[Interpreter]:
         """Return the Pythons that have been asked before, starting no process."""
-        return self._usable(self._read_probes(), lambda _: {})
+        return self._usable(self._read_probes(), lambda _: None)
 
     def found(self) -> list[Interpreter]:
         """Return every Python of this machine that envd can use, the preferred place first."""
@@ -101,25 +101,26 @@ class Interpreters:
     def _usable(
         self,
         probes: dict[str, dict[str, object]],
-        probe: Callable[[Path], dict[str, object]],
+        probe: Callable[[Path], dict[str, object] | None],
     ) -> list[Interpreter]:
         """Return the usable candidates, *probe* answering for those *probes* lacks."""
         found = []
         for path in self._candidates():
             status = path.stat()
             key = f"{path} {status.st_mtime_ns} {status.st_size}"
-            if key not in probes:
-                probes[key] = probe(path)
-            if python := _usable(probes[key]):
+            answer = probes.get(key)
+            if answer is None and (answer := probe(path)) is not None:
+                probes[key] = answer
+            if answer and (python := _usable(answer)):
                 found.append(Interpreter(path, python))
         return found
 
     def _read_probes(self) -> dict[str, dict[str, object]]:
         try:
-            probes: dict[str, dict[str, object]] = json.loads(self._probes.read_text())
+            probes = json.loads(self._probes.read_text())
         except (OSError, ValueError):
             return {}
-        return probes
+        return probes if isinstance(probes, dict) else {}
 
     def _candidates(self) -> Iterator[Path]:
         seen = set()
@@ -134,7 +135,8 @@ class Interpreters:
 
     def _places(self) -> Iterator[Path]:
         variables = config.passed(("PYENV_ROOT", "PATH"))
-        folders = [Path(folder) for folder in variables.get("PATH", os.defpath).split(os.pathsep)]
+        path = variables.get("PATH", os.defpath)
+        folders = [Path(folder) for folder in path.split(os.pathsep) if folder.startswith("/")]
         pyenvs = [Path(variables["PYENV_ROOT"])] if "PYENV_ROOT" in variables else []
         pyenvs += [Path("~/.pyenv").expanduser()]
         pyenvs += [folder.parent for folder in folders if folder.name == "shims"]
@@ -194,8 +196,11 @@ def _executables(folder: Path) -> Iterator[Path]:
     yield from (path for path in paths if _EXECUTABLE.fullmatch(path.name))
 
 
-def _probe(path: Path) -> dict[str, object]:
-    """Ask the interpreter *path* what it is; an empty answer means it does not work."""
+def _probe(path: Path) -> dict[str, object] | None:
+    """Ask the interpreter *path* what it is.
+
+    An empty answer means that it does not work, None that it did not answer this time.
+    """
     try:
         answer = subprocess.run(
             [path, "-I", "-c", _PROBE],
@@ -206,6 +211,8 @@ def _probe(path: Path) -> dict[str, object]:
             timeout=_PROBE_TIMEOUT_S,
         )
         found: dict[str, object] = json.loads(answer.stdout)
+    except subprocess.TimeoutExpired:
+        return None
     except (OSError, ValueError, subprocess.SubprocessError):
         return {}
     return found

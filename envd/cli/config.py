@@ -24,7 +24,7 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
       envctl config
       ENVD_PYTHON__MATCH=exact envctl config --json
     """
-    from envd import config  # noqa: PLC0415
+    from envd import config, values  # noqa: PLC0415
 
     settings = place.settings()
     rows = [(row, getattr(getattr(settings, row.section), row.name)) for row in config.fields()]
@@ -39,5 +39,5 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
     click.echo(f"root = {settings.root}")
     for row, value in rows:
         mark = " " if value == row.default else "*"
-        click.echo(f"{mark} {row.variable}={config.show(value)}")
+        click.echo(f"{mark} {row.variable}={values.show(value)}")
         click.echo(f"      {row.meaning}")

@@ -70,6 +70,8 @@ class Uv:
         """
         is_offline = offline or self.settings.index.offline
         argv = [find_uv_bin(), *arguments, "--no-config", "--system-certs"]
+        if arguments[0] == "pip" and self.settings.index.no_index:
+            argv.append("--no-index")
         # A pyproject.toml in the current directory redirects uv's index.
         with tempfile.TemporaryDirectory(prefix="envd-uv-") as empty:
             finished = process.run(
@@ -103,8 +105,6 @@ class Uv:
             variables["UV_INDEX"] = " ".join(index.urls[:-1])
         if index.find_links:
             variables["UV_FIND_LINKS"] = ",".join(index.find_links)
-        if index.no_index:
-            variables["UV_NO_INDEX"] = "1"
         return variables
 
     def _machine_fault(self, finished: process.Finished) -> EnvdError | None:

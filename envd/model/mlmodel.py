@@ -20,7 +20,7 @@ from envd.model.documents import Document
 
 _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
 _MAX_FILES = 100_000
-_LONG_LOOK_S = 0.02
+_LONG_LOOK_S, _LONGEST_S = 0.02, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +198,10 @@ class Models:
         if seen and started < seen.good_until:
             return seen.model
         fingerprint = _fingerprint(path) if path.is_dir() else ""
+        took = self._clock() - started
         model = seen.model if seen and seen.fingerprint == fingerprint else read(path)
-        now = self._clock()
-        # A directory of very many files is looked at for a hundredth of the time at most.
-        good_until = now + 100 * (now - started) if now - started > _LONG_LOOK_S else 0.0
+        # Looking at a directory of very many files must not take all the time there is.
+        good_until = self._clock() + min(100 * took, _LONGEST_S) if took > _LONG_LOOK_S else 0.0
         self._seen[path] = _Seen(fingerprint, model, good_until)
         return model
 

@@ -56,11 +56,11 @@ def _from_files(model: Model) -> Dependencies:
             raise ModelInvalidError(message, model=model.path)
         return Dependencies(None, (), requirements.read(model.path, "requirements.txt"), ())
     conda = conda_yaml.read(model.path, model.conda_file)
-    build = _plain(model.path, model.conda_file, conda.build)
+    build = requirements.read_entries(model.path, model.conda_file, conda.build)
     if has_requirements:
         asked = requirements.read(model.path, "requirements.txt")
         return Dependencies(conda.python, build.requirements, asked, ())
-    asked = _plain(model.path, model.conda_file, conda.packages + conda.pip)
+    asked = requirements.read_entries(model.path, model.conda_file, conda.packages + conda.pip)
     return Dependencies(conda.python, build.requirements, asked, conda.notes)
 
 
@@ -71,8 +71,8 @@ def _from_python_env(path: Path, name: str) -> Dependencies:
     asked = _texts(path, name, document, "dependencies")
     return Dependencies(
         first_version(python) if isinstance(python, str) else None,
-        _plain(path, name, build).requirements,
-        _plain(path, name, asked),
+        requirements.read_entries(path, name, build).requirements,
+        requirements.read_entries(path, name, asked),
         (),
     )
 
@@ -83,10 +83,6 @@ def _texts(path: Path, name: str, document: documents.Document, key: str) -> tup
         message = f"`{path / name}`: `{key}` is not a list of texts"
         raise ModelInvalidError(message, model=path, path=name, key=key)
     return tuple(str(item) for item in value)
-
-
-def _plain(path: Path, name: str, lines: tuple[str, ...]) -> Requirements:
-    return requirements.read_lines(path, name, list(enumerate(lines, 1)))
 
 
 def _with_python(model: Model, found: Dependencies) -> Dependencies:

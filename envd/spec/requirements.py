@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -66,15 +66,16 @@ class Requirements:
 
 
 class Place(NamedTuple):
-    """A line of a model's file, for messages."""
+    """A line of a model's file, or an entry of a list in it, for messages."""
 
     model: Path
     file: str
     line: int
+    unit: str = "line"
 
     def invalid(self, why: str, **metadata: object) -> ModelInvalidError:
         """Return the error that says *why* this line cannot be used."""
-        message = f"`{self.model / self.file}`, line {self.line}: {why}"
+        message = f"`{self.model / self.file}`, {self.unit} {self.line}: {why}"
         return ModelInvalidError(
             message, model=self.model, path=self.file, line=self.line, **metadata
         )
@@ -90,9 +91,14 @@ def read(model: Path, name: str) -> Requirements:
     return _read(Place(model, name, 1), name, (), _Budget())
 
 
-def read_lines(model: Path, name: str, lines: list[tuple[int, str]]) -> Requirements:
-    """Read requirement *lines* that stand in the file *name*, with their line numbers."""
-    return _joined(model, name, lines, (), _Budget())
+def read_entries(model: Path, name: str, entries: Iterable[str]) -> Requirements:
+    """Read the requirement lines that are *entries* of a list in the file *name*."""
+    budget = _Budget()
+    return _together(
+        _line(Place(model, name, number, "entry"), line, (), budget)
+        for number, entry in enumerate(entries, 1)
+        for _, line in _logical([(number, entry)])
+    )
 
 
 def requirement(place: Place, text: str) -> Requirement:
@@ -113,6 +119,9 @@ def requirement(place: Place, text: str) -> Requirement:
     except (ValueError, RecursionError) as error:
         why = f"`{shown}` is not a requirement: {str(error).splitlines()[0]}"
         raise place.invalid(why, requirement=shown) from error
+    if hashes and not any(one.startswith("sha256:") for one in hashes):
+        why = f"`{parsed.name}` has no sha256 hash; no other can be checked against the index"
+        raise place.invalid(why, requirement=parsed.name)
     if parsed.url is not None:
         why = f"`{parsed.name}` comes from a URL or path; name a version that an index has"
         raise place.invalid(why, requirement=parsed.name)
@@ -166,9 +175,13 @@ def _joined(
     outer: tuple[str, ...],
     budget: _Budget,
 ) -> Requirements:
-    parts = [
+    return _together(
         _line(Place(model, name, number), line, outer, budget) for number, line in _logical(lines)
-    ]
+    )
+
+
+def _together(found: Iterable[Requirements]) -> Requirements:
+    parts = list(found)
     return Requirements(
         tuple(one for part in parts for one in part.requirements),
         tuple(one for part in parts for one in part.constraints),

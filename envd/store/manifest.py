@@ -31,7 +31,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The record of one ready environment. Times are seconds since 1970, sizes bytes."""
+    """The record of one ready environment. Times are seconds since 1970."""
 
     env_id: str
     attempt: str
@@ -44,8 +44,6 @@ class Manifest:
     notes: tuple[Note, ...]
     created: float
     seconds: float
-    size: int
-    exclusive: int
     link_mode: str
 
     def document(self) -> dict[str, Any]:

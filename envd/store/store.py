@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from envd import durable
@@ -30,6 +30,7 @@ from envd.store.held import Builder, Held
 from envd.store.layout import Layout
 from envd.store.leases import Holder, Lease
 from envd.store.manifest import Manifest
+from envd.store.sizes import Sizes, measure
 
 _MIN_PREFIX = 4
 _DIGITS = re.compile(r"[0-9a-f]+")
@@ -231,6 +232,18 @@ class Store:
             return self.layout.manifest(environment.id).stat().st_mtime
         except FileNotFoundError:
             return environment.manifest.created
+
+    def sizes(self, environment: Environment) -> Sizes:
+        """Return how large *environment* is; measured once, after it is ready."""
+        path = self.layout.environment(environment.id) / "sizes.json"
+        try:
+            found = json.loads(path.read_text())
+            return Sizes(found["total"], found["exclusive"])
+        except (OSError, ValueError, KeyError, TypeError):
+            measured = measure(environment.prefix)
+        with contextlib.suppress(OSError):
+            durable.write_json(path, asdict(measured))
+        return measured
 
     def models(self, env_id: str) -> tuple[str, ...]:
         """Return the models that have used *env_id*, by path."""
