@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -168,10 +169,15 @@ class Environments:
     def _install(self, asked: Asked, lock: Lock, attempt: Attempt, on_event: OnEvent) -> None:
         writer = virtualenv.Writer([attempt.held.descriptor], attempt.held.names_installer)
         interpreter = Interpreter(asked.interpreter, asked.spec.python)
-        virtualenv.install(lock, interpreter, attempt.prefix, self._uv, writer, on_event)
         cache = self.settings.root / "cache" / "bytecode"
         bytecode = Bytecode(cache, asked.spec.python, self.settings.build.link_mode)
-        if fresh := bytecode.restore(lock, attempt.prefix):
+        on_event(Stage("installing", f"installing {len(lock.packages)} packages"))
+        virtualenv.create(interpreter, attempt.prefix, self._uv, writer, on_event)
+        # uv links the sources with one core; the other links their bytecode meanwhile.
+        with ThreadPoolExecutor(1) as beside:
+            placing = beside.submit(bytecode.place, lock.packages, attempt.prefix)
+            virtualenv.install(lock, attempt.prefix, self._uv, writer, on_event)
+        if fresh := bytecode.fresh(lock.packages, placing.result()):
             names = {one.name for one in asked.spec.requirements}
             direct = virtualenv.modules_of(attempt.prefix, names)
             virtualenv.warm(attempt.prefix, [*asked.modules, *direct], writer, on_event)

@@ -196,11 +196,14 @@ def test_bytecode_of_another_source_is_not_used(
         one.unlink()
     cache = tmp_path / "root" / "cache" / "bytecode"
 
-    left = Bytecode(cache, found.manifest.python, "hardlink").restore(
-        found.manifest.lock, found.prefix
-    )
+    bytecode = Bytecode(cache, found.manifest.python, "hardlink")
+    packages = found.manifest.lock.packages
 
-    assert [one.name for one in left] == ["tiny-a"]
+    placed = bytecode.place(packages, found.prefix)
+    fresh = bytecode.fresh(packages, placed)
+
+    assert [one.name for one in fresh] == ["tiny-a"]
+    assert not list(source.parent.glob("__pycache__/tiny_a.*"))
 
 
 @pytest.mark.parametrize("seed", range(6))

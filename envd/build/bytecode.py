@@ -11,6 +11,7 @@ Time and size are those of the source the bytecode was made from.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -21,11 +22,15 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from envd import durable
-from envd.lock import Lock, Package
+from envd.lock import Package
 from envd.spec import Python
 
 # PEP 552: magic, flags, then the source's modification time and size.
 _HEADER = struct.Struct("<4sIII")
+
+
+# By package: each file's place, and what it was compiled from.
+Placed = dict[Package, list[tuple[str, str]]]
 
 
 class Bytecode:
@@ -35,12 +40,20 @@ class Bytecode:
         """Keep it below *cache*; *link_mode* is as for packages."""
         self._tag = "-".join(python.abi.split("-")[:2]).rstrip("m")
         self._home = cache / self._tag
-        self._place = shutil.copy2 if link_mode == "copy" else os.link
+        self._link = shutil.copy2 if link_mode == "copy" else os.link
 
-    def restore(self, lock: Lock, prefix: Path) -> list[Package]:
-        """Put what is kept into *prefix*, and return the packages there is nothing of."""
+    def place(self, packages: Iterable[Package], prefix: Path) -> Placed:
+        """Put what is kept of *packages* into *prefix*, whose sources need not be there yet."""
         site = _site(prefix)
-        return [one for one in lock.packages if not self._restore(one, site)]
+        return {
+            one: self._place_all(self._home / one.sha256, site)
+            for one in packages
+            if (self._home / one.sha256).is_dir()
+        }
+
+    def fresh(self, packages: Iterable[Package], placed: Placed) -> list[Package]:
+        """Return the packages nothing was kept of, or nothing that fits what is there now."""
+        return [one for one in packages if one not in placed or self._misfits(placed[one])]
 
     def keep(self, packages: Iterable[Package], prefix: Path) -> None:
         """Keep the bytecode that *packages* have in *prefix*."""
@@ -50,31 +63,27 @@ class Bytecode:
             if record := records.get(one.name):
                 self._keep(one, site, self._compiled(record))
 
-    def _restore(self, package: Package, site: Path) -> bool:
-        home = self._home / package.sha256
-        if not home.is_dir():
-            return False
-        return all(
-            self._restore_folder(Path(folder), site / Path(folder).relative_to(home), names)
-            for folder, _, names in os.walk(home)
-            if names
-        )
+    def _place_all(self, home: Path, site: Path) -> list[tuple[str, str]]:
+        """Link every kept file, and return where, with what it was compiled from."""
+        placed = []
+        for folder, _, names in os.walk(home):
+            target = site / Path(folder).relative_to(home)
+            if names:
+                target.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                compiled, _, source = name.rpartition(".")
+                # A wheel may bring the file itself, and another build replace what is kept.
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    self._link(f"{folder}/{name}", f"{target}/{compiled}")
+                placed.append((f"{target}/{compiled}", source))
+        return placed
 
-    def _restore_folder(self, kept: Path, target: Path, names: Iterable[str]) -> bool:
-        target.mkdir(exist_ok=True)
-        for name in names:
-            compiled, _, of = name.rpartition(".")
-            # Python would not take it for another source, and compile at every start.
-            if _identity(self._source(f"{target}/{compiled}")) != of:
-                return False
-            try:
-                self._place(f"{kept}/{name}", f"{target}/{compiled}")
-            except FileExistsError:
-                continue
-            except FileNotFoundError:
-                # Another build has just replaced what is kept.
-                return False
-        return True
+    def _misfits(self, placed: Iterable[tuple[str, str]]) -> bool:
+        """Take back what Python would not take: it would be compiled again at every start."""
+        misfits = [one for one, source in placed if _identity(self._source(one)) != source]
+        for one in misfits:
+            Path(one).unlink(missing_ok=True)
+        return bool(misfits)
 
     def _source(self, compiled: str) -> str:
         folder, _, name = compiled.rpartition("/__pycache__/")
@@ -96,7 +105,7 @@ class Bytecode:
             # Some wheels bring bytecode of their own, which Python does not take.
             if of and of == _compiled_from(f"{site}/{name}"):
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                self._place(f"{site}/{name}", f"{beside}/{name}.{of}")
+                self._link(f"{site}/{name}", f"{beside}/{name}.{of}")
         # Another build may have kept the same; either will do.
         durable.remove_tree(home, self._home)
         try:

@@ -46,19 +46,27 @@ class Writer:
     on_start: Callable[[int], None]
 
 
-def install(
-    lock: Lock, interpreter: Interpreter, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent
+def create(
+    interpreter: Interpreter, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent
 ) -> None:
-    """Make the virtualenv *prefix* on *interpreter* and install *lock* into it.
+    """Make the virtualenv *prefix*, empty, on *interpreter*.
+
+    Raises:
+        InstallFailedError: it could not be made.
+        CacheFullError: the disk is full.
+    """
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    _uv(uv, writer, on_event, ["venv", "--python", str(interpreter.path), str(prefix)])
+
+
+def install(lock: Lock, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent) -> None:
+    """Install *lock* into the virtualenv *prefix*.
 
     Raises:
         InstallFailedError: a package could not be installed.
         IndexUnreachableError: an index did not answer.
         CacheFullError: the disk is full.
     """
-    on_event(Stage("installing", f"installing {len(lock.packages)} packages"))
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    _uv(uv, writer, on_event, ["venv", "--python", str(interpreter.path), str(prefix)])
     source = prefix / "lock.txt"
     source.write_text(lock.requirements())
     arguments = [
