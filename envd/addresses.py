@@ -14,7 +14,7 @@ from pathlib import Path
 from envd import durable
 from envd.config import default_root
 from envd.errors import RootInUseError, SettingsInvalidError
-from envd.store import held
+from envd.store import held, leases
 
 # sun_path of unix(7) is 108 bytes with its closing zero.
 _MAX_SOCKET_PATH = 107
@@ -33,7 +33,13 @@ class Sockets:
         Raises:
             SettingsInvalidError: it is too long.
         """
+        if self.predict == self.admin:
+            message = f"`{self.predict}` cannot be the predict and the admin socket at once"
+            raise SettingsInvalidError(message, socket=self.predict)
         for path in (self.predict, self.admin):
+            if path.exists() and not path.is_socket():
+                message = f"`{path}` is there and is no socket; give another `--socket`"
+                raise SettingsInvalidError(message, socket=path)
             if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
                 message = (
                     f"the socket path `{path}` is over {_MAX_SOCKET_PATH} bytes; "
@@ -88,7 +94,7 @@ def owned(root: Path, chosen: Sockets) -> Iterator[None]:
             descriptor = held.open_file(path)
             stack.callback(os.close, descriptor)
             if not held.try_lock(descriptor, fcntl.LOCK_EX):
-                holder = held.read_builder(path)
+                holder = held.read_owner(path)
                 who = f"the daemon with pid {holder.pid}" if holder else "another daemon"
                 message = f"{who} holds `{path}`; use it, or stop it first"
                 raise RootInUseError(message, path=path, pid=holder.pid if holder else None)
@@ -109,15 +115,10 @@ def announce(root: Path, chosen: Sockets) -> None:
 
 def find(root: Path) -> Sockets | None:
     """Return the sockets of the daemon that runs on *root*, or None if none does."""
-    path = root / "daemon.lock"
-    if not path.exists():
+    # Asked of the kernel: probing with a lock could make a starting daemon fail.
+    identity = leases.identity(root / "daemon.lock")
+    if identity not in leases.locked_by():
         return None
-    descriptor = held.open_file(path)
-    try:
-        if held.try_lock(descriptor, fcntl.LOCK_SH):
-            return None
-    finally:
-        os.close(descriptor)
     try:
         document = json.loads((root / "daemon.json").read_text())
         return Sockets(Path(document["predict"]), Path(document["admin"]))

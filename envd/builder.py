@@ -19,6 +19,8 @@ from envd.errors import EnvdError, InternalError
 from envd.events import Event, Stage
 from envd.model.location import locate
 
+_MAX_LINE = 4000
+
 
 def main() -> None:
     """Do the task that comes over descriptor `argv[1]`."""
@@ -53,7 +55,7 @@ def _do(task: dict[str, Any], on_event: Any) -> dict[str, Any]:
 def _event(event: Event) -> dict[str, str]:
     if isinstance(event, Stage):
         return {"stage": event.name, "message": event.message}
-    return {"line": event.text}
+    return {"line": event.text[:_MAX_LINE]}
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ from typing import Any
 from envd import config, environments, spec
 from envd.config import Settings
 from envd.environments import Asked, Environments
-from envd.errors import BuildInterruptedError, EnvdError, from_document
+from envd.errors import BuildInterruptedError, EnvdError, ShuttingDownError, from_document
 from envd.events import Event, Line, OnEvent, Stage, ignore
 from envd.lock.uv import PASSED
 from envd.model import Model, location
 from envd.run.processes import Processes
 from envd.store import Environment
 
-_MAX_KEPT = 200
+_MAX_KEPT, _MAX_EVENTS, _MIN_PREFIX = 200, 10_000, 4
 _MAX_LINE_BYTES = 1 << 20
 
 
@@ -39,6 +39,7 @@ class Build:
     models: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
+    is_left: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -47,8 +48,9 @@ class Build:
         return time.monotonic() - self.started
 
     def add(self, event: Event) -> None:
-        """Keep *event* and wake whoever follows."""
-        self.events.append(event)
+        """Keep *event* and wake whoever follows; of very many lines only the log has the rest."""
+        if len(self.events) < _MAX_EVENTS or isinstance(event, Stage):
+            self.events.append(event)
         self.wake()
 
     def wake(self) -> None:
@@ -59,6 +61,9 @@ class Build:
     async def follow(self, after: int) -> AsyncIterator[tuple[int, Event]]:
         """Yield (sequence number, event) for every event after *after*, until it is over."""
         while True:
+            if self.is_left:
+                message = "the daemon is stopping; ask again when it is back"
+                raise ShuttingDownError(message)
             news = self._news
             for number, event in enumerate(self.events[after:], after + 1):
                 yield number, event
@@ -82,7 +87,7 @@ class Builds:
 
     async def learn(self) -> None:
         """Ask the Pythons of this machine what they are, so that `ask` need not."""
-        await self._run({"learn": True}, ignore)
+        await self._once("learn", None)
 
     async def locate(self, name: str) -> Path:
         """Return the directory of the model *name*, asking a server if it must.
@@ -104,6 +109,8 @@ class Builds:
         dependencies = spec.read(model)
         requested = dependencies.python
         interpreters = self._environments.interpreters
+        if not interpreters.are_known():
+            await self._once("learn", None)
         picked = interpreters.pick(requested, interpreters.known())
         if picked is None:
             await self._once("obtain", requested)
@@ -119,8 +126,16 @@ class Builds:
 
     def get(self, spec_key: str) -> Build | None:
         """Return the latest build of the spec whose key begins with *spec_key*, if one is known."""
+        if len(spec_key) < _MIN_PREFIX:
+            return None
         fitting = [key for key in self._by_spec if key.startswith(spec_key)]
         return self._by_spec[fitting[0]] if len(fitting) == 1 else None
+
+    def leave_all(self) -> None:
+        """End every following of a build, because the daemon is stopping."""
+        for build in self._by_spec.values():
+            build.is_left = True
+            build.wake()
 
     def start(self, asked: Asked, model: Path) -> Build:
         """Return the build of *asked* that is under way, or start one, for *model*."""

@@ -47,12 +47,18 @@ def sync_filesystem(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_tree(path: Path, trash: Path) -> None:
-    """Rename *path* into *trash* at once, then delete it."""
+def discard(path: Path, trash: Path) -> Path | None:
+    """Rename *path* into *trash*, and return what is to be deleted there."""
     trash.mkdir(parents=True, exist_ok=True)
     doomed = trash / f"{path.name}.{secrets.token_hex(4)}"
     try:
         path.rename(doomed)
     except FileNotFoundError:
-        return
-    shutil.rmtree(doomed, ignore_errors=True)
+        return None
+    return doomed
+
+
+def remove_tree(path: Path, trash: Path) -> None:
+    """Remove the directory *path*: nobody sees it half removed."""
+    if doomed := discard(path, trash):
+        shutil.rmtree(doomed, ignore_errors=True)

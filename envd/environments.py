@@ -6,12 +6,13 @@ Everything here blocks, and starts processes: the daemon runs it in a builder of
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from envd import lock as locks
 from envd import spec as specs
@@ -26,7 +27,7 @@ from envd.model import Model
 from envd.spec import Dependencies, Spec
 from envd.spec.spec import from_canonical
 from envd.store import Attempt, Base, Environment, Manifest, Store
-from envd.store.held import Builder
+from envd.store.held import Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class Environments:
         if found := self.find(asked.spec):
             return Ready(found, cached=True)
         self._create()
+        self.store.sweep()
         with _Log(self.store.layout.log(asked.spec.key), on_event) as log:
             try:
                 return self._build(asked, log.event)
@@ -180,7 +182,11 @@ class Environments:
         if fresh := bytecode.fresh(lock.packages, placing.result()):
             names = {one.name for one in asked.spec.requirements}
             direct = virtualenv.modules_of(attempt.prefix, names)
-            virtualenv.warm(attempt.prefix, [*asked.modules, *direct], writer, on_event)
+            modules, scratch = [*asked.modules, *direct], self.store.scratch()
+            try:
+                virtualenv.warm(attempt.prefix, modules, scratch, writer, on_event)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
             bytecode.keep(fresh, attempt.prefix)
 
     def _manifest(
@@ -209,21 +215,30 @@ class _Log:
         self._path, self._on_event = path, on_event
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("w")
+        self._file: TextIO | None = None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def event(self, event: Event) -> None:
-        text = f"== {event.name}: {event.message}" if isinstance(event, Stage) else event.text
-        self._file.write(f"{text}\n")
-        self._file.flush()
+        # Whoever waits writes nothing: the log is that of the builder it waits for.
+        if not (isinstance(event, Stage) and event.name == "waiting"):
+            text = f"== {event.name}: {event.message}" if isinstance(event, Stage) else event.text
+            self._write(f"{text}\n")
         self._on_event(event)
 
+    def _write(self, text: str) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text("")
+            self._file = self._path.open("a")
+        self._file.write(text)
+        self._file.flush()
 
-def _waiting(builder: Builder | None) -> Stage:
+
+def _waiting(builder: Owner | None) -> Stage:
     who = f" started by pid {builder.pid} on host {builder.host}" if builder else ""
     return Stage("waiting", f"waiting for the build{who}")
 

@@ -167,6 +167,19 @@ class ModelRaisedError(EnvdError):
     code, reason = "UNKNOWN", "MODEL_RAISED"
 
 
+class PermissionDeniedError(EnvdError):
+    """This caller may not do that; ask as somebody who may."""
+
+    code, reason = "PERMISSION_DENIED", "PERMISSION_DENIED"
+
+
+class LimitReachedError(EnvdError):
+    """This process may not have more files or memory; ask for less, or raise the limit."""
+
+    code, reason, blame = "RESOURCE_EXHAUSTED", "LIMIT_REACHED", Blame.LOCAL
+    retry_after_s = 1.0
+
+
 class ShuttingDownError(EnvdError):
     """The daemon is stopping; ask the next one."""
 

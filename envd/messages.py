@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from envd_client.v1 import envd_pb2 as api
 
 from envd.environments import Asked
-from envd.errors import Blame, EnvdError
+from envd.errors import EnvdError, PythonUnavailableError
 from envd.events import Event, Note, Stage
-from envd.store import Environment, Store
-
-_HOUR_S = 3600.0
+from envd.store import Environment, Holders, Manifest, Store
 
 
 def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -> api.Environment:
@@ -19,7 +17,7 @@ def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -
 
     Its first spec may have been another one with the same lock.
     """
-    message = ready(store, found)
+    message = published(store, found, store.holders())
     message.cached = cached
     message.spec_key = asked.spec.key
     message.python.requested = asked.requested_python or ""
@@ -28,8 +26,10 @@ def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -
     return message
 
 
-def ready(store: Store, found: Environment, *, full: bool = False) -> api.Environment:
-    """Return the message of a ready environment."""
+def published(
+    store: Store, found: Environment, holders: Holders, *, full: bool = False
+) -> api.Environment:
+    """Return the message of a published environment: ready, if its interpreter is there."""
     manifest, sizes = found.manifest, store.sizes(found)
     message = api.Environment(
         id=found.id,
@@ -42,15 +42,26 @@ def ready(store: Store, found: Environment, *, full: bool = False) -> api.Enviro
         notes=notes(manifest.notes),
         size_bytes=sizes.total,
         exclusive_bytes=sizes.exclusive,
-        leases=[api.Lease(pid=one.pid, kind=one.kind) for one in store.leases(found.id)],
+        leases=[api.Lease(pid=one.pid, kind=one.kind) for one in holders.of(found.id)],
         models=store.models(found.id),
     )
     message.build_duration.FromNanoseconds(int(manifest.seconds * 1e9))
     message.create_time.FromNanoseconds(int(manifest.created * 1e9))
     message.last_use_time.FromNanoseconds(int(store.last_used(found) * 1e9))
+    if not manifest.base.is_there():
+        message.state = api.Environment.FAILED
+        message.failure.CopyFrom(failure(_without_base(manifest)))
     if full:
         _add_all(message, store, found)
     return message
+
+
+def _without_base(manifest: Manifest) -> EnvdError:
+    message = (
+        f"its interpreter `{manifest.base.path}` is gone or has changed; "
+        "the next use builds it again"
+    )
+    return PythonUnavailableError(message, path=manifest.base.path)
 
 
 def _add_all(message: api.Environment, store: Store, found: Environment) -> None:
@@ -85,8 +96,7 @@ def failure(error: EnvdError) -> api.Failure:
     """Return the message of a failed build's error."""
     message = api.Failure(reason=error.reason, message=error.message)
     setattr(message, "class", error.blame.value)
-    retry = _HOUR_S if error.blame is Blame.SPEC else error.retry_after_s or 0.0
-    message.retry_delay.FromNanoseconds(int(retry * 1e9))
+    message.retry_delay.FromNanoseconds(int((error.retry_after_s or 0.0) * 1e9))
     return message
 
 

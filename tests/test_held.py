@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.store.held import Builder, exclusively, read_builder
+from envd.store.held import Owner, exclusively, read_owner
 
 # Each says what it does on its standard output, and then waits to be killed.
 COUNT = """
@@ -98,14 +98,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def never(_: Builder | None) -> None:
+def never(_: Owner | None) -> None:
     pytest.fail("it had to wait")
 
 
 @contextmanager
-def waiting(lock: Path) -> Iterator[tuple[list[Builder | None], threading.Event]]:
+def waiting(lock: Path) -> Iterator[tuple[list[Owner | None], threading.Event]]:
     """Wait for *lock* in a thread; yield who it was told to wait for, and whether it got it."""
-    told: list[Builder | None] = []
+    told: list[Owner | None] = []
     got = threading.Event()
 
     def take() -> None:
@@ -173,7 +173,7 @@ def test_the_death_of_the_holder_lets_go(tmp_path: Path) -> None:
         kill(holder)
 
     with exclusively(lock, never):
-        found = read_builder(lock)
+        found = read_owner(lock)
 
     assert found is not None
     assert found.pid == os.getpid()
@@ -192,7 +192,7 @@ def test_a_holder_and_its_installer_are_alive_until_they_are_killed(tmp_path: Pa
 
     with running(*python(INSTALL, lock)) as holder:
         installer, child = map(int, line_of(holder).split())
-        living = read_builder(lock)
+        living = read_owner(lock)
         was_alive = living is not None and living.is_alive()
         kill(holder)
 
@@ -207,7 +207,7 @@ def test_a_holder_and_its_installer_are_alive_until_they_are_killed(tmp_path: Pa
 
 def test_the_installer_of_a_dead_holder_is_killed_and_its_lock_taken(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    told: list[Builder | None] = []
+    told: list[Owner | None] = []
 
     with running(*python(INSTALL, lock)) as holder:
         installer, child = map(int, line_of(holder).split())
@@ -250,7 +250,7 @@ def test_a_process_group_that_does_not_hold_the_file_is_never_killed(tmp_path: P
             is_stranger_running = is_running(stranger.pid)
             kill(holder)
 
-    assert told == [Builder(2**22 + 1, "0", "host", stranger.pid)]
+    assert told == [Owner(2**22 + 1, "0", "host", stranger.pid)]
     assert not was_got
     assert is_stranger_running
 
@@ -270,7 +270,7 @@ def test_a_file_that_names_nobody_is_held_by_somebody_unknown(tmp_path: Path, co
 
 
 def test_a_pid_that_was_given_to_another_is_not_the_holder() -> None:
-    mine = Builder(os.getpid(), "1", os.uname().nodename, None)
+    mine = Owner(os.getpid(), "1", os.uname().nodename, None)
 
     assert not mine.is_alive()
 

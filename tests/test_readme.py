@@ -44,7 +44,7 @@ def test_the_python_of_the_readme_runs(
     done = subprocess.run(
         [sys.executable, "-c", block],
         cwd=ROOT,
-        env=_environment(shared_root, home) | {"ENVD_SOCKET": f"{shared_root}/predict.sock"},
+        env=_environment(shared_root, home),
         capture_output=True,
         text=True,
         check=False,

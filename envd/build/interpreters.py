@@ -87,18 +87,23 @@ class Interpreters:
 
     def known(self) -> list[Interpreter]:
         """Return the Pythons that have been asked before, starting no process."""
-        return self._usable(self._read_probes(), lambda _: None)
+        return self._answering(self._read_probes(), lambda _: None)
+
+    def are_known(self) -> bool:
+        """Whether every Python of this machine has been asked before."""
+        probes = self._read_probes()
+        return all(_key(path) in probes for path in self._candidates())
 
     def found(self) -> list[Interpreter]:
         """Return every Python of this machine that envd can use, the preferred place first."""
         probes = self._read_probes()
         count = len(probes)
-        found = self._usable(probes, _probe)
+        found = self._answering(probes, _probe)
         if len(probes) > count:
             durable.write_json(self._probes, probes)
         return found
 
-    def _usable(
+    def _answering(
         self,
         probes: dict[str, dict[str, object]],
         probe: Callable[[Path], dict[str, object] | None],
@@ -106,8 +111,7 @@ class Interpreters:
         """Return the usable candidates, *probe* answering for those *probes* lacks."""
         found = []
         for path in self._candidates():
-            status = path.stat()
-            key = f"{path} {status.st_mtime_ns} {status.st_size}"
+            key = _key(path)
             answer = probes.get(key)
             if answer is None and (answer := probe(path)) is not None:
                 probes[key] = answer
@@ -179,6 +183,11 @@ class Interpreters:
         except IndexUnreachableError as error:
             return error.message
         return " ".join(line.strip() for line in finished.tail[-3:])
+
+
+def _key(path: Path) -> str:
+    status = path.stat()
+    return f"{path} {status.st_mtime_ns} {status.st_size}"
 
 
 def _installed(root: Path) -> Iterator[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,27 +75,29 @@ def install(lock: Lock, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent)
     try:
         # What is cached needs no index: asking it again costs ten times the installation.
         _uv(uv, writer, lambda _: None, arguments, offline=True)
-    except (IndexUnreachableError, InstallFailedError):
+    except IndexUnreachableError:
         _uv(uv, writer, on_event, arguments)
 
 
-def warm(prefix: Path, modules: Sequence[str], writer: Writer, on_event: OnEvent) -> None:
+def warm(
+    prefix: Path, modules: Sequence[str], scratch: Path, writer: Writer, on_event: OnEvent
+) -> None:
     """Import *modules* once, so that their bytecode is written before the prefix is sealed.
 
     Importing is 2.8 times faster with it, and workers never write. A module that cannot
-    be imported is a line in the log: the model's worker will say it better.
+    be imported is a line in the log: the model's worker will say it better. What the
+    modules write goes to *scratch*.
     """
     on_event(Stage("warming", "importing the packages once"))
-    with tempfile.TemporaryDirectory(prefix="envd-warm-") as empty:
-        process.run(
-            [str(prefix / "bin" / "python"), "-I", "-c", _WARM, *modules],
-            env={"PATH": os.defpath, "HOME": empty, "LANG": "C.UTF-8"},
-            cwd=Path(empty),
-            timeout_s=_WARMING_TIMEOUT_S,
-            on_line=lambda line: on_event(Line(line)),
-            on_start=writer.on_start,
-            pass_fds=writer.descriptors,
-        )
+    process.run(
+        [str(prefix / "bin" / "python"), "-I", "-c", _WARM, *modules],
+        env={"PATH": os.defpath, "HOME": str(scratch), "LANG": "C.UTF-8"},
+        cwd=scratch,
+        timeout_s=_WARMING_TIMEOUT_S,
+        on_line=lambda line: on_event(Line(line)),
+        on_start=writer.on_start,
+        pass_fds=writer.descriptors,
+    )
 
 
 def modules_of(prefix: Path, names: Collection[str]) -> list[str]:

@@ -12,7 +12,8 @@ from envd.cli import names
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
-    from envd.cli.engine import Document
+    from envd.cli.engine import Document, Engine
+    from envd.events import OnEvent
 
 
 @click.command("build")
@@ -46,7 +47,7 @@ def command(
     found = []
     for one in asked:
         with Progress() as progress:
-            found.append(engine.build(one, progress))
+            found.append(_built(engine, one, progress))
         if not is_json:
             _say(one, found[-1])
     if is_json:
@@ -55,12 +56,25 @@ def command(
         sys.exit(1)
 
 
+def _built(engine: Engine, model: str, on_event: OnEvent) -> Document:
+    from envd.cli import documents  # noqa: PLC0415
+    from envd.errors import EnvdError  # noqa: PLC0415
+
+    try:
+        return engine.build(model, on_event)
+    except EnvdError as error:
+        if error.reason == "DAEMON_UNREACHABLE":
+            raise
+        return documents.failed(error)
+
+
 def _say(model: str, document: Document) -> None:
     for note in document["notes"]:
         click.echo(f"note: {note['message']}", err=True)
     if document["failure"]:
         click.echo(f"envctl: {document['failure']['message']}", err=True)
-        click.echo(f"see `envctl logs {document['spec_key'][:8]}`", err=True)
+        if document["spec_key"]:
+            click.echo(f"see `envctl logs {document['spec_key'][:8]}`", err=True)
         return
     how = "was ready" if document["cached"] else f"was built in {document['seconds']:.1f} s"
     click.echo(f"{document['id']}  {how}  {model}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.config import Field, Settings
 
 
 @click.command("config")
@@ -27,7 +31,7 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
     from envd import config, values  # noqa: PLC0415
 
     settings = place.settings()
-    rows = [(row, getattr(getattr(settings, row.section), row.name)) for row in config.fields()]
+    rows = [(row, _shown(settings, row)) for row in config.fields()]
     if is_json:
         document = {
             f"{row.section}.{row.name}": {"value": value, "variable": row.variable,
@@ -41,3 +45,13 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
         mark = " " if value == row.default else "*"
         click.echo(f"{mark} {row.variable}={values.show(value)}")
         click.echo(f"      {row.meaning}")
+
+
+def _shown(settings: Settings, row: Field) -> object:
+    """Return the value of a setting, without what is secret in it."""
+    from envd.spec.spec import without_credentials  # noqa: PLC0415
+
+    value = getattr(getattr(settings, row.section), row.name)
+    if row.section == "index" and isinstance(value, tuple):
+        return tuple(without_credentials(one) for one in value)
+    return without_credentials(value) if row.name.endswith("_uri") else value

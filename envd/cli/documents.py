@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from envd_client.v1 import envd_pb2 as api
 
+from envd import messages
+from envd.errors import EnvdError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,16 +22,25 @@ def built(message: api.Environment) -> Document:
     """Return the document of `envctl build`."""
     return {
         "id": message.id or None,
-        "spec_key": message.spec_key,
+        "spec_key": message.spec_key or None,
         "state": api.Environment.State.Name(message.state).lower(),
         "cached": message.cached,
         "seconds": round(message.build_duration.ToNanoseconds() / 1e9, 3),
-        "manager": message.manager,
-        "python": {"requested": message.python.requested or None, "actual": message.python.actual},
+        "manager": message.manager or None,
+        "python": {
+            "requested": message.python.requested or None,
+            "actual": message.python.actual or None,
+        },
         "as_of": message.as_of or None,
         "notes": notes(message.notes),
         "failure": _failure(message),
     }
+
+
+def failed(error: EnvdError) -> Document:
+    """Return the document of `envctl build` for a model that could not even be asked for."""
+    state = api.Environment.FAILED
+    return built(api.Environment(state=state, failure=messages.failure(error)))
 
 
 def listed(message: api.Environment) -> Document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from envd import messages
 from envd.cli import documents
 from envd.cli.engine import Document, Input, Predicted
 from envd.environments import Environments
-from envd.errors import EnvdError
+from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent
 from envd.model import Model, read
 from envd.model.location import locate
@@ -20,6 +21,8 @@ from envd.run.processes import Processes
 if TYPE_CHECKING:
     from envd.config import Settings
     from envd.store import Environment
+
+_ATTEMPTS = 3
 
 
 class Local:
@@ -33,12 +36,19 @@ class Local:
 
     def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
         """Run *model* on *given*, in a worker that ends with this command."""
-        request = Request(given.payload, given.content_type, given.params)
+        for _ in range(_ATTEMPTS - 1):
+            # Another process may remove an environment after it was found.
+            with contextlib.suppress(EnvironmentNotFoundError):
+                return self._predict(model, given, on_event)
+        return self._predict(model, given, on_event)
+
+    def _predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
         found = self._read(model)
         started = time.perf_counter()
         asked = self._environments.ask(found, on_event)
         environment = self._environments.ready(asked, on_event).environment
         build_seconds = time.perf_counter() - started
+        request = Request(given.payload, given.content_type, given.params)
         answer = asyncio.run(self._ask_worker(found, environment, request))
         return Predicted(
             answer.payload,
@@ -67,21 +77,25 @@ class Local:
         return documents.built(message)
 
     def list(self) -> list[Document]:
-        """Return the ready environments."""
-        return [documents.listed(messages.ready(self._store, one)) for one in self._store.records()]
+        """Return the published environments."""
+        holders = self._store.holders()
+        return [
+            documents.listed(messages.published(self._store, one, holders))
+            for one in self._store.records()
+        ]
 
     def show(self, environment_id: str) -> Document:
         """Return everything about one environment."""
         found = self._store.resolve(environment_id)
-        message = messages.ready(self._store, found, full=True)
+        message = messages.published(self._store, found, self._store.holders(), full=True)
         return documents.shown(message)
 
     def remove(self, environment_id: str) -> Document:
         """Remove one environment."""
         found = self._store.resolve(environment_id)
-        document = documents.listed(messages.ready(self._store, found))
+        message = messages.published(self._store, found, self._store.holders())
         self._store.remove(found.id)
-        return document
+        return documents.listed(message)
 
     def _read(self, model: str) -> Model:
         return read(locate(model, self._settings))

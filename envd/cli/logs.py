@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
 
 from envd.cli.place import Place, as_json, where
+
+_SPEC_KEY = re.compile(r"[0-9a-f]{64}")
+_MIN_PREFIX = 4
 
 
 @click.command("logs")
@@ -30,8 +34,9 @@ def command(place: Place, environment_id: str, is_json: bool) -> None:  # noqa: 
 
 def _log(place: Place, environment_id: str) -> Path:
     # A build that failed has a log and no environment.
-    logs = place.settings().root / "logs"
-    fitting = [path for path in logs.glob("*.log") if path.name.startswith(environment_id)]
-    if len(fitting) == 1:
+    logs = (place.settings().root / "logs").glob("*.log")
+    known = [path for path in logs if _SPEC_KEY.fullmatch(path.stem)]
+    fitting = [path for path in known if path.stem.startswith(environment_id)]
+    if len(fitting) == 1 and len(environment_id) >= _MIN_PREFIX:
         return fitting[0]
     return Path(place.engine().show(environment_id)["log"])

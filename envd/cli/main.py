@@ -22,7 +22,7 @@ _VERBS = {
     "rm": "Remove environments.",
     "config": "Show the settings.",
 }
-_FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED, _TERMINATED = 1, 2, 3, 130, 143
+_FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED, _SIGNALLED = 1, 2, 3, 130, 128
 
 
 class Verbs(click.Group):
@@ -73,7 +73,8 @@ def group(ctx: click.Context) -> None:
 def main() -> None:
     """Run envctl; the exit status is 0, 1 failed, 2 usage, or 3 daemon not reachable."""
     # As Ctrl-C: a build that is stopped ends its installer and leaves nothing.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(_SIGNALLED + received))
     try:
         status = group.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -55,7 +55,8 @@ def command(
     """Run a model on an input, inside the environment the model asks for.
 
     The environment is built if it is not there. The answer, MLflow's
-    `{"predictions": ...}`, is all that goes to standard output.
+    `{"predictions": ...}`, is all that goes to standard output; with --json it stands
+    under "answer", beside how it came about.
 
     \b
     Examples:
@@ -70,7 +71,7 @@ def command(
     given = Input(_read(source), _TYPES[kind or _kind_of(source)], params)
     with Progress() as progress:
         answer = engine.predict(names.model(model), given, progress)
-    _write(answer, output, is_json=is_json)
+    _write(_document(answer) if is_json else answer.payload, output)
     for note in answer.notes:
         click.echo(f"note: {note.message}", err=True)
     if verbose:
@@ -93,12 +94,22 @@ def _kind_of(source: str) -> str:
     return "csv" if source.endswith(".csv") else "json"
 
 
-def _write(answer: Predicted, output: Path | None, *, is_json: bool) -> None:
-    del is_json  # The answer is JSON anyway.
+def _document(answer: Predicted) -> bytes:
+    document = {
+        "answer": json.loads(answer.payload),
+        "id": answer.environment_id,
+        "worker": answer.origin,
+        "seconds": answer.stage_seconds,
+        "notes": [note.document() for note in answer.notes],
+    }
+    return json.dumps(document, indent=1).encode()
+
+
+def _write(text: bytes, output: Path | None) -> None:
     if output:
-        output.write_bytes(answer.payload)
+        output.write_bytes(text)
     else:
-        click.echo(answer.payload)
+        click.echo(text)
 
 
 def _say(answer: Predicted) -> None:

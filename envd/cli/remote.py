@@ -40,14 +40,17 @@ class Remote:
             UnreachableError: it does not answer, though its process may be there.
         """
         _greet(predict)
-        self._client = envd_client.Client(
-            target(predict), admin_target=target(admin), timeout_s=_DAY_S
-        )
+        self._client = envd_client.Client(predict, admin_target=admin, timeout_s=_DAY_S)
 
     def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
         """Run *model* on *given*, showing the build if there is one."""
         with self._errors():
-            self._see_built(self._client.build(model), on_event)
+            built = self._see_built(self._client.build(model), on_event)
+            if built.HasField("failure"):
+                # Asking for the prediction would build it once more.
+                raise from_document(
+                    {"reason": built.failure.reason, "message": built.failure.message}
+                )
             answer = self._client.predict(
                 model,
                 given.payload,

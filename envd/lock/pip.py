@@ -7,6 +7,7 @@ version that the build dependencies pin.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -33,7 +34,10 @@ def resolve(spec: Spec, interpreter: Path, uv: Uv, on_event: OnEvent) -> Lock:
         IndexUnreachableError: an index did not answer.
         CacheFullError: the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="envd-lock-") as folder:
+    scratch = uv.settings.root / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    # Named by its process, as all scratch is: so it is swept if that is killed.
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}.lock.", dir=scratch) as folder:
         work = Path(folder)
         output = work / "pylock.toml"
         _write(work / "constraints.txt", spec.constraints)

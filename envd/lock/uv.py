@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|failed to lookup address|Connection refused|"
     r"connection closed|operation timed out|HTTP status server error|tunnel error|"
-    r"Network connectivity is disabled|Could not connect|Network is unreachable"
+    r"Network connectivity is disabled|network was disabled|not found in the cache|"
+    r"Could not connect|Network is unreachable"
 )
 
 
@@ -72,17 +72,16 @@ class Uv:
         argv = [find_uv_bin(), *arguments, "--no-config", "--system-certs"]
         if arguments[0] == "pip" and self.settings.index.no_index:
             argv.append("--no-index")
-        # A pyproject.toml in the current directory redirects uv's index.
-        with tempfile.TemporaryDirectory(prefix="envd-uv-") as empty:
-            finished = process.run(
-                [*argv, "--offline"] if is_offline else argv,
-                env=self._environment(may_download_python=may_download_python),
-                cwd=Path(empty),
-                timeout_s=self.settings.build.timeout,
-                on_line=on_line,
-                on_start=on_start,
-                pass_fds=pass_fds,
-            )
+        finished = process.run(
+            [*argv, "--offline"] if is_offline else argv,
+            env=self._environment(may_download_python=may_download_python),
+            # A pyproject.toml in the current directory redirects uv's index.
+            cwd=self.settings.root / "empty",
+            timeout_s=self.settings.build.timeout,
+            on_line=on_line,
+            on_start=on_start,
+            pass_fds=pass_fds,
+        )
         if finished.status != 0 and (error := self._machine_fault(finished)):
             raise error
         return finished

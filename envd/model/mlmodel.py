@@ -165,17 +165,26 @@ def _content(path: Path, status: os.stat_result) -> bytes:
 
 
 def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every file below *path* in order, relative, links not followed."""
+    """Yield every file and link below *path* in order, relative; no link is entered."""
     count = 0
     for folder, directories, names in os.walk(path):
         directories[:] = sorted(name for name in directories if name != "__pycache__")
-        for name in sorted(names):
+        linked = [name for name in directories if Path(folder, name).is_symlink()]
+        for name in sorted(names + linked):
             full = Path(folder, name)
             count += 1
             if count > _MAX_FILES:
                 message = f"the model `{path}` holds over {_MAX_FILES} files"
                 raise ModelInvalidError(message, model=path)
-            yield str(full.relative_to(path)), full.lstat()
+            yield str(full.relative_to(path)), _status(full)
+
+
+def _status(path: Path) -> os.stat_result:
+    """Return the status of what a link leads to: caches of artifacts are full of links."""
+    try:
+        return path.stat()
+    except OSError:
+        return path.lstat()
 
 
 class Models:

@@ -22,6 +22,7 @@ class Channel(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._max_payload = max_payload
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self.abandoned: set[int] = set()
         self._received = bytearray()
         self._count = 0
 
@@ -34,8 +35,8 @@ class Channel(asyncio.Protocol):
 
     @property
     def under_way(self) -> int:
-        """How many requests have no answer yet."""
-        return len(self._waiting)
+        """How many requests have no answer yet, those nobody waits for included."""
+        return len(self._waiting) + len(self.abandoned)
 
     async def call(self, kind: int, head: Mapping[str, object], payload: bytes = b"") -> Answer:
         """Send one request and return the head and the payload of its answer.
@@ -57,6 +58,9 @@ class Channel(asyncio.Protocol):
             self._transport.write(payload)
         try:
             return await answer
+        except asyncio.CancelledError:
+            self.abandoned.add(number)
+            raise
         finally:
             self._waiting.pop(number, None)
 
@@ -73,6 +77,7 @@ class Channel(asyncio.Protocol):
         self._received += data
         while frame := self._frame():
             number, kind, head, payload = frame
+            self.abandoned.discard(number)
             waiting = self._waiting.get(number)
             if waiting is None or waiting.done():
                 continue

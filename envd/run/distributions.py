@@ -1,4 +1,4 @@
-"""Which distribution a module comes from, where the two names differ.
+"""Which distribution a module is known to come from.
 
 A distribution is never guessed from a module's name: whoever owns that name on the index
 would be trusted. MLflow's own hint is that guess (`extra_pip_requirements=["bs4==..."]`).

@@ -59,12 +59,12 @@ class Worker:
     environment: Environment
     process: Process
     channel: Channel
-    scratch: Path
     start_seconds: float
     last_used: float = field(default_factory=time.monotonic)
 
 
-Key = tuple[Path, str, str]
+# The model's path and digest, and the environment's prefix: another attempt is another tree.
+Key = tuple[Path, str, Path]
 
 
 class Pool:
@@ -92,7 +92,7 @@ class Pool:
             WorkerDiedError: the worker ended while it had the request.
             EnvdError: the model cannot be loaded, or refused the request.
         """
-        key = (model.path, model.digest, environment.id)
+        key = (model.path, model.digest, environment.prefix)
         is_fresh = key not in self._workers
         found = await self._worker(key, model, environment)
         found.last_used = self._clock()
@@ -101,9 +101,12 @@ class Pool:
         try:
             answer, payload = await found.channel.call(worker.PREDICT, head, request.payload)
         except ConnectionError as error:
-            raise await self._died(found) from error
+            raise await self._died(found, "with the request under way") from error
         except EnvdError as error:
             raise _explained(error, model) from error
+        except asyncio.CancelledError:
+            self._end_if_stuck(found)
+            raise
         finally:
             found.last_used = self._clock()
         self._store.record_use(environment, model.path)
@@ -119,18 +122,13 @@ class Pool:
         """Stop workers that nobody has asked for `workers.idle_timeout`, for ever."""
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._settings.workers.idle_timeout))
-            oldest = self._clock() - self._settings.workers.idle_timeout
-            for key, found in self._idle():
-                if found.last_used < oldest:
-                    self._workers.pop(key, None)
-                    await self._stop(found)
+            await self._stop_all(
+                lambda found: self._clock() - found.last_used > self._settings.workers.idle_timeout
+            )
 
     async def release(self, env_id: str) -> None:
         """Stop the workers of the environment *env_id* that have nothing to do."""
-        for key, found in self._idle():
-            if key[2] == env_id:
-                self._workers.pop(key, None)
-                await self._stop(found)
+        await self._stop_all(lambda found: found.environment.id == env_id)
 
     async def close(self) -> None:
         """Stop every worker."""
@@ -142,8 +140,17 @@ class Pool:
         found = await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self._stop(one) for one in found if isinstance(one, Worker)))
 
-    def _idle(self) -> list[tuple[Key, Worker]]:
-        return [(key, found) for key, found in self._started() if not found.channel.under_way]
+    async def _stop_all(self, chosen: Callable[[Worker], bool]) -> None:
+        """Stop those of the idle workers that *chosen* says."""
+        doomed = [
+            (key, found)
+            for key, found in self._started()
+            if not found.channel.under_way and chosen(found)
+        ]
+        # All at once, before anything is awaited: none may get a request meanwhile.
+        for key, _ in doomed:
+            del self._workers[key]
+        await asyncio.gather(*(self._stop(found) for _, found in doomed))
 
     def _started(self) -> list[tuple[Key, Worker]]:
         return [
@@ -168,30 +175,10 @@ class Pool:
 
     async def _start(self, key: Key, model: Model, environment: Environment) -> Worker:
         started = time.perf_counter()
-        leased = self._store.lease(environment.id)
-        if leased is None or leased[0].prefix != environment.prefix:
-            message = f"the environment {environment.id} has been removed"
-            raise EnvironmentNotFoundError(message, id=environment.id)
-        scratch = self._store.scratch()
-        ours, theirs = socket.socketpair()
-        try:
-            process = await self._processes.start(
-                [str(environment.python), "-I", "-B", worker.__file__, "{0}"],
-                env=_variables(environment, scratch),
-                cwd=scratch,
-                log=self._log(model),
-                given=[theirs.fileno()],
-                kept=[leased[1].descriptor],
-            )
-        except BaseException:
-            ours.close()
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        finally:
-            theirs.close()
-            leased[1].close()
-        channel = await Channel.over(ours, self._settings.daemon.max_message)
-        found = Worker(model, environment, process, channel, scratch, 0.0)
+        connection, process, scratch = await self._spawn(model, environment)
+        process.exited.add_done_callback(lambda _: shutil.rmtree(scratch, ignore_errors=True))
+        channel = await Channel.over(connection, self._settings.daemon.max_message)
+        found = Worker(model, environment, process, channel, 0.0)
         channel.closed.add_done_callback(lambda _: self._lost(key, found))
         try:
             await self._load(found)
@@ -201,10 +188,38 @@ class Pool:
         found.start_seconds = time.perf_counter() - started
         return found
 
+    async def _spawn(
+        self, model: Model, environment: Environment
+    ) -> tuple[socket.socket, Process, Path]:
+        """Start a process on a lease; the spawner keeps the lease as long as it lives."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_on:
+            leased = self._store.lease(environment.id)
+            if leased is not None:
+                handed_on.callback(leased[1].close)
+            if leased is None or leased[0].prefix != environment.prefix:
+                message = f"the environment {environment.id} has been removed"
+                raise EnvironmentNotFoundError(message, id=environment.id)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            handed_on.callback(theirs.close)
+            scratch = self._store.scratch()
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            process = await self._processes.start(
+                [str(environment.python), "-I", "-B", worker.__file__, "{0}"],
+                env=_variables(environment, scratch),
+                cwd=scratch,
+                log=self._log(model),
+                given=[theirs.fileno()],
+                kept=[leased[1].descriptor],
+            )
+            undo.pop_all()
+            return ours, process, scratch
+
     async def _load(self, found: Worker) -> None:
         model, limit = found.model, self._settings.workers.start_timeout
         head = {
-            "model": str(model.path),
+            # MLflow takes a path with a percent sign for an encoded one.
+            "model": model.path.as_uri() if "%" in str(model.path) else str(model.path),
             "code": str(model.path / model.code) if model.code else None,
             "loader_module": model.loader_module,
             "data": str(model.path / (model.data or "")),
@@ -217,7 +232,7 @@ class Pool:
             message = f"the model `{model.path}` was not loaded within {limit:.0f} s"
             raise ModelInvalidError(message, model=model.path) from error
         except ConnectionError as error:
-            raise await self._died(found) from error
+            raise await self._died(found, "while it loaded the model") from error
         except EnvdError as error:
             raise _explained(error, model) from error
 
@@ -225,8 +240,17 @@ class Pool:
         """Forget a worker whose socket has ended, and see that its process does."""
         if (key, found) in self._started():
             del self._workers[key]
-        found.process.kill()
-        shutil.rmtree(found.scratch, ignore_errors=True)
+        # Not at once: a process that is ending by itself has an exit status to tell.
+        asyncio.get_running_loop().call_later(self._settings.workers.stop_grace, found.process.kill)
+
+    def _end_if_stuck(self, found: Worker) -> None:
+        """Kill a worker that goes on with what nobody waits for any more."""
+
+        def look() -> None:
+            if found.channel.abandoned:
+                found.process.kill()
+
+        asyncio.get_running_loop().call_later(self._settings.workers.stop_grace, look)
 
     async def _stop(self, found: Worker) -> None:
         """Ask a worker to end, and kill it after `workers.stop_grace`."""
@@ -236,12 +260,11 @@ class Pool:
                 await asyncio.shield(found.process.exited)
         found.process.kill()
 
-    async def _died(self, found: Worker) -> WorkerDiedError:
-        found.process.kill()
+    async def _died(self, found: Worker, when: str) -> WorkerDiedError:
         status = await asyncio.shield(found.process.exited)
-        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
         message = (
-            f"the worker of `{found.model.path}` ended by {how} with the request under way; "
+            f"the worker of `{found.model.path}` ended by {how} {when}; "
             f"its output is in `{self._log(found.model)}`"
         )
         return WorkerDiedError(message, model=found.model.path, status=status)
@@ -250,6 +273,13 @@ class Pool:
         logs = self._store.layout.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         return logs / f"worker-{model.digest[:16]}.log"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _variables(environment: Environment, scratch: Path) -> dict[str, str]:
@@ -264,18 +294,15 @@ def _variables(environment: Environment, scratch: Path) -> dict[str, str]:
 
 
 def _explained(error: EnvdError, model: Model) -> EnvdError:
-    """Add to a worker's error what the worker cannot know."""
-    error.metadata["model"] = str(model.path)
-    if isinstance(error, ImportFailedError):
-        module = error.metadata.get("module", "")
-        error.metadata["distribution"] = distribution = distribution_of(module) or ""
-        error.message = (
-            f"the model `{model.path}` imports `{module}`, which its environment does not have; "
-            + (
-                f"add the distribution `{distribution}` to its requirements"
-                if distribution
-                else "add the distribution that provides it to the model's requirements"
-            )
-        )
-        error.args = (error.message,)
-    return error
+    """Return a worker's error with what the worker cannot know."""
+    about = error.metadata | {"model": str(model.path)}
+    if not isinstance(error, ImportFailedError):
+        return type(error)(error.message, **about)
+    module = error.metadata.get("module", "")
+    distribution = distribution_of(module)
+    advice = f"`{distribution}`" if distribution else "that provides it"
+    message = (
+        f"the model `{model.path}` imports `{module}`, which its environment does not have; "
+        f"add the distribution {advice} to its requirements ({error.message})"
+    )
+    return ImportFailedError(message, **about, distribution=distribution)

@@ -129,6 +129,7 @@ class Processes:
             return
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         for process in self._alive.values():
+            _fail(process.started, "the spawner is gone")
             _settle(process.exited, -signal.SIGKILL)
         if not gone.done():
             gone.set_result(None)
@@ -138,10 +139,17 @@ class Processes:
             _settle(self._alive[message["started"]].started, message["pid"])
         elif "failed" in message:
             process = self._alive.pop(message["failed"])
-            process.started.set_exception(InternalError(f"no process: {message['error']}"))
-            process.exited.cancel()
+            _fail(process.started, message["error"])
+            _settle(process.exited, -signal.SIGKILL)
         else:
             _settle(self._alive.pop(message["exited"]).exited, message["status"])
+
+
+def _fail(started: asyncio.Future[int], why: str) -> None:
+    if not started.done():
+        started.set_exception(InternalError(f"a process could not be started: {why}"))
+        # Whoever wanted it may have gone.
+        started.exception()
 
 
 def _settle(future: asyncio.Future[int], value: int) -> None:

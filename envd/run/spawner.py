@@ -86,10 +86,12 @@ class Spawner:
         """Start a child and say so."""
         given, kept = descriptors[: request["given"]], descriptors[request["given"] :]
         number = request["start"]
+        # `{0}` and nothing around it: a path may hold braces of its own.
+        numbers = {f"{{{place}}}": str(one) for place, one in enumerate(given)}
         try:
             with open(request["log"], "ab") as log:
                 process = subprocess.Popen(
-                    [argument.format(*given) for argument in request["argv"]],
+                    [numbers.get(argument, argument) for argument in request["argv"]],
                     env=request["env"],
                     cwd=request["cwd"],
                     stdin=subprocess.DEVNULL,
@@ -98,7 +100,7 @@ class Spawner:
                     start_new_session=True,
                     pass_fds=given,
                 )
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001
             self.tell({"failed": number, "error": str(error)})
             close(kept)
         else:

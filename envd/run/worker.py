@@ -12,6 +12,7 @@ or FAILED and the same id, in order.
 import base64
 import datetime as dt
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -29,6 +30,7 @@ MAX_HEAD_BYTES = 1 << 20
 
 _FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
+_LLM_KEYS = ("messages", "prompt", "input")
 _MAX_TRACEBACK = 8000
 
 
@@ -44,7 +46,7 @@ class Refused(Exception):
 def main():
     """Answer frames until the socket ends."""
     connection = socket.socket(fileno=int(sys.argv[1]))
-    # Model code may start children; none of them may hold the socket open.
+    # Model code may start children: none of them may hold the socket open.
     os.set_inheritable(connection.fileno(), False)  # noqa: FBT003
     model, limit = None, None
     while True:
@@ -104,10 +106,9 @@ def load(head):
         sys.path.insert(0, head["code"])
     try:
         return _load(head)
-    except ImportError as error:
-        raise _import_failed(error)
-    except Exception as error:
-        message = "the model cannot be loaded: " + _short(error)
+    except (Exception, SystemExit) as error:
+        _refuse_missing(error)
+        message = "the model cannot be loaded: %s: %s" % (_name(error), _short(error))
         raise Refused("MODEL_INVALID", message, traceback=_traceback(), exception=_name(error))
 
 
@@ -126,15 +127,14 @@ def _load(head):
 def predict(model, head, payload, limit):
     """Return the head and the payload of the answer to one request."""
     started = time.perf_counter()
-    schema = _input_schema(model)
     try:
-        data, params = _input(payload, head["content_type"], schema)
+        data, params, is_chat = _input(payload, head["content_type"], _metadata(model))
     except Refused:
         raise
     except Exception as error:
         raise Refused("PAYLOAD_INVALID", "the input does not fit: " + _short(error))
     raw = _call(model, data, head["params"] if head.get("params") is not None else params)
-    body, notes = _answer(raw)
+    body, notes = _answer(_plain(raw) if is_chat else {"predictions": _plain(raw)})
     if len(body) > limit:
         message = "the answer is %d bytes, more than the %d that `daemon.max_message` allows"
         raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit))
@@ -146,9 +146,8 @@ def _call(model, data, params):
         if params is not None and "params" in inspect.signature(model.predict).parameters:
             return model.predict(data, params=params)
         return model.predict(data)
-    except ImportError as error:
-        raise _import_failed(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        _refuse_missing(error)
         functions = [frame.name for frame in traceback.extract_tb(sys.exc_info()[2])]
         if any(name.startswith(_SCHEMA_FUNCTIONS) for name in functions):
             raise Refused("PAYLOAD_INVALID", "the input does not fit the model: " + _short(error))
@@ -156,17 +155,34 @@ def _call(model, data, params):
         raise Refused("MODEL_RAISED", message, exception=_name(error), traceback=_traceback())
 
 
-def _input_schema(model):
-    metadata = getattr(model, "metadata", None)
-    return metadata.get_input_schema() if hasattr(metadata, "get_input_schema") else None
+class Metadata:
+    """What the signature of a model says of its input; nothing, for one without mlflow."""
+
+    schema, params, is_from_type_hint = None, (), False
 
 
-def _input(payload, content_type, schema):
-    """Return the data and the params of *payload*, as MLflow's scoring server reads them."""
+def _metadata(model):
+    found, given = Metadata(), getattr(model, "metadata", None)
+    if hasattr(given, "get_input_schema"):
+        found.schema = given.get_input_schema()
+    if hasattr(given, "get_params_schema"):
+        params = given.get_params_schema()
+        found.params = [one.name for one in params.params] if params else ()
+    if hasattr(given, "_is_signature_from_type_hint"):
+        found.is_from_type_hint = given._is_signature_from_type_hint()
+    return found
+
+
+def _input(payload, content_type, metadata):
+    """Return the data and the params of *payload*, as MLflow's scoring server reads them.
+
+    The third value says whether it came in the form of the LLM providers, whose answer
+    is not wrapped.
+    """
     kind = content_type.split(";")[0].strip().lower()
     text = payload.decode("utf-8-sig")
     if kind == "text/csv":
-        return _csv(text, schema), None
+        return _csv(text, metadata.schema), None, False
     if kind != "application/json":
         message = "the content type `%s` is not known; send application/json or text/csv"
         raise Refused("PAYLOAD_INVALID", message % kind)
@@ -174,7 +190,7 @@ def _input(payload, content_type, schema):
         document = json.loads(text)
     except ValueError as error:
         raise Refused("PAYLOAD_INVALID", "the input is not JSON: %s" % error)
-    return _json(document, schema)
+    return _json(document, metadata)
 
 
 def _csv(text, schema):
@@ -185,24 +201,40 @@ def _csv(text, schema):
     return pandas.read_csv(io.StringIO(text), dtype=types)
 
 
-def _json(document, schema):
-    if isinstance(document, list):
-        # MLflow 1.x, `format=pandas-records`.
-        document = {"dataframe_records": document}
-    if isinstance(document, dict) and "data" in document and not set(document) & set(_FORMATS):
-        # MLflow 1.x, `format=pandas-split`.
-        document = {"dataframe_split": document}
-    found = [key for key in _FORMATS if isinstance(document, dict) and key in document]
+def _json(document, metadata):
+    if isinstance(document, dict) and any(key in document for key in _LLM_KEYS):
+        params = {key: document.pop(key) for key in metadata.params if key in document}
+        return document, params, True
+    document = _named(document)
+    found = [key for key in _FORMATS if key in document]
     if len(found) != 1:
         message = "the input must be a JSON object with one of %s" % ", ".join(_FORMATS)
         raise Refused("PAYLOAD_INVALID", message)
     params = document.get("params")
     if params is not None and not isinstance(params, dict):
         raise Refused("PAYLOAD_INVALID", "`params` must be a JSON object")
-    value = document[found[0]]
-    if found[0].startswith("dataframe_"):
-        return _dataframe(value, found[0][len("dataframe_") :], schema), params
-    return _tensors(found[0], value, schema), params
+    return _data(found[0], document[found[0]], metadata), params, False
+
+
+def _named(document):
+    """Return *document* under the name of its form, which MLflow 1.x did not send."""
+    if isinstance(document, list):
+        return {"dataframe_records": document}
+    if not isinstance(document, dict):
+        return {}
+    if "data" in document and not set(document) & set(_FORMATS):
+        return {"dataframe_split": document}
+    return document
+
+
+def _data(form, value, metadata):
+    if metadata.is_from_type_hint:
+        if form != "inputs":
+            raise Refused("PAYLOAD_INVALID", "this model takes its input under `inputs` only")
+        return value
+    if form.startswith("dataframe_"):
+        return _dataframe(value, form[len("dataframe_") :], metadata.schema)
+    return _tensors(form, value, metadata.schema)
 
 
 def _dataframe(value, orient, schema):
@@ -252,9 +284,8 @@ def _pandas():
         raise Refused("PAYLOAD_INVALID", message)
 
 
-def _answer(raw):
-    """Return *raw* as the bytes of `{"predictions": ...}`, and notes on what was changed."""
-    document = {"predictions": _plain(raw)}
+def _answer(document):
+    """Return *document* as JSON bytes, and notes on what was changed in it."""
     try:
         try:
             text, notes = json.dumps(document, default=_default, allow_nan=False), []
@@ -304,9 +335,17 @@ def _finite(value):
     return value
 
 
-def _import_failed(error):
+def _refuse_missing(error):
+    """Refuse a request for want of a module, if that is what *error* is.
+
+    Only a top-level module that cannot be found: `cannot import name` and a missing
+    shared library are no reason to install something.
+    """
     module = (getattr(error, "name", None) or "").split(".")[0]
-    return Refused("IMPORT_FAILED", str(error), module=module, traceback=_traceback())
+    if not isinstance(error, ModuleNotFoundError) or not module:
+        return
+    if module not in sys.modules and importlib.util.find_spec(module) is None:
+        raise Refused("IMPORT_FAILED", str(error), module=module, traceback=_traceback())
 
 
 def _short(error):

@@ -21,18 +21,21 @@ from envd import addresses
 from envd.addresses import Sockets
 from envd.builds import Builds
 from envd.config import Settings
+from envd.errors import SettingsInvalidError
 from envd.run.pool import Pool
 from envd.run.processes import Processes
 from envd.serve.environments import Environments
 from envd.serve.models import ReadyModels
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role, Roles
+from envd.serve.under_way import UnderWay
 from envd.store import Store
 
 log = logging.getLogger(__name__)
 _SERVICES = tuple(api.DESCRIPTOR.services_by_name[name].full_name
                   for name in ("Environments", "Predictions"))  # fmt: skip
 _HANDSHAKE_MS = 2000
+_LAST_ANSWERS_S = 0.3
 
 
 class Daemon:
@@ -45,9 +48,13 @@ class Daemon:
         self._processes = processes
         self._store = Store(settings.root)
         self._health = health.aio.HealthServicer()
+        self._under_way = UnderWay()
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve until a signal comes; *on_ready* is called when it listens."""
+    async def run(self, on_ready: Callable[[], None]) -> bool:
+        """Serve until a signal comes; *on_ready* is called when it listens.
+
+        Return whether all went well.
+        """
         stopping = self._stop_signal()
         spawner_gone = self._processes.attach()
         builds = Builds(self._settings, self._processes)
@@ -69,16 +76,17 @@ class Daemon:
         await asyncio.wait([stopping, spawner_gone], return_when=asyncio.FIRST_COMPLETED)
         if spawner_gone.done():
             log.error("the spawner is gone, and all processes with it; stopping")
-        await self._drain(servers)
+        await self._drain(servers, builds)
         idle.cancel()
         await pool.close()
+        return not spawner_gone.done()
 
     def _server(
         self, path: Path, roles: Collection[Role], builds: Builds, models: ReadyModels, pool: Pool
     ) -> grpc.aio.Server:
         limit = self._settings.daemon.max_message
         server = grpc.aio.server(
-            interceptors=[Roles(roles)],
+            interceptors=[self._under_way, Roles(roles)],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -93,20 +101,31 @@ class Daemon:
         if Role.ADMIN in roles:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        with _private():
-            server.add_insecure_port(addresses.target(path))
+        try:
+            with _private():
+                server.add_insecure_port(addresses.target(path))
+        except RuntimeError as error:
+            message = f"the daemon cannot listen on `{path}`: {error}; give another `--socket`"
+            raise SettingsInvalidError(message, socket=path) from error
         return server
 
     async def _tell_health(self, state: int) -> None:
         for name in ("", *_SERVICES):
             await self._health.set(name, state)
 
-    async def _drain(self, servers: Collection[grpc.aio.Server]) -> None:
+    async def _drain(self, servers: Collection[grpc.aio.Server], builds: Builds) -> None:
         """Take no new requests and let those under way end."""
         _notify("STOPPING=1")
         log.info("stopping; waiting for the requests under way")
-        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await asyncio.gather(*(server.stop(self._settings.daemon.drain) for server in servers))
+        await self._health.enter_graceful_shutdown()
+        builds.leave_all()
+        limit = self._settings.daemon.drain
+        refusing = [asyncio.create_task(server.stop(limit)) for server in servers]
+        none = asyncio.create_task(self._under_way.none.wait())
+        await asyncio.wait([*refusing, none], return_when=asyncio.FIRST_COMPLETED)
+        none.cancel()
+        # What is left watches health; the last answers may still be on their way out.
+        await asyncio.gather(*refusing, *(server.stop(_LAST_ANSWERS_S) for server in servers))
 
     def _stop_signal(self) -> asyncio.Future[None]:
         """Return a future that the first SIGTERM or SIGINT ends; the second ends the process."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
@@ -16,13 +20,17 @@ from envd.run.pool import Pool
 from envd.serve import status
 from envd.serve.context import Context
 from envd.serve.models import ReadyModels
-from envd.store import Store
+from envd.store import Environment, Store
 
-_PAGE, _MAX_PAGE = 50, 1000
+_PAGE, _MAX_PAGE, _THREADS = 50, 1000, 4
+_Result = TypeVar("_Result")
 
 
 class Environments(services.EnvironmentsServicer):
-    """Answers from a store and the builds of one daemon."""
+    """Answers from a store and the builds of one daemon.
+
+    What walks a tree or waits for a lock runs in threads of its own, never in the loop.
+    """
 
     def __init__(self, store: Store, builds: Builds, models: ReadyModels, pool: Pool) -> None:
         """Use the parts of one daemon."""
@@ -30,6 +38,7 @@ class Environments(services.EnvironmentsServicer):
         self._builds = builds
         self._models = models
         self._pool = pool
+        self._threads = ThreadPoolExecutor(_THREADS, "store")
 
     @status.unary
     async def ResolveSpec(  # noqa: N802
@@ -54,10 +63,13 @@ class Environments(services.EnvironmentsServicer):
         del context
         model = await self._models.read(request.model)
         asked = await self._builds.ask(model)
-        if found := self._builds.find(asked):
-            self._store.record_model(found, model.path)
-            return messages.asked_for(self._store, found, asked, cached=True)
-        return _unready(self._builds.start(asked, model.path))
+        found = self._builds.find(asked)
+        if found is None:
+            return _unready(self._builds.start(asked, model.path))
+        self._store.record_model(found, model.path)
+        return await self._in_thread(
+            lambda: messages.asked_for(self._store, found, asked, cached=True)
+        )
 
     @status.stream
     async def WatchEnvironment(  # noqa: N802
@@ -67,14 +79,15 @@ class Environments(services.EnvironmentsServicer):
         del context
         build = self._builds.get(request.id)
         if build is None or build.done.done():
-            yield api.EnvironmentEvent(environment=self._snapshot(request.id, full=False))
+            yield api.EnvironmentEvent(environment=await self._snapshot(request.id))
             return
         yield api.EnvironmentEvent(environment=_unready(build))
         last = request.after_sequence
         async for number, happened in build.follow(last):
             yield messages.event(number, happened)
             last = number
-        yield api.EnvironmentEvent(sequence=last + 1, environment=self._outcome(build))
+        outcome = await self._in_thread(lambda: self._outcome(build))
+        yield api.EnvironmentEvent(sequence=last + 1, environment=outcome)
 
     @status.unary
     async def GetEnvironment(  # noqa: N802
@@ -82,25 +95,20 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.Environment:
         """Return one environment."""
         del context
-        return self._snapshot(request.id, full=request.view == api.FULL)
+        return await self._snapshot(request.id, full=request.view == api.FULL)
 
     @status.unary
     async def ListEnvironments(  # noqa: N802
         self, request: api.ListEnvironmentsRequest, context: Context
     ) -> api.ListEnvironmentsResponse:
-        """Return a page of ready environments."""
+        """Return a page of published environments."""
         del context
         if request.page_size < 0:
             message = f"the page size {request.page_size} is negative"
             raise RequestInvalidError(message, page_size=request.page_size)
         size = min(request.page_size or _PAGE, _MAX_PAGE)
         start = _offset(request.page_token)
-        records = self._store.records()
-        page = records[start : start + size]
-        return api.ListEnvironmentsResponse(
-            environments=[messages.ready(self._store, one) for one in page],
-            next_page_token=_token(start + size) if start + size < len(records) else "",
-        )
+        return await self._in_thread(lambda: self._page(start, size))
 
     @status.unary
     async def DeleteEnvironment(  # noqa: N802
@@ -108,11 +116,27 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.Environment:
         """Remove one environment."""
         del context
-        found = self._store.resolve(request.id)
+        found = await self._in_thread(lambda: self._store.resolve(request.id))
         await self._pool.release(found.id)
-        message = messages.ready(self._store, found)
-        self._store.remove(found.id)
-        return message
+        return await self._in_thread(lambda: self._remove(found))
+
+    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _snapshot(self, prefix: str, *, full: bool = False) -> api.Environment:
+        build = self._builds.get(prefix)
+        if build and not build.done.done():
+            return _unready(build)
+        try:
+            return await self._in_thread(lambda: self._published(prefix, full=full))
+        except EnvdError:
+            if build is None:
+                raise
+            return _unready(build)
+
+    def _published(self, prefix: str, *, full: bool) -> api.Environment:
+        found = self._store.resolve(prefix)
+        return messages.published(self._store, found, self._store.holders(), full=full)
 
     def _outcome(self, build: Build) -> api.Environment:
         found = self._builds.find(build.asked)
@@ -120,17 +144,18 @@ class Environments(services.EnvironmentsServicer):
             return _unready(build)
         return messages.asked_for(self._store, found, build.asked, cached=False)
 
-    def _snapshot(self, prefix: str, *, full: bool) -> api.Environment:
-        build = self._builds.get(prefix)
-        if build and not build.done.done():
-            return _unready(build)
-        try:
-            found = self._store.resolve(prefix)
-        except EnvdError:
-            if build is None:
-                raise
-            return _unready(build)
-        return messages.ready(self._store, found, full=full)
+    def _page(self, start: int, size: int) -> api.ListEnvironmentsResponse:
+        ids, holders = self._store.ids(), self._store.holders()
+        page = [one for name in ids[start : start + size] if (one := self._store.read(name))]
+        return api.ListEnvironmentsResponse(
+            environments=[messages.published(self._store, one, holders) for one in page],
+            next_page_token=_token(start + size) if start + size < len(ids) else "",
+        )
+
+    def _remove(self, found: Environment) -> api.Environment:
+        message = messages.published(self._store, found, self._store.holders())
+        self._store.remove(found.id)
+        return message
 
 
 def _unready(build: Build) -> api.Environment:
@@ -147,7 +172,11 @@ def _offset(token: str) -> int:
     if not token:
         return 0
     try:
-        return int(base64.urlsafe_b64decode(token).decode().removeprefix("envd:"))
-    except (binascii.Error, ValueError) as error:
+        text = base64.urlsafe_b64decode(token).decode()
+    except (binascii.Error, ValueError):
+        text = ""
+    found = re.fullmatch(r"envd:(\d{1,9})", text)
+    if found is None:
         message = "the page token is not one of this list; start again without it"
-        raise RequestInvalidError(message, page_token=token) from error
+        raise RequestInvalidError(message, page_token=token)
+    return int(found[1])

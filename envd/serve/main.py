@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def main(
 
 
 def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
+    _allow_many_files()
     store = Store(settings.root)
     store.create()
     with addresses.owned(settings.root, chosen):
@@ -77,7 +79,14 @@ def _run(settings: config.Settings, chosen: addresses.Sockets, processes: Proces
     from envd.serve.daemon import Daemon  # noqa: PLC0415
 
     daemon = Daemon(settings, chosen, processes)
-    uvloop.run(daemon.run(lambda: _say(settings, chosen)))
+    if not uvloop.run(daemon.run(lambda: _say(settings, chosen))):
+        sys.exit(1)
+
+
+def _allow_many_files() -> None:
+    """Take all the descriptors there may be: a worker needs two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _say(settings: config.Settings, chosen: addresses.Sockets) -> None:

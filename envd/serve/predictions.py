@@ -90,7 +90,7 @@ def _params(text: str) -> dict[str, object] | None:
         return None
     try:
         params = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"`params_json` is not JSON: {error}"
         raise RequestInvalidError(message) from error
     if not isinstance(params, dict):

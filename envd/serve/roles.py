@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
 
+from envd.errors import PermissionDeniedError
+from envd.serve import status
 from envd.serve.context import Context
 
 
@@ -49,9 +52,11 @@ class Roles(grpc.aio.ServerInterceptor):
         """Answer PERMISSION_DENIED to what is not allowed here."""
         if ROLES.get(details.method) in self._allowed:
             return await continuation(details)
-        return grpc.unary_unary_rpc_method_handler(_deny)
+        return grpc.unary_unary_rpc_method_handler(functools.partial(_deny, None))
 
 
-async def _deny(_: Any, context: Context) -> None:
+@status.unary
+async def _deny(_: Any, request: Any, context: Context) -> None:
+    del request, context
     message = "this socket may not do that; ask on the admin socket"
-    await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)
+    raise PermissionDeniedError(message)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
+import string
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,13 +15,21 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from envd.errors import EnvdError, InternalError
+from envd.errors import CacheFullError, EnvdError, InternalError, LimitReachedError
 from envd.serve.context import Context
 
 log = logging.getLogger(__name__)
+_LIMITS: dict[int | None, type[EnvdError]] = {
+    errno.EMFILE: LimitReachedError,
+    errno.ENFILE: LimitReachedError,
+    errno.ENOMEM: LimitReachedError,
+    errno.ENOSPC: CacheFullError,
+    errno.EDQUOT: CacheFullError,
+}
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
-# A model's traceback travels in the trailers, whose size clients limit.
-_MAX_METADATA_CHARACTERS = 3000
+# What clients take of trailers is 8 KiB, and the message is in them twice: percent-encoded,
+# and in the details in base 64.
+_MAX_MESSAGE_BYTES, _MAX_METADATA_BYTES = 2400, 2400
 
 
 def of(error: EnvdError) -> grpc.Status:
@@ -30,15 +41,27 @@ def of(error: EnvdError) -> grpc.Status:
         details.append(_packed(retry))
     status = status_pb2.Status(
         code=code_pb2.Code.Value(error.code),
-        message=error.message[:_MAX_METADATA_CHARACTERS],
+        message=_cut(error.message),
         details=details,
     )
     return rpc_status.to_status(status)
 
 
 def _info(error: EnvdError) -> error_details_pb2.ErrorInfo:
-    metadata = {key: value[-_MAX_METADATA_CHARACTERS:] for key, value in error.metadata.items()}
+    metadata, left = {}, _MAX_METADATA_BYTES
+    # The shortest first: what is cut is the traceback, and its end is what says most.
+    for key, value in sorted(error.metadata.items(), key=lambda item: len(item[1])):
+        kept = value.encode()[-left:].decode(errors="ignore") if left else ""
+        metadata[key] = kept
+        left -= len(kept.encode())
     return error_details_pb2.ErrorInfo(reason=error.reason, domain="envd", metadata=metadata)
+
+
+def _cut(message: str) -> str:
+    """Shorten *message* until its percent-encoding fits."""
+    while len(urllib.parse.quote(message, safe=string.printable)) > _MAX_MESSAGE_BYTES:
+        message = message[: len(message) * 3 // 4]
+    return message
 
 
 def _packed(message: Any) -> any_pb2.Any:
@@ -81,6 +104,8 @@ async def _guard(answer: Awaitable[Any], context: Context) -> Any:
 async def _abort(error: Exception, context: Context) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, OSError) and error.errno in _LIMITS:
+        error = _LIMITS[error.errno](f"the daemon cannot go on: {error}")
     if not isinstance(error, EnvdError):
         log.error("a request failed for a reason that envd does not know", exc_info=error)
         error = InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")

@@ -20,6 +20,7 @@
     |-- models/                           downloads of model URIs
     |-- pythons/                          what uv downloaded, and `probes.json`
     |-- cache/                            the installers' download caches
+    |-- empty/                            where installers run: no stray configuration
     |-- scratch/                          the directories workers may write in
     `-- trash/                            renamed here first, deleted after
 
@@ -27,8 +28,8 @@ An environment is ready if and only if its manifest says so: a directory that ex
 proves nothing, and an attempt that no manifest names is rubbish.
 """
 
-from envd.store.leases import Holder, Lease
+from envd.store.leases import Holder, Holders, Lease
 from envd.store.manifest import Base, Manifest
 from envd.store.store import Attempt, Environment, Store
 
-__all__ = ["Attempt", "Base", "Environment", "Holder", "Lease", "Manifest", "Store"]
+__all__ = ["Attempt", "Base", "Environment", "Holder", "Holders", "Lease", "Manifest", "Store"]

@@ -21,7 +21,7 @@ _POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Builder:
+class Owner:
     """Who holds a file exclusively: a process, and the group of the installer it runs."""
 
     pid: int
@@ -50,7 +50,7 @@ class Held:
 
 
 @contextlib.contextmanager
-def exclusively(path: Path, on_wait: Callable[[Builder | None], None]) -> Iterator[Held]:
+def exclusively(path: Path, on_wait: Callable[[Owner | None], None]) -> Iterator[Held]:
     """Hold *path*, waiting for whoever holds it; *on_wait* is told once whom.
 
     Where the holder died and left an installer behind that still writes, that
@@ -70,15 +70,15 @@ def open_file(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _acquire(path: Path, descriptor: int, on_wait: Callable[[Builder | None], None]) -> None:
+def _acquire(path: Path, descriptor: int, on_wait: Callable[[Owner | None], None]) -> None:
     is_told = False
     while not try_lock(descriptor, fcntl.LOCK_EX):
-        builder = read_builder(path)
+        owner = read_owner(path)
         if not is_told:
-            on_wait(builder)
+            on_wait(owner)
             is_told = True
-        if builder and not builder.is_alive():
-            _kill_orphans(path, builder)
+        if owner and not owner.is_alive():
+            _kill_orphans(path, owner)
         time.sleep(_POLL_S)
 
 
@@ -91,15 +91,15 @@ def try_lock(descriptor: int, operation: int) -> bool:
     return True
 
 
-def read_builder(path: Path) -> Builder | None:
+def read_owner(path: Path) -> Owner | None:
     """Return who wrote itself into *path* last, or None."""
     try:
-        return Builder(*json.loads(path.read_text()))
+        return Owner(*json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _kill_orphans(path: Path, builder: Builder) -> None:
+def _kill_orphans(path: Path, builder: Owner) -> None:
     # The group id may have been given to strangers since; only one that has this very
     # file open is the dead builder's.
     if builder.group and any(_has_open(pid, path) for pid in _members(builder.group)):

@@ -13,18 +13,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envd.store.held import open_file, try_lock
+from envd.store.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds a lease."""
+    """A process that holds a lease: the daemon, for a worker of its, or another one."""
 
     pid: int
     kind: str
 
-    def document(self) -> dict[str, object]:
-        """Return the holder as JSON values."""
-        return {"pid": self.pid, "kind": self.kind}
+    def __str__(self) -> str:
+        """Write it for people."""
+        return f"a worker of the daemon {self.pid}" if self.kind == "worker" else f"pid {self.pid}"
+
+
+class Holders:
+    """Who holds what below one root, at one moment."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Look now."""
+        self._layout = layout
+        self._pids = locked_by()
+        self._daemon = set(self._pids.get(identity(layout.root / "daemon.lock"), ()))
+
+    def of(self, env_id: str) -> tuple[Holder, ...]:
+        """Return who holds a lease on *env_id*."""
+        pids = self._pids.get(identity(self._layout.held(f"lease-{env_id}")), ())
+        kinds = {True: "worker", False: "process"}
+        return tuple(Holder(pid, kinds[pid in self._daemon]) for pid in sorted(pids))
 
 
 class Lease:
@@ -48,9 +65,12 @@ def take(path: Path) -> Lease | None:
     return None
 
 
-def holders() -> Mapping[tuple[int, int, int], tuple[int, ...]]:
-    """Return the pids that hold each locked file, by (major, minor, inode)."""
-    found: dict[tuple[int, int, int], tuple[int, ...]] = {}
+Identity = tuple[int, int, int] | None
+
+
+def locked_by() -> Mapping[Identity, tuple[int, ...]]:
+    """Return the pids that hold each locked file, by its `identity`."""
+    found: dict[Identity, tuple[int, ...]] = {}
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
         if "->" in fields or fields[1] != "FLOCK":
@@ -61,8 +81,8 @@ def holders() -> Mapping[tuple[int, int, int], tuple[int, ...]]:
     return found
 
 
-def identity(path: Path) -> tuple[int, int, int] | None:
-    """Return what `holders` knows the file *path* by, or None where there is none."""
+def identity(path: Path) -> Identity:
+    """Return what `locked_by` knows the file *path* by, or None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -26,12 +27,13 @@ from envd.spec import Spec
 from envd.spec.spec import from_canonical
 from envd.store import held, leases
 from envd.store import manifest as manifests
-from envd.store.held import Builder, Held
+from envd.store.held import Held, Owner
 from envd.store.layout import Layout
-from envd.store.leases import Holder, Lease
+from envd.store.leases import Holders, Lease
 from envd.store.manifest import Manifest
 from envd.store.sizes import Sizes, measure
 
+log = logging.getLogger(__name__)
 _MIN_PREFIX = 4
 _DIGITS = re.compile(r"[0-9a-f]+")
 _README = """This directory belongs to envd: it holds the environments of models and the packages
@@ -80,29 +82,40 @@ class Store:
             OSError: it cannot be made.
         """
         self.layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.layout.empty.mkdir(mode=0o500, exist_ok=True)
         readme = self.layout.root / "README"
         if not readme.exists():
             readme.write_text(_README)
 
-    def find(self, env_id: str) -> Environment | None:
-        """Return the environment *env_id* if it is ready, and its interpreter still there."""
+    def read(self, env_id: str) -> Environment | None:
+        """Return the environment *env_id* if it has been published and is undamaged.
+
+        Raises:
+            OSError: it cannot be read, which does not say that it is not there.
+        """
         try:
             text = self.layout.manifest(env_id).read_text()
             manifest = manifests.from_document(json.loads(text))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if not manifest.base.is_there():
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
         return Environment(manifest, self.layout.environment(env_id) / manifest.attempt)
 
+    def find(self, env_id: str) -> Environment | None:
+        """Return the environment *env_id* if it is ready: published, its interpreter there."""
+        found = self.read(env_id)
+        return found if found and found.manifest.base.is_there() else None
+
+    def ids(self) -> list[str]:
+        """Return the ids of all published environments, the latest used first."""
+        used = []
+        for manifest in self.layout.environments.glob("*/ready.json"):
+            with contextlib.suppress(FileNotFoundError):
+                used.append((manifest.stat().st_mtime, manifest.parent.name))
+        return [name for _, name in sorted(used, reverse=True)]
+
     def records(self) -> list[Environment]:
-        """Return every ready environment, the latest used first."""
-        try:
-            homes = list(self.layout.environments.iterdir())
-        except FileNotFoundError:
-            return []
-        found = [one for home in homes if (one := self.find(home.name))]
-        return sorted(found, key=lambda one: (self.last_used(one), one.id), reverse=True)
+        """Return every published environment, the latest used first."""
+        return [one for env_id in self.ids() if (one := self.read(env_id))]
 
     def resolve(self, prefix: str) -> Environment:
         """Return the one ready environment whose id or spec_key begins with *prefix*.
@@ -117,10 +130,10 @@ class Store:
         if not _DIGITS.fullmatch(prefix):
             message = f"`{prefix}` is no id: ids are made of the digits 0-9 and a-f"
             raise RequestInvalidError(message, id=prefix)
-        if lock := self.read_lock(prefix):
-            env_id = lock.env_id(self.read_spec(prefix).python)
-            if found := self.find(env_id):
-                return found
+        if (lock := self.read_lock(prefix)) and (
+            found := self.read(lock.env_id(self.read_spec(prefix).python))
+        ):
+            return found
         fitting = [
             one
             for one in self.records()
@@ -159,13 +172,13 @@ class Store:
         durable.write_json(self.layout.lock(spec_key), lock.document())
 
     @contextlib.contextmanager
-    def locking(self, spec_key: str, on_wait: Callable[[Builder | None], None]) -> Iterator[None]:
+    def locking(self, spec_key: str, on_wait: Callable[[Owner | None], None]) -> Iterator[None]:
         """Let nobody else lock the spec *spec_key* meanwhile."""
         with held.exclusively(self.layout.held(f"spec-{spec_key}"), on_wait):
             yield
 
     @contextlib.contextmanager
-    def building(self, env_id: str, on_wait: Callable[[Builder | None], None]) -> Iterator[Attempt]:
+    def building(self, env_id: str, on_wait: Callable[[Owner | None], None]) -> Iterator[Attempt]:
         """Let nobody else build *env_id* meanwhile, and give an empty attempt to build in.
 
         What stands in the environment's directory and is not ready is removed first. An
@@ -174,13 +187,37 @@ class Store:
         with held.exclusively(self.layout.held(f"build-{env_id}"), on_wait) as file:
             home = self.layout.environment(env_id)
             if self.find(env_id) is None:
-                durable.remove_tree(home, self.layout.trash)
+                self._clear(env_id)
             attempt = Attempt(name := secrets.token_hex(4), home / name, file)
             try:
                 yield attempt
             finally:
-                if self.find(env_id) is None:
+                found = self.read(env_id)
+                if found is None or found.manifest.attempt != attempt.name:
+                    durable.remove_tree(attempt.prefix, self.layout.trash)
+                if found is None:
                     durable.remove_tree(home, self.layout.trash)
+
+    def _clear(self, env_id: str) -> None:
+        """Remove what no manifest names, and what one names if nobody holds it.
+
+        A worker may still run in an environment whose base interpreter has changed.
+        """
+        with self._unused(env_id) as is_unused:
+            found = self.read(env_id)
+            kept = found.manifest.attempt if found and not is_unused else None
+            for folder in self.layout.environment(env_id).glob("*/"):
+                if folder.name not in {kept, self.layout.used_by(env_id).name}:
+                    durable.remove_tree(folder, self.layout.trash)
+
+    @contextlib.contextmanager
+    def _unused(self, env_id: str) -> Iterator[bool]:
+        """Say whether nobody holds a lease on *env_id*, and let nobody take one meanwhile."""
+        descriptor = held.open_file(self.layout.held(f"lease-{env_id}"))
+        try:
+            yield held.try_lock(descriptor, fcntl.LOCK_EX)
+        finally:
+            os.close(descriptor)
 
     def publish(self, manifest: Manifest) -> Environment:
         """Make an attempt ready: flush its files, then write its manifest, the last of all.
@@ -205,11 +242,9 @@ class Store:
         lease.close()
         return None
 
-    def leases(self, env_id: str) -> tuple[Holder, ...]:
-        """Return who holds a lease on *env_id*."""
-        identity = leases.identity(self.layout.held(f"lease-{env_id}"))
-        pids = leases.holders().get(identity, ()) if identity else ()
-        return tuple(Holder(pid, "process") for pid in sorted(pids))
+    def holders(self) -> Holders:
+        """Return who holds what below this root just now."""
+        return Holders(self.layout)
 
     def record_use(self, environment: Environment, model: Path) -> None:
         """Remember that *model* used *environment* just now: the manifest's mtime."""
@@ -219,12 +254,18 @@ class Store:
 
     def record_model(self, environment: Environment, model: Path) -> None:
         """Remember that *environment* is what *model* asks for."""
-        with contextlib.suppress(FileNotFoundError):
-            name = hashlib.sha256(os.fsencode(model)).hexdigest()[:16]
-            mark = self.layout.used_by(environment.id) / name
-            if not mark.exists():
-                mark.parent.mkdir(exist_ok=True)
-                mark.write_bytes(os.fsencode(model))
+        name = hashlib.sha256(os.fsencode(model)).hexdigest()[:16]
+        mark = self.layout.used_by(environment.id) / name
+        if mark.exists():
+            return
+        try:
+            mark.parent.mkdir(exist_ok=True)
+            beside = mark.with_name(f".{name}.{secrets.token_hex(4)}")
+            beside.write_bytes(os.fsencode(model))
+            beside.replace(mark)
+        except OSError as error:
+            # Bookkeeping must not cost anybody an answer.
+            log.warning("the model of an environment could not be recorded: %s", error)
 
     def last_used(self, environment: Environment) -> float:
         """Return when *environment* was last used, in seconds since 1970."""
@@ -248,7 +289,7 @@ class Store:
     def models(self, env_id: str) -> tuple[str, ...]:
         """Return the models that have used *env_id*, by path."""
         try:
-            marks = sorted(self.layout.used_by(env_id).iterdir())
+            marks = sorted(self.layout.used_by(env_id).glob("[!.]*"))
         except FileNotFoundError:
             return ()
         return tuple(sorted(os.fsdecode(mark.read_bytes()) for mark in marks))
@@ -259,18 +300,18 @@ class Store:
         Raises:
             EnvironmentInUseError: somebody holds a lease on it.
         """
-        lease = self.layout.held(f"lease-{env_id}")
         # Held as a builder holds it: nobody may start an attempt in what goes to the trash.
-        with held.exclusively(self.layout.held(f"build-{env_id}"), lambda _: None):
-            descriptor = held.open_file(lease)
-            try:
-                if not held.try_lock(descriptor, fcntl.LOCK_EX):
-                    pids = ", ".join(str(one.pid) for one in self.leases(env_id))
-                    message = f"the environment {env_id} is in use by process {pids}; stop it first"
-                    raise EnvironmentInUseError(message, id=env_id, pids=pids)
-                durable.remove_tree(self.layout.environment(env_id), self.layout.trash)
-            finally:
-                os.close(descriptor)
+        with (
+            held.exclusively(self.layout.held(f"build-{env_id}"), lambda _: None),
+            self._unused(env_id) as is_unused,
+        ):
+            if not is_unused:
+                users = ", ".join(str(one) for one in self.holders().of(env_id))
+                message = f"the environment {env_id} is in use by {users}; stop that first"
+                raise EnvironmentInUseError(message, id=env_id, users=users)
+            doomed = durable.discard(self.layout.environment(env_id), self.layout.trash)
+        if doomed:
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def scratch(self) -> Path:
         """Return a new directory for a worker of this process to write in."""
@@ -279,8 +320,21 @@ class Store:
         return folder
 
     def sweep(self) -> None:
-        """Delete what dead processes left: what was on its way out, and scratch."""
-        shutil.rmtree(self.layout.trash, ignore_errors=True)
+        """Delete what dead processes left: what was on its way out, scratch, half builds."""
+        for doomed in self.layout.trash.glob("*"):
+            shutil.rmtree(doomed, ignore_errors=True)
         for folder in self.layout.scratch.glob("*"):
             if not Path("/proc", folder.name.split(".")[0]).exists():
                 shutil.rmtree(folder, ignore_errors=True)
+        for home in self.layout.environments.glob("*"):
+            if not (home / "ready.json").exists():
+                self._sweep_half_built(home)
+
+    def _sweep_half_built(self, home: Path) -> None:
+        descriptor = held.open_file(self.layout.held(f"build-{home.name}"))
+        try:
+            is_free = held.try_lock(descriptor, fcntl.LOCK_EX)
+            if is_free and not (home / "ready.json").exists():
+                durable.remove_tree(home, self.layout.trash)
+        finally:
+            os.close(descriptor)

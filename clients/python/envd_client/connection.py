@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +91,22 @@ def default_target(environ: Mapping[str, str] = os.environ) -> str:
     """
     if environ.get("ENVD_SOCKET"):
         return environ["ENVD_SOCKET"]
+    if announced := _announced(environ):
+        return announced
     if environ.get("XDG_RUNTIME_DIR"):
         return f"{environ['XDG_RUNTIME_DIR']}/envd/predict.sock"
     message = "nothing says where envd listens; give a target or set `ENVD_SOCKET`"
     raise SettingsInvalidError(message, metadata={"setting": "ENVD_SOCKET"})
+
+
+def _announced(environ: Mapping[str, str]) -> str | None:
+    """Return the socket that the daemon of this user's root wrote into its `daemon.json`."""
+    state = environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    root = environ.get("ENVD_ROOT") or Path(state, "envd")
+    try:
+        return str(json.loads(Path(root, "daemon.json").read_text())["predict"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def grpc_target(target: str | os.PathLike[str]) -> str:

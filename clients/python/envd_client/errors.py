@@ -199,6 +199,18 @@ class CacheFullError(MachineError):
     code, reason = StatusCode.RESOURCE_EXHAUSTED, "CACHE_FULL"
 
 
+class PermissionDeniedError(MachineError):
+    """This caller may not do that; ask as somebody who may."""
+
+    code, reason = StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"
+
+
+class LimitReachedError(MachineError):
+    """The daemon may not have more files or memory; ask for less, or raise its limit."""
+
+    code, reason = StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"
+
+
 class RootUnusableError(MachineError):
     """The root cannot be made or written; give another."""
 

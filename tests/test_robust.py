@@ -1,0 +1,362 @@
+"""What a reviewer broke once: odd paths, odd ends, odd moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from envd_client import Client
+from envd_client.errors import EnvdError, PermissionDeniedError, from_rpc_error
+from envd_client.v1 import envd_pb2 as api
+from envd_client.v1 import envd_pb2_grpc as services
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.conftest import Daemon, Envctl, environment
+from tests.tiny import Tiny, sdist
+
+ASK = '{"inputs": [1]}'
+ANSWER = {"predictions": ["2.0", [1]]}
+
+
+def test_odd_characters_in_the_paths_of_root_and_model(
+    start_daemon: Callable[..., Daemon], home: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    root = tmp_path / "ä b#%20{x}"
+    model = tiny.model(tmp_path / "mödel {0} %20#")
+    envctl = Envctl(root, environment(root, home, **tiny.settings))
+
+    alone = envctl("predict", "-m", model, stdin=ASK)
+    start_daemon(root, **tiny.settings)
+    asked = envctl("predict", "-m", model, stdin=ASK)
+    listed = json.loads(envctl("list", "--json").stdout)
+
+    assert json.loads(alone.stdout or "null") == ANSWER, alone.stderr
+    assert json.loads(asked.stdout or "null") == ANSWER, asked.stderr
+    assert listed[0]["models"] == [str(model)]
+
+
+def test_a_changed_base_python_takes_nothing_from_a_worker_that_runs(
+    start_daemon: Callable[..., Daemon], home: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = Path(sys.base_prefix)
+    roots = tmp_path / "pythons"
+    (roots / "one" / "bin").mkdir(parents=True)
+    python = roots / "one" / "bin" / "python3"
+    shutil.copy2(base / "bin" / f"python3.{sys.version_info.minor}", python)
+    (roots / "one" / "lib").symlink_to(base / "lib")
+    (roots / "one" / "include").symlink_to(base / "include")
+    settings = tiny.settings | {"ENVD_PYTHON__ROOTS": str(roots)}
+    body = "        import os, sys; return [sys.prefix, os.path.isdir(sys.prefix)]"
+    model = tiny.model(tmp_path / "model", body=body)
+    daemon = start_daemon(tmp_path / "root", **settings)
+    envctl = Envctl(daemon.root, environment(daemon.root, home, **settings))
+    with daemon.client() as client:
+        before = client.predict(model, {"inputs": []})
+        os.utime(python, (1, 1))
+        broken = json.loads(envctl("list", "--json").stdout)
+        after = client.predict(model, {"inputs": []})
+
+    assert Path(before.predictions[0]).exists(), "a worker's environment was removed under it"
+    assert [one["state"] for one in broken] == ["failed"]
+    assert "interpreter" in broken[0]["failure"]["message"]
+    assert after.predictions[1]
+    assert after.predictions[0] != before.predictions[0]
+
+
+def test_an_environment_without_its_python_can_be_removed(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    envctl("build", "-m", tiny.model(tmp_path / "model"))
+    manifest = next(envctl.root.glob("environments/*/ready.json"))
+    document = json.loads(manifest.read_text())
+    document["base"]["mtime_ns"] = 1
+    manifest.write_text(json.dumps(document))
+
+    removed = envctl("rm", document["env_id"][:8])
+
+    assert removed.returncode == 0, removed.stderr
+    assert not manifest.parent.exists()
+
+
+def test_a_failing_build_is_made_once_for_one_prediction(
+    start_daemon: Callable[..., Daemon], home: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    wheels, count = tmp_path / "wheels", tmp_path / "count"
+    wheels.mkdir()
+    sdist(wheels, "broken", "1.0", f"open({str(count)!r}, 'a').write('x'); raise SystemExit(1)")
+    settings = tiny.settings | {"ENVD_INDEX__FIND_LINKS": f"{tiny.wheels},{wheels}"}
+    start_daemon(tmp_path / "root", **settings)
+    envctl = Envctl(tmp_path / "root", environment(tmp_path / "root", home, **settings))
+
+    done = envctl("predict", "-m", tiny.model(tmp_path / "model", "broken"), stdin=ASK)
+
+    assert done.returncode == 1
+    assert "broken" in done.stderr
+    assert count.read_text() == "x"
+
+
+def test_an_import_that_fails_otherwise_advises_to_install_nothing(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    within = tiny.model(tmp_path / "within", body="        from tiny_a import nothere")
+    library = tiny.model(
+        tmp_path / "library",
+        body="        raise ImportError('libGL.so.1: cannot open shared object file')",
+    )
+    with daemon.client() as client:
+        errors = [_refused(client, model) for model in (within, library)]
+
+    assert [one.reason for one in errors] == ["MODEL_RAISED", "MODEL_RAISED"]
+    assert "cannot import name 'nothere'" in errors[0].message
+    assert "libGL.so.1" in errors[1].message
+
+
+def test_long_errors_in_any_script_arrive_as_what_they_are(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", body="        raise ValueError('中' * 1990)")
+    with daemon.client() as client:
+        error = _refused(client, model)
+
+    assert (error.code.name, error.reason) == ("UNKNOWN", "MODEL_RAISED")
+    assert "中" in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "said"),
+    [
+        ("import sys; sys.exit(3)", "MODEL_RAISED", "SystemExit"),
+        ("import os; os._exit(3)", "WORKER_DIED", "exit status 3"),
+        ("import os; os.kill(os.getpid(), 40)", "WORKER_DIED", "signal"),
+        ("import os; os.kill(os.getpid(), 11)", "WORKER_DIED", "SIGSEGV"),
+    ],
+)
+def test_every_end_of_a_worker_is_told_as_it_was(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path, body: str, reason: str, said: str
+) -> None:
+    model = tiny.model(tmp_path / "model", body=f"        {body}")
+    with daemon.client() as client:
+        error = _refused(client, model)
+
+    assert error.reason == reason
+    assert said in error.message
+
+
+def test_a_request_that_hangs_costs_the_next_ones_nothing(
+    start_daemon: Callable[..., Daemon], tiny: Tiny, tmp_path: Path
+) -> None:
+    daemon = start_daemon(tmp_path / "root", **tiny.settings, ENVD_WORKERS__STOP_GRACE="200ms")
+    body = "        import time; time.sleep(600 * data); return 'answered'"
+    model = tiny.model(tmp_path / "model", body=body)
+    with daemon.client() as client:
+        client.predict(model, {"inputs": 0})
+        with pytest.raises(EnvdError) as raised:
+            client.predict(model, {"inputs": 1}, timeout_s=0.5)
+        time.sleep(0.5)
+        again = client.predict(model, {"inputs": 0}, timeout_s=20)
+
+    assert raised.value.code.name == "DEADLINE_EXCEEDED"
+    assert again.predictions == "answered"
+
+
+def test_too_many_open_files_are_said_to_be_that(home: Path, tiny: Tiny, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    models = [tiny.model(tmp_path / f"model{number}") for number in range(25)]
+    process = subprocess.Popen(
+        ["bash", "-c", f"ulimit -n 48; exec {Path(sys.executable).parent}/envd"],
+        env=environment(root, home, **tiny.settings),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    reasons = set()
+    try:
+        with Client(root / "predict.sock") as client:
+            for model in models:
+                try:
+                    client.predict(model, {"inputs": [1]})
+                except EnvdError as error:
+                    reasons.add(error.reason)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+    assert reasons == {"LIMIT_REACHED"}
+
+
+def test_builders_at_once_do_not_write_over_each_others_log(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model")
+
+    with ThreadPoolExecutor(4) as threads:
+        built = [
+            json.loads(one.stdout)
+            for one in threads.map(lambda _: envctl("build", "-m", model, "--json"), range(4))
+        ]
+    log = envctl("logs", built[0]["spec_key"][:8]).stdout
+
+    assert "\0" not in log
+    assert log.count("== installing") == 1
+    assert "waiting" not in log
+
+
+def test_a_model_that_cannot_be_built_does_not_hide_the_others(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    good = tiny.model(tmp_path / "good")
+
+    done = envctl("build", tmp_path / "absent", good, "--json")
+
+    absent, built = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (absent["state"], absent["failure"]["reason"]) == ("failed", "MODEL_NOT_FOUND")
+    assert built["state"] == "ready"
+
+
+def test_watchers_do_not_keep_the_daemon_from_stopping(daemon: Daemon) -> None:
+    with grpc.insecure_channel(f"unix:{daemon.root}/predict.sock") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        next(watch)
+
+        daemon.process.terminate()
+
+        assert daemon.process.wait(timeout=15) == 0
+
+
+def test_a_killed_command_leaves_nothing_for_ever(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    body = f"        open({str(begun)!r}, 'w').close(); import time; time.sleep(600 * data)"
+    model = tiny.model(tmp_path / "model", body=body)
+    command = subprocess.Popen(
+        envctl.argv("predict", "-m", model), env=envctl.env, stdin=subprocess.PIPE, text=True
+    )
+    assert command.stdin is not None
+    command.stdin.write('{"inputs": 1}')
+    command.stdin.close()
+    while not begun.exists():
+        time.sleep(0.01)
+    command.send_signal(signal.SIGKILL)
+    command.wait()
+    assert list((envctl.root / "scratch").iterdir())
+
+    envctl("build", "-m", tiny.model(tmp_path / "other", "tiny-a==1.0"))
+
+    assert not list((envctl.root / "scratch").iterdir())
+
+
+def test_the_client_finds_the_daemon_of_the_root(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENVD_SOCKET", raising=False)
+    monkeypatch.setenv("ENVD_ROOT", str(daemon.root))
+
+    with Client() as client:
+        answer = client.predict(tiny.model(tmp_path / "model"), {"inputs": [1]})
+
+    assert answer.predictions == ANSWER["predictions"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "admin"])
+def test_a_socket_that_cannot_be_had_is_refused_plainly(
+    home: Path, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / ("admin.sock" if kind == "admin" else "taken")
+    if kind == "directory":
+        path.mkdir()
+    if kind == "file":
+        path.write_text("precious")
+
+    done = subprocess.run(
+        [f"{Path(sys.executable).parent}/envd", "--socket", path],
+        env=environment(tmp_path / "root", home),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_link_to_an_artifact_that_changed_is_a_changed_model(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    body = "        import os; return open(os.path.dirname(__file__) + '/../w.txt').read()"
+    model = tiny.model(tmp_path / "model", body=body + "  # read at each call")
+    loader = model / "code" / "tiny_loader.py"
+    loader.write_text(
+        loader.read_text()
+        .replace("class Model:", "W = open(__file__[:-19] + 'w.txt').read()\n\n\nclass Model:")
+        .replace(body.strip(), "return W")
+    )
+    (tmp_path / "blob").write_text("one")
+    (model / "w.txt").symlink_to(tmp_path / "blob")
+    with daemon.client() as client:
+        before = client.predict(model, {"inputs": []}).predictions
+        (tmp_path / "blob").write_text("two")
+        after = client.predict(model, {"inputs": []}).predictions
+
+    assert (before, after) == ("one", "two")
+
+
+def test_the_form_of_llm_providers_is_answered_unwrapped(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", body="        return {'echo': data}")
+    chat = '{"messages": [{"role": "user", "content": "hello"}]}'
+    with daemon.client() as client:
+        answer = client.predict(model, chat)
+
+    assert json.loads(answer.payload) == {"echo": json.loads(chat)}
+
+
+def test_a_denied_call_says_so_with_a_reason(daemon: Daemon) -> None:
+    channel = grpc.insecure_channel(f"unix:{daemon.root}/predict.sock")
+    with channel, pytest.raises(grpc.RpcError) as raised:
+        services.EnvironmentsStub(channel).DeleteEnvironment(
+            api.DeleteEnvironmentRequest(id="abcd")
+        )
+
+    assert isinstance(from_rpc_error(raised.value), PermissionDeniedError)
+
+
+def test_a_removal_that_waits_holds_up_nobody(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
+    import fcntl
+
+    model = tiny.model(tmp_path / "model")
+    with daemon.client() as client:
+        env_id = client.predict(model, {"inputs": []}).environment_id
+        with (daemon.root / "held" / f"build-{env_id}").open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            removal = threading.Thread(target=lambda: client.delete(env_id))
+            removal.start()
+            time.sleep(0.2)
+            listed = list(client.list())
+            is_waiting = removal.is_alive()
+        removal.join()
+
+    assert [one.id for one in listed] == [env_id]
+    assert is_waiting
+
+
+def _refused(client: Client, model: Path) -> EnvdError:
+    with pytest.raises(EnvdError) as raised:
+        client.predict(model, {"inputs": []})
+    return raised.value
