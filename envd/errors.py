@@ -174,10 +174,9 @@ class PermissionDeniedError(EnvdError):
 
 
 class LimitReachedError(EnvdError):
-    """This process may not have more files or memory; ask for less, or raise the limit."""
+    """The process may not have more files or memory; raise its limit."""
 
     code, reason, blame = "RESOURCE_EXHAUSTED", "LIMIT_REACHED", Blame.LOCAL
-    retry_after_s = 1.0
 
 
 class ShuttingDownError(EnvdError):

@@ -142,7 +142,9 @@ def test_nothing_is_left_of_a_resolution(house: House) -> None:
 
     house.resolve("tiny-a")
 
-    assert [path.name for path in house.settings.root.iterdir()] == ["cache"]
+    root = house.settings.root
+    assert {path.name for path in root.iterdir()} == {"cache", "empty", "scratch"}
+    assert not [*(root / "empty").iterdir(), *(root / "scratch").iterdir()]
 
 
 def test_a_spec_without_requirements_has_an_empty_lock(house: House) -> None:

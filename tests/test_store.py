@@ -107,7 +107,7 @@ def test_the_lease_of_a_killed_process_ends_with_it(
     assert holder.stdout is not None
     assert holder.stdout.readline() == "leased\n"
 
-    holders = environments.store.leases(found.id)
+    holders = environments.store.holders().of(found.id)
     with pytest.raises(EnvironmentInUseError, match=str(holder.pid)):
         environments.store.remove(found.id)
     holder.kill()
@@ -125,7 +125,7 @@ def test_a_lease_on_what_was_removed_is_refused(
     environments.store.remove(found.id)
 
     assert environments.store.lease(found.id) is None
-    assert environments.store.leases(found.id) == ()
+    assert environments.store.holders().of(found.id) == ()
 
 
 def test_ids_are_found_by_their_beginning(

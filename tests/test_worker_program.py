@@ -56,10 +56,11 @@ def test_it_answers_on_every_python_of_this_machine(tmp_path: Path) -> None:
 def test_tables_are_read_in_every_form(content_type: str, payload: object, table: object) -> None:
     text = payload if isinstance(payload, str) else json.dumps(payload)
 
-    data, params = worker._input(text.encode(), content_type, None)
+    data, params, is_chat = worker._input(text.encode(), content_type, worker.Metadata())
 
     assert data.to_dict(orient="records") == table
     assert params is None
+    assert not is_chat
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_answers_are_written_as_mlflow_writes_them() -> None:
     ]
 
     for raw, written in cases:
-        body, _ = worker._answer(raw)
+        body, _ = worker._answer({"predictions": worker._plain(raw)})
         assert json.loads(body) == {"predictions": written}
 
 

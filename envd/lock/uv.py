@@ -72,11 +72,13 @@ class Uv:
         argv = [find_uv_bin(), *arguments, "--no-config", "--system-certs"]
         if arguments[0] == "pip" and self.settings.index.no_index:
             argv.append("--no-index")
+        # A pyproject.toml in the current directory redirects uv's index.
+        empty = self.settings.root / "empty"
+        empty.mkdir(parents=True, exist_ok=True)
         finished = process.run(
             [*argv, "--offline"] if is_offline else argv,
             env=self._environment(may_download_python=may_download_python),
-            # A pyproject.toml in the current directory redirects uv's index.
-            cwd=self.settings.root / "empty",
+            cwd=empty,
             timeout_s=self.settings.build.timeout,
             on_line=on_line,
             on_start=on_start,

@@ -120,12 +120,12 @@ class Daemon:
         await self._health.enter_graceful_shutdown()
         builds.leave_all()
         limit = self._settings.daemon.drain
-        refusing = [asyncio.create_task(server.stop(limit)) for server in servers]
+        refusing = asyncio.gather(*(server.stop(limit) for server in servers))
         none = asyncio.create_task(self._under_way.none.wait())
-        await asyncio.wait([*refusing, none], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([refusing, none], return_when=asyncio.FIRST_COMPLETED)
         none.cancel()
         # What is left watches health; the last answers may still be on their way out.
-        await asyncio.gather(*refusing, *(server.stop(_LAST_ANSWERS_S) for server in servers))
+        await asyncio.gather(refusing, *(server.stop(_LAST_ANSWERS_S) for server in servers))
 
     def _stop_signal(self) -> asyncio.Future[None]:
         """Return a future that the first SIGTERM or SIGINT ends; the second ends the process."""

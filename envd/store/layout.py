@@ -27,11 +27,6 @@ class Layout:
         """What workers may write in."""
         return self.root / "scratch"
 
-    @property
-    def empty(self) -> Path:
-        """A directory with nothing in it, for installers to run in."""
-        return self.root / "empty"
-
     def environment(self, env_id: str) -> Path:
         """Everything of one environment."""
         return self.environments / env_id

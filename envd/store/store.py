@@ -82,7 +82,6 @@ class Store:
             OSError: it cannot be made.
         """
         self.layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.layout.empty.mkdir(mode=0o500, exist_ok=True)
         readme = self.layout.root / "README"
         if not readme.exists():
             readme.write_text(_README)
