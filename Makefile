@@ -2,7 +2,7 @@
 PYTHON ?= python3
 UV = .venv/bin/uv
 RUN = .venv/bin
-STUBS = clients/python/envd_client/v1
+PARALLEL = -n 2 --dist loadgroup
 
 # uv and pip find the machine's own certificates, and no configuration but the project's.
 export UV_SYSTEM_CERTS = 1
@@ -21,10 +21,10 @@ demo: .venv/ready
 	@PATH="$(CURDIR)/$(RUN):$$PATH" examples/demo
 
 test: .venv/ready
-	$(RUN)/pytest -q
+	$(RUN)/pytest -q $(PARALLEL)
 
 test-all: .venv/ready
-	$(RUN)/pytest -q --slow
+	$(RUN)/pytest -q --slow $(PARALLEL)
 
 check: .venv/ready
 	$(RUN)/ruff check

@@ -31,6 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    # The longest group first, so that no process waits for it at the end.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("real",))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
