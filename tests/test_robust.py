@@ -170,6 +170,31 @@ def test_a_request_that_hangs_costs_the_next_ones_nothing(
     assert again.predictions == "answered"
 
 
+def test_a_busy_worker_is_not_taken_for_a_stuck_one(
+    start_daemon: Callable[..., Daemon], tiny: Tiny, tmp_path: Path
+) -> None:
+    daemon = start_daemon(tmp_path / "root", **tiny.settings, ENVD_WORKERS__STOP_GRACE="400ms")
+    body = "        import os, time; time.sleep(0.1); return os.getpid()"
+    model = tiny.model(tmp_path / "model", body=body)
+    with daemon.client() as client, ThreadPoolExecutor(24) as threads:
+        pid = client.predict(model, {"inputs": 0}).predictions
+
+        def ask(number: int) -> object:
+            # Two of three give up long before their turn comes.
+            try:
+                return client.predict(
+                    model, {"inputs": 0}, timeout_s=20 if number % 3 == 0 else 0.3
+                ).predictions
+            except EnvdError as error:
+                return error.code.name
+
+        answers = list(threads.map(ask, range(24)))
+
+    assert set(answers[::3]) == {pid}
+    assert set(answers) <= {pid, "DEADLINE_EXCEEDED"}
+    assert "DEADLINE_EXCEEDED" in answers
+
+
 def test_too_many_open_files_are_said_to_be_that(home: Path, tiny: Tiny, tmp_path: Path) -> None:
     root = tmp_path / "root"
     models = [tiny.model(tmp_path / f"model{number}") for number in range(25)]

@@ -23,6 +23,7 @@ class Channel(asyncio.Protocol):
         self._max_payload = max_payload
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self.abandoned: set[int] = set()
+        self._turned = 0.0
         self._received = bytearray()
         self._count = 0
 
@@ -38,6 +39,15 @@ class Channel(asyncio.Protocol):
         """How many requests have no answer yet, those nobody waits for included."""
         return len(self._waiting) + len(self.abandoned)
 
+    def is_stuck(self, limit_s: float) -> bool:
+        """Whether the worker has spent *limit_s* on one request that nobody waits for.
+
+        It answers in order: it is at the oldest one, since it answered the one before.
+        """
+        if not self.abandoned or min(self.abandoned) > min(self._waiting, default=1 << 32):
+            return False
+        return asyncio.get_running_loop().time() - self._turned >= limit_s
+
     async def call(self, kind: int, head: Mapping[str, object], payload: bytes = b"") -> Answer:
         """Send one request and return the head and the payload of its answer.
 
@@ -52,6 +62,8 @@ class Channel(asyncio.Protocol):
         number = self._count & 0xFFFFFFFF
         text = json.dumps(head).encode()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if not self.under_way:
+            self._turned = answer.get_loop().time()
         self._waiting[number] = answer
         self._transport.write(HEADER.pack(len(payload), number, kind, len(text)) + text)
         if payload:
@@ -78,6 +90,7 @@ class Channel(asyncio.Protocol):
         while frame := self._frame():
             number, kind, head, payload = frame
             self.abandoned.discard(number)
+            self._turned = asyncio.get_running_loop().time()
             waiting = self._waiting.get(number)
             if waiting is None or waiting.done():
                 continue

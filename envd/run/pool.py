@@ -244,13 +244,19 @@ class Pool:
         asyncio.get_running_loop().call_later(self._settings.workers.stop_grace, found.process.kill)
 
     def _end_if_stuck(self, found: Worker) -> None:
-        """Kill a worker that goes on with what nobody waits for any more."""
+        """Kill a worker that goes on for `workers.stop_grace` with what nobody waits for.
+
+        One that answers others meanwhile is only busy, and is looked at again.
+        """
+        loop, grace = asyncio.get_running_loop(), self._settings.workers.stop_grace
 
         def look() -> None:
-            if found.channel.abandoned:
+            if found.channel.is_stuck(grace):
                 found.process.kill()
+            elif found.channel.abandoned:
+                loop.call_later(grace, look)
 
-        asyncio.get_running_loop().call_later(self._settings.workers.stop_grace, look)
+        loop.call_later(grace, look)
 
     async def _stop(self, found: Worker) -> None:
         """Ask a worker to end, and kill it after `workers.stop_grace`."""

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 from envd_client.v1 import envd_pb2 as api
@@ -122,7 +123,8 @@ class Daemon:
         limit = self._settings.daemon.drain
         refusing = asyncio.gather(*(server.stop(limit) for server in servers))
         none = asyncio.create_task(self._under_way.none.wait())
-        await asyncio.wait([refusing, none], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [refusing, none]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         none.cancel()
         # What is left watches health; the last answers may still be on their way out.
         await asyncio.gather(refusing, *(server.stop(_LAST_ANSWERS_S) for server in servers))

@@ -247,7 +247,7 @@ class Store:
 
     def record_use(self, environment: Environment, model: Path) -> None:
         """Remember that *model* used *environment* just now: the manifest's mtime."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.utime(self.layout.manifest(environment.id))
         self.record_model(environment, model)
 
