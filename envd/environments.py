@@ -185,9 +185,9 @@ class Environments:
             modules, scratch = [*asked.modules, *direct], self.store.scratch()
             try:
                 virtualenv.warm(attempt.prefix, modules, scratch, writer, on_event)
+                bytecode.keep(fresh, attempt.prefix, scratch)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            bytecode.keep(fresh, attempt.prefix)
 
     def _manifest(
         self, asked: Asked, lock: Lock, env_id: str, attempt: Attempt, seconds: float

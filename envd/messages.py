@@ -89,6 +89,7 @@ def unready(asked: Asked, seconds: float, error: EnvdError | None) -> api.Enviro
     message.build_duration.FromNanoseconds(int(seconds * 1e9))
     if error:
         message.failure.CopyFrom(failure(error))
+        message.log_path = error.metadata.get("log", "")
     return message
 
 

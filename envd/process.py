@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TAIL_LINES = 200
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +80,15 @@ def kill_group(group: int) -> None:
     """Kill every process of *group*, if there is one left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
+
+
+def stamp() -> str:
+    """Return what to call a file of this process, so that others see whether it lives."""
+    return f"{_PID_NAMESPACE.stat().st_ino}.{os.getpid()}"
+
+
+def is_stamp_of_the_dead(name: str) -> bool:
+    """Whether *name* begins with the `stamp` of a process that is gone, as seen from here."""
+    namespace, pid, *_ = [*name.split("."), "", ""]
+    is_ours = namespace == str(_PID_NAMESPACE.stat().st_ino)
+    return is_ours and not Path("/proc", pid or "none").exists()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +20,20 @@ from pathlib import Path
 import grpc
 import pytest
 from envd_client import Client
-from envd_client.errors import EnvdError, PermissionDeniedError, from_rpc_error
+from envd_client.errors import (
+    EnvdError,
+    EnvironmentInUseError,
+    EnvironmentNotFoundError,
+    PermissionDeniedError,
+    from_rpc_error,
+)
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from envd.run import worker
+from envd.run.channel import Channel
+from envd.store import Store
 from tests.conftest import Daemon, Envctl, environment
 from tests.tiny import Tiny, sdist
 
@@ -362,23 +374,126 @@ def test_a_denied_call_says_so_with_a_reason(daemon: Daemon) -> None:
     assert isinstance(from_rpc_error(raised.value), PermissionDeniedError)
 
 
-def test_a_removal_that_waits_holds_up_nobody(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
-    import fcntl
-
+def test_what_is_being_built_cannot_be_removed(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
     with daemon.client() as client:
         env_id = client.predict(model, {"inputs": []}).environment_id
         with (daemon.root / "held" / f"build-{env_id}").open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            removal = threading.Thread(target=lambda: client.delete(env_id))
-            removal.start()
-            time.sleep(0.2)
-            listed = list(client.list())
-            is_waiting = removal.is_alive()
-        removal.join()
+            with pytest.raises(EnvdError) as raised:
+                client.delete(env_id)
+        client.delete(env_id)
 
-    assert [one.id for one in listed] == [env_id]
-    assert is_waiting
+    assert raised.value.reason == "ENVIRONMENT_IN_USE"
+    assert "being built" in raised.value.message
+
+
+def test_removing_again_and_again_costs_no_caller_its_answer(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    models = [tiny.model(tmp_path / name) for name in "abc"]
+    until = time.monotonic() + 5
+
+    def ask(client: Client, model: Path) -> set[str]:
+        given = set()
+        while time.monotonic() < until:
+            given.add(json.dumps(client.predict(model, {"inputs": [1]}).predictions))
+        return given
+
+    def remove(client: Client, env_id: str) -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(EnvironmentInUseError, EnvironmentNotFoundError):
+                client.delete(env_id)
+            list(client.list())
+
+    with daemon.client() as client, ThreadPoolExecutor(4) as threads:
+        env_id = client.predict(models[0], {"inputs": []}).environment_id
+        removing = threads.submit(remove, client, env_id)
+        answers = [threads.submit(ask, client, model) for model in models]
+
+        assert [one.result() for one in answers] == [{'["2.0", [1]]'}] * 3
+        removing.result()
+
+
+def test_an_answer_that_comes_as_its_caller_leaves_is_not_waited_for() -> None:
+    async def leave() -> tuple[set[int], int]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            channel = await Channel.over(ours, 1 << 20)
+            call = asyncio.create_task(channel.call(worker.PREDICT, {}))
+            await asyncio.sleep(0)
+            channel.data_received(worker.HEADER.pack(0, 1, worker.DONE, 2) + b"{}")
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            channel.close()
+            return channel.abandoned, channel.under_way
+
+    assert asyncio.run(leave()) == (set(), 0)
+
+
+def test_a_patient_caller_does_not_pay_for_an_impatient_one(
+    start_daemon: Callable[..., Daemon], tiny: Tiny, tmp_path: Path
+) -> None:
+    daemon = start_daemon(tmp_path / "root", **tiny.settings, ENVD_WORKERS__STOP_GRACE="300ms")
+    body = "        import time; time.sleep(data); return 'answered'"
+    model = tiny.model(tmp_path / "model", body=body)
+    with daemon.client() as client, ThreadPoolExecutor(2) as threads:
+        client.predict(model, {"inputs": 0})
+        impatient = threads.submit(client.predict, model, {"inputs": 600}, timeout_s=0.5)
+        time.sleep(0.2)
+        patient = threads.submit(client.predict, model, {"inputs": 0}, timeout_s=30)
+
+        assert patient.result().predictions == "answered"
+        assert isinstance(impatient.exception(), EnvdError)
+
+
+def test_what_was_built_and_removed_is_not_building(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    with daemon.client() as client:
+        building = client.build(tiny.model(tmp_path / "model"))
+        built = list(client.watch(building.spec_key))[-1].environment
+        client.delete(built.id)
+        with pytest.raises(EnvironmentNotFoundError):
+            client.get(building.spec_key)
+
+
+def test_what_a_package_says_while_it_is_built_is_not_the_indexs_word(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    sdist(wheels, "broken", "1.0", "raise RuntimeError('database: Connection refused')")
+    links = {"ENVD_INDEX__FIND_LINKS": f"{tiny.wheels},{wheels}"}
+
+    done = envctl("build", "-m", tiny.model(tmp_path / "model", "broken"), "--json", **links)
+
+    assert json.loads(done.stdout)["failure"]["reason"] == "INSTALL_FAILED"
+
+
+def test_an_attempt_that_was_replaced_goes_when_nobody_uses_it(
+    envctl: Envctl, start_daemon: Callable[..., Daemon], tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model")
+    env_id = json.loads(envctl("build", "-m", model, "--json").stdout)["id"]
+    home = envctl.root / "environments" / env_id
+    leased = Store(envctl.root).lease(env_id)
+    assert leased is not None
+    first = leased[0].prefix
+    document = json.loads((home / "ready.json").read_text())
+    document["base"]["mtime_ns"] = 1
+    (home / "ready.json").write_text(json.dumps(document))
+
+    envctl("build", "-m", model)
+    second = Store(envctl.root).find(env_id)
+    still_there = first.exists()
+    leased[1].close()
+    start_daemon(envctl.root)
+
+    assert still_there
+    assert second is not None
+    assert second.prefix.exists()
+    assert not first.exists()
 
 
 def _refused(client: Client, model: Path) -> EnvdError:

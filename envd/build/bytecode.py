@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import struct
 from collections.abc import Iterable, Iterator
@@ -55,13 +54,13 @@ class Bytecode:
         """Return the packages nothing was kept of, or nothing that fits what is there now."""
         return [one for one in packages if one not in placed or self._misfits(placed[one])]
 
-    def keep(self, packages: Iterable[Package], prefix: Path) -> None:
-        """Keep the bytecode that *packages* have in *prefix*."""
+    def keep(self, packages: Iterable[Package], prefix: Path, scratch: Path) -> None:
+        """Keep the bytecode that *packages* have in *prefix*; it is gathered in *scratch*."""
         site = _site(prefix)
         records = {_name(record): record for record in site.glob("*.dist-info/RECORD")}
         for one in packages:
             if record := records.get(one.name):
-                self._keep(one, site, self._compiled(record))
+                self._keep(one, site, self._compiled(record), scratch)
 
     def _place_all(self, home: Path, site: Path) -> list[tuple[str, str]]:
         """Link every kept file, and return where, with what it was compiled from."""
@@ -96,10 +95,11 @@ class Bytecode:
                 folder, _, file = name.rpartition("/")
                 yield f"{folder}/__pycache__/{file[:-3]}.{self._tag}.pyc".lstrip("/")
 
-    def _keep(self, package: Package, site: Path, names: Iterable[str]) -> None:
+    def _keep(self, package: Package, site: Path, names: Iterable[str], scratch: Path) -> None:
         home = self._home / package.sha256
-        beside = home.with_name(f".{secrets.token_hex(8)}")
-        beside.mkdir(parents=True)
+        beside = scratch / package.sha256
+        beside.mkdir()
+        home.parent.mkdir(parents=True, exist_ok=True)
         for name in names:
             of = _identity(self._source(f"{site}/{name}"))
             # Some wheels bring bytecode of their own, which Python does not take.
@@ -107,7 +107,7 @@ class Bytecode:
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
                 self._link(f"{site}/{name}", f"{beside}/{name}.{of}")
         # Another build may have kept the same; either will do.
-        durable.remove_tree(home, self._home)
+        durable.remove_tree(home, scratch)
         try:
             beside.rename(home)
         except OSError:

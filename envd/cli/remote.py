@@ -49,7 +49,11 @@ class Remote:
             if built.HasField("failure"):
                 # Asking for the prediction would build it once more.
                 raise from_document(
-                    {"reason": built.failure.reason, "message": built.failure.message}
+                    {
+                        "reason": built.failure.reason,
+                        "message": built.failure.message,
+                        "metadata": {"log": built.log_path or None},
+                    }
                 )
             answer = self._client.predict(
                 model,
@@ -73,7 +77,8 @@ class Remote:
     def list(self) -> list[Document]:
         """Return the ready environments."""
         with self._errors():
-            return [documents.listed(one) for one in self._client.list()]
+            found = [documents.listed(one) for one in self._client.list()]
+        return sorted(found, key=lambda one: str(one["last_used"]), reverse=True)
 
     def show(self, environment_id: str) -> Document:
         """Return everything about one environment."""

@@ -7,7 +7,6 @@ version that the build dependencies pin.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from packaging import tags, utils
 
+from envd import process
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line, OnEvent
 from envd.lock.lock import Lock, Package
@@ -37,7 +37,7 @@ def resolve(spec: Spec, interpreter: Path, uv: Uv, on_event: OnEvent) -> Lock:
     scratch = uv.settings.root / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     # Named by its process, as all scratch is: so it is swept if that is killed.
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}.lock.", dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.lock.", dir=scratch) as folder:
         work = Path(folder)
         output = work / "pylock.toml"
         _write(work / "constraints.txt", spec.constraints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ PASSED = (
 
 _MARKS = " \t\u00d7\u2570\u2500\u25b6\u2502\u251c"
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error 28\)")
+_BUILD_OUTPUT = re.compile(r"build backend returned an error|\[std(err|out)\]")
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|failed to lookup address|Connection refused|"
     r"connection closed|operation timed out|HTTP status server error|tunnel error|"
@@ -109,7 +111,9 @@ class Uv:
         return variables
 
     def _machine_fault(self, finished: process.Finished) -> EnvdError | None:
-        text = "\n".join(finished.tail)
+        # What a package's own build says is no word of uv's on the index or the disk.
+        ours = itertools.takewhile(lambda line: not _BUILD_OUTPUT.search(line), finished.tail)
+        text = "\n".join(ours)
         if finished.timed_out:
             message = f"uv was stopped after {self.settings.build.timeout:.0f} s (`build.timeout`)"
             return BuildInterruptedError(message)

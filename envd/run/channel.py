@@ -71,7 +71,9 @@ class Channel(asyncio.Protocol):
         try:
             return await answer
         except asyncio.CancelledError:
-            self.abandoned.add(number)
+            # The answer may have come in the very turn in which the caller left.
+            if not answer.done() or answer.cancelled():
+                self.abandoned.add(number)
             raise
         finally:
             self._waiting.pop(number, None)

@@ -23,12 +23,13 @@ from envd.errors import (
 )
 from envd.model import Model
 from envd.run import worker
-from envd.run.channel import Channel
+from envd.run.channel import Answer, Channel
 from envd.run.distributions import distribution_of
 from envd.run.processes import Process, Processes
 from envd.store import Environment, Store
 
 _SWEEP_S = 1.0
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Worker:
     process: Process
     channel: Channel
     start_seconds: float
+    was_stuck: bool = False
     last_used: float = field(default_factory=time.monotonic)
 
 
@@ -94,29 +96,39 @@ class Pool:
         """
         key = (model.path, model.digest, environment.prefix)
         is_fresh = key not in self._workers
-        found = await self._worker(key, model, environment)
-        found.last_used = self._clock()
         started = time.perf_counter()
-        head = {"content_type": request.content_type, "params": request.params}
-        try:
-            answer, payload = await found.channel.call(worker.PREDICT, head, request.payload)
-        except ConnectionError as error:
-            raise await self._died(found, "with the request under way") from error
-        except EnvdError as error:
-            raise _explained(error, model) from error
-        except asyncio.CancelledError:
-            self._end_if_stuck(found)
-            raise
-        finally:
-            found.last_used = self._clock()
+        while True:
+            found = await self._worker(key, model, environment)
+            try:
+                answer, payload = await self._ask(found, request)
+                break
+            except ConnectionError as error:
+                # What waited behind a stuck request was never begun; it is asked elsewhere.
+                if not found.was_stuck:
+                    raise await self._died(found, "with the request under way") from error
         self._store.record_use(environment, model.path)
         return Prediction(
             payload=payload,
             origin="fresh" if is_fresh else "warm",
             start_seconds=found.start_seconds if is_fresh else 0.0,
-            predict_seconds=time.perf_counter() - started,
+            predict_seconds=time.perf_counter()
+            - started
+            - (found.start_seconds if is_fresh else 0),
             notes=tuple(answer["notes"]),
         )
+
+    async def _ask(self, found: Worker, request: Request) -> Answer:
+        found.last_used = self._clock()
+        head = {"content_type": request.content_type, "params": request.params}
+        try:
+            return await found.channel.call(worker.PREDICT, head, request.payload)
+        except EnvdError as error:
+            raise _explained(error, found.model) from error
+        except asyncio.CancelledError:
+            self._end_if_stuck(found)
+            raise
+        finally:
+            found.last_used = self._clock()
 
     async def stop_idle(self) -> None:
         """Stop workers that nobody has asked for `workers.idle_timeout`, for ever."""
@@ -161,13 +173,21 @@ class Pool:
 
     async def _worker(self, key: Key, model: Model, environment: Environment) -> Worker:
         """Return the worker of *key*: the first to ask starts it, the others wait for it."""
-        task = self._workers.get(key)
-        if task is None:
-            task = asyncio.create_task(self._start(key, model, environment))
-            self._workers[key] = task
-            task.add_done_callback(lambda done: self._forget_failed(key, done))
-        # Shielded: a caller that leaves must not take the worker from the others.
-        return await asyncio.shield(task)
+        for _ in range(_ATTEMPTS):
+            task = self._workers.get(key)
+            if task is None:
+                task = asyncio.create_task(self._start(key, model, environment))
+                self._workers[key] = task
+                task.add_done_callback(lambda done: self._forget_failed(key, done))
+            # Shielded: a caller that leaves must not take the worker from the others.
+            found = await asyncio.shield(task)
+            is_current = self._workers.get(key) is task
+            if is_current and not found.channel.closed.done():
+                return found
+            # It was stopped as idle, or has died, before this caller woke up.
+            if is_current:
+                del self._workers[key]
+        return found
 
     def _forget_failed(self, key: Key, task: asyncio.Task[Worker]) -> None:
         if (task.cancelled() or task.exception()) and self._workers.get(key) is task:
@@ -252,6 +272,7 @@ class Pool:
 
         def look() -> None:
             if found.channel.is_stuck(grace):
+                found.was_stuck = True
                 found.process.kill()
             elif found.channel.abandoned:
                 loop.call_later(grace, look)
@@ -265,6 +286,7 @@ class Pool:
             async with asyncio.timeout(self._settings.workers.stop_grace):
                 await asyncio.shield(found.process.exited)
         found.process.kill()
+        await asyncio.shield(found.process.exited)
 
     async def _died(self, found: Worker, when: str) -> WorkerDiedError:
         status = await asyncio.shield(found.process.exited)

@@ -15,7 +15,7 @@ from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
 from envd.builds import Build, Builds
-from envd.errors import EnvdError, RequestInvalidError
+from envd.errors import BuildInterruptedError, EnvdError, RequestInvalidError
 from envd.run.pool import Pool
 from envd.serve import status
 from envd.serve.context import Context
@@ -107,8 +107,8 @@ class Environments(services.EnvironmentsServicer):
             message = f"the page size {request.page_size} is negative"
             raise RequestInvalidError(message, page_size=request.page_size)
         size = min(request.page_size or _PAGE, _MAX_PAGE)
-        start = _offset(request.page_token)
-        return await self._in_thread(lambda: self._page(start, size))
+        after = _last_of(request.page_token)
+        return await self._in_thread(lambda: self._page(after, size))
 
     @status.unary
     async def DeleteEnvironment(  # noqa: N802
@@ -130,7 +130,7 @@ class Environments(services.EnvironmentsServicer):
         try:
             return await self._in_thread(lambda: self._published(prefix, full=full))
         except EnvdError:
-            if build is None:
+            if build is None or not build.done.exception():
                 raise
             return _unready(build)
 
@@ -139,17 +139,22 @@ class Environments(services.EnvironmentsServicer):
         return messages.published(self._store, found, self._store.holders(), full=full)
 
     def _outcome(self, build: Build) -> api.Environment:
-        found = self._builds.find(build.asked)
-        if build.done.exception() or found is None:
+        if build.done.exception():
             return _unready(build)
+        found = self._builds.find(build.asked)
+        if found is None:
+            message = "the environment was removed as soon as it was built; try again"
+            return messages.unready(build.asked, build.seconds, BuildInterruptedError(message))
         return messages.asked_for(self._store, found, build.asked, cached=False)
 
-    def _page(self, start: int, size: int) -> api.ListEnvironmentsResponse:
-        ids, holders = self._store.ids(), self._store.holders()
-        page = [one for name in ids[start : start + size] if (one := self._store.read(name))]
+    def _page(self, after: str, size: int) -> api.ListEnvironmentsResponse:
+        # By id: an order that changes with every use would lose some between two pages.
+        ids, holders = sorted(self._store.ids()), self._store.holders()
+        left = [name for name in ids if name > after]
+        page = [one for name in left[:size] if (one := self._store.read(name))]
         return api.ListEnvironmentsResponse(
             environments=[messages.published(self._store, one, holders) for one in page],
-            next_page_token=_token(start + size) if start + size < len(ids) else "",
+            next_page_token=_token(left[size - 1]) if len(left) > size else "",
         )
 
     def _remove(self, found: Environment) -> api.Environment:
@@ -164,19 +169,20 @@ def _unready(build: Build) -> api.Environment:
     return messages.unready(build.asked, build.seconds, error)
 
 
-def _token(offset: int) -> str:
-    return base64.urlsafe_b64encode(f"envd:{offset}".encode()).decode()
+def _token(env_id: str) -> str:
+    return base64.urlsafe_b64encode(f"envd:{env_id}".encode()).decode()
 
 
-def _offset(token: str) -> int:
+def _last_of(token: str) -> str:
+    """Return the last id of the page that *token* came with, or nothing for the first page."""
     if not token:
-        return 0
+        return ""
     try:
         text = base64.urlsafe_b64decode(token).decode()
     except (binascii.Error, ValueError):
         text = ""
-    found = re.fullmatch(r"envd:(\d{1,9})", text)
+    found = re.fullmatch(r"envd:([0-9a-f]+)", text)
     if found is None:
         message = "the page token is not one of this list; start again without it"
         raise RequestInvalidError(message, page_token=token)
-    return int(found[1])
+    return found[1]

@@ -65,6 +65,7 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
     store.create()
     with addresses.owned(settings.root, chosen):
         store.sweep()
+        store.sweep_superseded()
         # Before grpc is imported: nothing is ever forked from a process that runs it.
         processes = Processes.create()
         try:

@@ -6,7 +6,7 @@
     |-- daemon.json                       its pid and sockets, written under that lock
     |-- environments/<env_id>/
     |   |-- ready.json                    the manifest: it names the attempt that is ready
-    |   |-- sizes.json                    how large it is, once somebody has asked
+    |   |-- <attempt>.sizes               how large it is, once somebody has asked
     |   |-- used-by/<digest>              a file per model that uses it, its path inside
     |   `-- <attempt>/                    the prefix, built where it will live
     |-- specs/<spec_key>/

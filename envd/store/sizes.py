@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,13 @@ def measure(prefix: Path) -> Sizes:
     total = exclusive = 0
     folders = [str(prefix)]
     while folders:
-        for entry in os.scandir(folders.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-                continue
-            status = entry.stat(follow_symlinks=False)
-            total += status.st_size
-            exclusive += status.st_size if status.st_nlink == 1 else 0
+        # It may be removed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(folders.pop()):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                total += status.st_size
+                exclusive += status.st_size if status.st_nlink == 1 else 0
     return Sizes(total, exclusive)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from envd import durable
+from envd import durable, process
 from envd.errors import (
     EnvironmentInUseError,
     EnvironmentNotFoundError,
@@ -198,16 +198,18 @@ class Store:
                     durable.remove_tree(home, self.layout.trash)
 
     def _clear(self, env_id: str) -> None:
-        """Remove what no manifest names, and what one names if nobody holds it.
+        """Remove the attempts there are, unless somebody holds a lease.
 
-        A worker may still run in an environment whose base interpreter has changed.
+        A worker may still run in an attempt whose base interpreter has changed.
         """
         with self._unused(env_id) as is_unused:
-            found = self.read(env_id)
-            kept = found.manifest.attempt if found and not is_unused else None
-            for folder in self.layout.environment(env_id).glob("*/"):
-                if folder.name not in {kept, self.layout.used_by(env_id).name}:
-                    durable.remove_tree(folder, self.layout.trash)
+            if is_unused:
+                self._remove_attempts(env_id, but=None)
+
+    def _remove_attempts(self, env_id: str, *, but: str | None) -> None:
+        for folder in self.layout.environment(env_id).glob("*/"):
+            if folder.name not in {but, self.layout.used_by(env_id).name}:
+                durable.remove_tree(folder, self.layout.trash)
 
     @contextlib.contextmanager
     def _unused(self, env_id: str) -> Iterator[bool]:
@@ -275,14 +277,16 @@ class Store:
 
     def sizes(self, environment: Environment) -> Sizes:
         """Return how large *environment* is; measured once, after it is ready."""
-        path = self.layout.environment(environment.id) / "sizes.json"
+        path = environment.prefix.with_suffix(".sizes")
         try:
             found = json.loads(path.read_text())
             return Sizes(found["total"], found["exclusive"])
         except (OSError, ValueError, KeyError, TypeError):
             measured = measure(environment.prefix)
+        beside = path.with_suffix(f".{secrets.token_hex(4)}")
         with contextlib.suppress(OSError):
-            durable.write_json(path, asdict(measured))
+            beside.write_text(json.dumps(asdict(measured)))
+            beside.replace(path)
         return measured
 
     def models(self, env_id: str) -> tuple[str, ...]:
@@ -297,11 +301,17 @@ class Store:
         """Remove the environment *env_id*.
 
         Raises:
-            EnvironmentInUseError: somebody holds a lease on it.
+            EnvironmentInUseError: somebody holds a lease on it, or builds it.
         """
+
+        def refuse(owner: Owner | None) -> None:
+            who = f"process {owner.pid}" if owner else "another process"
+            message = f"the environment {env_id} is being built by {who}"
+            raise EnvironmentInUseError(message, id=env_id)
+
         # Held as a builder holds it: nobody may start an attempt in what goes to the trash.
         with (
-            held.exclusively(self.layout.held(f"build-{env_id}"), lambda _: None),
+            held.exclusively(self.layout.held(f"build-{env_id}"), refuse),
             self._unused(env_id) as is_unused,
         ):
             if not is_unused:
@@ -314,7 +324,7 @@ class Store:
 
     def scratch(self) -> Path:
         """Return a new directory for a worker of this process to write in."""
-        folder = self.layout.scratch / f"{os.getpid()}.{secrets.token_hex(8)}"
+        folder = self.layout.scratch / f"{process.stamp()}.{secrets.token_hex(8)}"
         folder.mkdir(mode=0o700, parents=True)
         return folder
 
@@ -323,11 +333,22 @@ class Store:
         for doomed in self.layout.trash.glob("*"):
             shutil.rmtree(doomed, ignore_errors=True)
         for folder in self.layout.scratch.glob("*"):
-            if not Path("/proc", folder.name.split(".")[0]).exists():
+            if process.is_stamp_of_the_dead(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
         for home in self.layout.environments.glob("*"):
             if not (home / "ready.json").exists():
                 self._sweep_half_built(home)
+
+    def sweep_superseded(self) -> None:
+        """Delete the attempts that newer ones have replaced and nobody uses any more."""
+        for env_id in self.ids():
+            with self._unused(env_id) as is_unused:
+                found = self.read(env_id)
+                if is_unused and found and not self._is_being_built(env_id):
+                    self._remove_attempts(env_id, but=found.manifest.attempt)
+
+    def _is_being_built(self, env_id: str) -> bool:
+        return leases.identity(self.layout.held(f"build-{env_id}")) in leases.locked_by()
 
     def _sweep_half_built(self, home: Path) -> None:
         descriptor = held.open_file(self.layout.held(f"build-{home.name}"))

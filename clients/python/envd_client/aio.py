@@ -112,7 +112,7 @@ class AsyncClient:
         )
 
     async def list(self) -> AsyncIterator[envd_pb2.Environment]:
-        """Yield the ready environments, the latest used first."""
+        """Yield the published environments, by id."""
         request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page()
         while request is not None:
             page = await self._ask(self._environments.ListEnvironments, request)

@@ -136,7 +136,7 @@ class Client:
         return self._ask(self._environments.GetEnvironment, requests.get(environment_id, full=full))
 
     def list(self) -> Iterator[envd_pb2.Environment]:
-        """Yield the ready environments, the latest used first."""
+        """Yield the published environments, by id."""
         request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page()
         while request is not None:
             page = self._ask(self._environments.ListEnvironments, request)

@@ -112,7 +112,7 @@ class EnvironmentsServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEnvironments(self, request, context):
-        """Lists the ready environments, the latest used first.
+        """Lists the published environments by id, those whose interpreter is gone as FAILED.
 
         INVALID_ARGUMENT: a negative page size or a page token of another list.
         """

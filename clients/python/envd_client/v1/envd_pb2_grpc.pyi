@@ -64,7 +64,7 @@ class EnvironmentsStub:
     that is too short or names several.
     """
     ListEnvironments: _grpc.UnaryUnaryMultiCallable[_envd_pb2.ListEnvironmentsRequest, _envd_pb2.ListEnvironmentsResponse]
-    """Lists the ready environments, the latest used first.
+    """Lists the published environments by id, those whose interpreter is gone as FAILED.
 
     INVALID_ARGUMENT: a negative page size or a page token of another list.
     """
@@ -104,7 +104,7 @@ class EnvironmentsAsyncStub(EnvironmentsStub):
     that is too short or names several.
     """
     ListEnvironments: _aio.UnaryUnaryMultiCallable[_envd_pb2.ListEnvironmentsRequest, _envd_pb2.ListEnvironmentsResponse]  # type: ignore[assignment]
-    """Lists the ready environments, the latest used first.
+    """Lists the published environments by id, those whose interpreter is gone as FAILED.
 
     INVALID_ARGUMENT: a negative page size or a page token of another list.
     """
@@ -171,7 +171,7 @@ class EnvironmentsServicer(metaclass=_abc_1.ABCMeta):
         request: _envd_pb2.ListEnvironmentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_envd_pb2.ListEnvironmentsResponse, _abc.Awaitable[_envd_pb2.ListEnvironmentsResponse]]:
-        """Lists the ready environments, the latest used first.
+        """Lists the published environments by id, those whose interpreter is gone as FAILED.
 
         INVALID_ARGUMENT: a negative page size or a page token of another list.
         """
