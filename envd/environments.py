@@ -26,7 +26,7 @@ from envd.lock.uv import Uv
 from envd.model import Model
 from envd.spec import Dependencies, Spec
 from envd.spec.spec import from_canonical
-from envd.store import Attempt, Base, Environment, Manifest, Store
+from envd.store import Attempt, Base, Environment, Manifest, Store, sweep
 from envd.store.held import Owner
 
 
@@ -114,7 +114,7 @@ class Environments:
 
     def find(self, spec: Spec) -> Environment | None:
         """Return the environment of *spec* if it is ready; reads a few files, waits for nothing."""
-        lock = self.store.read_lock(spec.key)
+        lock = self.store.specs.lock(spec.key)
         return self.store.find(lock.env_id(spec.python)) if lock else None
 
     def ready(self, asked: Asked, on_event: OnEvent = ignore) -> Ready:
@@ -126,7 +126,7 @@ class Environments:
         if found := self.find(asked.spec):
             return Ready(found, cached=True)
         self._create()
-        self.store.sweep()
+        sweep.leftovers(self.store)
         with _Log(self.store.layout.log(asked.spec.key), on_event) as log:
             try:
                 return self._build(asked, log.event)
@@ -160,12 +160,12 @@ class Environments:
     def _lock(self, asked: Asked, on_event: OnEvent) -> Lock:
         spec = asked.spec
         with self.store.locking(spec.key, lambda by: on_event(_waiting(by))):
-            if found := self.store.read_lock(spec.key):
+            if found := self.store.specs.lock(spec.key):
                 return found
             on_event(Stage("locking", f"resolving {len(spec.requirements)} requirements"))
             lock = locks.resolve(spec, asked.interpreter, self._uv, on_event)
-            self.store.write_spec(spec)
-            self.store.write_lock(spec.key, lock)
+            self.store.specs.keep(spec)
+            self.store.specs.keep_lock(spec.key, lock)
             return lock
 
     def _install(self, asked: Asked, lock: Lock, attempt: Attempt, on_event: OnEvent) -> None:

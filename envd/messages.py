@@ -72,7 +72,7 @@ def _add_all(message: api.Environment, store: Store, found: Environment) -> None
         for one in found.manifest.lock.packages
     )
     try:
-        message.spec_json = store.read_spec(found.manifest.spec_key).canonical()
+        message.spec_json = store.specs.spec(found.manifest.spec_key).canonical()
     except OSError:
         message.spec_json = ""
 

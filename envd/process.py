@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,39 +41,48 @@ def run(
     time is over and when this function is left by an exception.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with subprocess.Popen(
-        argv,
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        pass_fds=tuple(pass_fds),
-    ) as child:
-        late = threading.Event()
+    with (
+        subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+        ) as child,
+        _ended_by(child.pid, timeout_s) as is_late,
+    ):
+        on_start(child.pid)
+        for line in child.stdout or ():
+            tail.append(line.rstrip("\n"))
+            on_line(tail[-1])
+        status = child.wait()
+    return Finished(status, tuple(tail), is_late())
 
-        def end() -> None:
-            late.set()
-            kill_group(child.pid)
 
-        timer = threading.Timer(timeout_s, end)
-        timer.daemon = True
-        try:
-            on_start(child.pid)
-            timer.start()
-            for line in child.stdout or ():
-                tail.append(line.rstrip("\n"))
-                on_line(tail[-1])
-            status = child.wait()
-        except BaseException:
-            kill_group(child.pid)
-            raise
-        finally:
-            timer.cancel()
-    return Finished(status, tuple(tail), late.is_set())
+@contextlib.contextmanager
+def _ended_by(group: int, timeout_s: float) -> Iterator[Callable[[], bool]]:
+    """Kill *group* when the time is over, which the value yielded tells, or on an exception."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        kill_group(group)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late.is_set
+    except BaseException:
+        kill_group(group)
+        raise
+    finally:
+        timer.cancel()
 
 
 def kill_group(group: int) -> None:

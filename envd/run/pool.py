@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import signal
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from envd.config import Settings
 from envd.errors import (
     EnvdError,
-    EnvironmentNotFoundError,
-    ImportFailedError,
-    ModelInvalidError,
-    WorkerDiedError,
 )
 from envd.model import Model
 from envd.run import worker
-from envd.run.channel import Answer, Channel
-from envd.run.distributions import distribution_of
-from envd.run.processes import Process, Processes
+from envd.run.channel import Answer
+from envd.run.processes import Processes
+from envd.run.workers import Worker, Workshop, explained
 from envd.store import Environment, Store
 
 _SWEEP_S = 1.0
@@ -52,19 +44,6 @@ class Prediction:
     notes: tuple[dict[str, str], ...]
 
 
-@dataclass(eq=False, slots=True)
-class Worker:
-    """A running process with one model loaded."""
-
-    model: Model
-    environment: Environment
-    process: Process
-    channel: Channel
-    start_seconds: float
-    was_stuck: bool = False
-    last_used: float = field(default_factory=time.monotonic)
-
-
 # The model's path and digest, and the environment's prefix: another attempt is another tree.
 Key = tuple[Path, str, Path]
 
@@ -82,7 +61,7 @@ class Pool:
         """Start none yet."""
         self._settings = settings
         self._store = store
-        self._processes = processes
+        self._workshop = Workshop(settings, store, processes)
         self._clock = clock
         self._workers: dict[Key, asyncio.Task[Worker]] = {}
 
@@ -105,7 +84,7 @@ class Pool:
             except ConnectionError as error:
                 # What waited behind a stuck request was never begun; it is asked elsewhere.
                 if not found.was_stuck:
-                    raise await self._died(found, "with the request under way") from error
+                    raise await self._workshop.died(found, "with the request under way") from error
         self._store.record_use(environment, model.path)
         return Prediction(
             payload=payload,
@@ -123,7 +102,7 @@ class Pool:
         try:
             return await found.channel.call(worker.PREDICT, head, request.payload)
         except EnvdError as error:
-            raise _explained(error, found.model) from error
+            raise explained(error, found.model) from error
         except asyncio.CancelledError:
             self._end_if_stuck(found)
             raise
@@ -194,67 +173,9 @@ class Pool:
             del self._workers[key]
 
     async def _start(self, key: Key, model: Model, environment: Environment) -> Worker:
-        started = time.perf_counter()
-        connection, process, scratch = await self._spawn(model, environment)
-        process.exited.add_done_callback(lambda _: shutil.rmtree(scratch, ignore_errors=True))
-        channel = await Channel.over(connection, self._settings.daemon.max_message)
-        found = Worker(model, environment, process, channel, 0.0)
-        channel.closed.add_done_callback(lambda _: self._lost(key, found))
-        try:
-            await self._load(found)
-        except BaseException:
-            found.channel.close()
-            raise
-        found.start_seconds = time.perf_counter() - started
-        return found
-
-    async def _spawn(
-        self, model: Model, environment: Environment
-    ) -> tuple[socket.socket, Process, Path]:
-        """Start a process on a lease; the spawner keeps the lease as long as it lives."""
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_on:
-            leased = self._store.lease(environment.id)
-            if leased is not None:
-                handed_on.callback(leased[1].close)
-            if leased is None or leased[0].prefix != environment.prefix:
-                message = f"the environment {environment.id} has been removed"
-                raise EnvironmentNotFoundError(message, id=environment.id)
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            handed_on.callback(theirs.close)
-            scratch = self._store.scratch()
-            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-            process = await self._processes.start(
-                [str(environment.python), "-I", "-B", worker.__file__, "{0}"],
-                env=_variables(environment, scratch),
-                cwd=scratch,
-                log=self._log(model),
-                given=[theirs.fileno()],
-                kept=[leased[1].descriptor],
-            )
-            undo.pop_all()
-            return ours, process, scratch
-
-    async def _load(self, found: Worker) -> None:
-        model, limit = found.model, self._settings.workers.start_timeout
-        head = {
-            # MLflow takes a path with a percent sign for an encoded one.
-            "model": model.path.as_uri() if "%" in str(model.path) else str(model.path),
-            "code": str(model.path / model.code) if model.code else None,
-            "loader_module": model.loader_module,
-            "data": str(model.path / (model.data or "")),
-            "max_payload": self._settings.daemon.max_message,
-        }
-        try:
-            async with asyncio.timeout(limit):
-                await found.channel.call(worker.LOAD, head)
-        except TimeoutError as error:
-            message = f"the model `{model.path}` was not loaded within {limit:.0f} s"
-            raise ModelInvalidError(message, model=model.path) from error
-        except ConnectionError as error:
-            raise await self._died(found, "while it loaded the model") from error
-        except EnvdError as error:
-            raise _explained(error, model) from error
+        found = await self._workshop.start(model, environment)
+        found.channel.closed.add_done_callback(lambda _: self._lost(key, found))
+        return await self._workshop.load(found)
 
     def _lost(self, key: Key, found: Worker) -> None:
         """Forget a worker whose socket has ended, and see that its process does."""
@@ -287,50 +208,3 @@ class Pool:
                 await asyncio.shield(found.process.exited)
         found.process.kill()
         await asyncio.shield(found.process.exited)
-
-    async def _died(self, found: Worker, when: str) -> WorkerDiedError:
-        status = await asyncio.shield(found.process.exited)
-        how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
-        message = (
-            f"the worker of `{found.model.path}` ended by {how} {when}; "
-            f"its output is in `{self._log(found.model)}`"
-        )
-        return WorkerDiedError(message, model=found.model.path, status=status)
-
-    def _log(self, model: Model) -> Path:
-        logs = self._store.layout.root / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        return logs / f"worker-{model.digest[:16]}.log"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
-
-
-def _variables(environment: Environment, scratch: Path) -> dict[str, str]:
-    """Return the whole environment of a worker: nothing of the daemon's is in it."""
-    return {
-        "PATH": f"{environment.prefix / 'bin'}:{os.defpath}",
-        "VIRTUAL_ENV": str(environment.prefix),
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "LANG": "C.UTF-8",
-    }
-
-
-def _explained(error: EnvdError, model: Model) -> EnvdError:
-    """Return a worker's error with what the worker cannot know."""
-    about = error.metadata | {"model": str(model.path)}
-    if not isinstance(error, ImportFailedError):
-        return type(error)(error.message, **about)
-    module = error.metadata.get("module", "")
-    distribution = distribution_of(module)
-    advice = f"`{distribution}`" if distribution else "that provides it"
-    message = (
-        f"the model `{model.path}` imports `{module}`, which its environment does not have; "
-        f"add the distribution {advice} to its requirements ({error.message})"
-    )
-    return ImportFailedError(message, **about, distribution=distribution)

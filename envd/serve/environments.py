@@ -47,7 +47,7 @@ class Environments(services.EnvironmentsServicer):
         """Say what a model asks for."""
         del context
         asked = await self._builds.ask(await self._models.read(request.model))
-        lock = self._store.read_lock(asked.spec.key)
+        lock = self._store.specs.lock(asked.spec.key)
         return api.ResolvedSpec(
             spec_key=asked.spec.key,
             environment_id=lock.env_id(asked.spec.python) if lock else "",

@@ -13,7 +13,7 @@ import envd
 from envd import addresses, config
 from envd.errors import EnvdError
 from envd.run.processes import Processes
-from envd.store import Store
+from envd.store import Store, sweep
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,8 +64,8 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
     store = Store(settings.root)
     store.create()
     with addresses.owned(settings.root, chosen):
-        store.sweep()
-        store.sweep_superseded()
+        sweep.leftovers(store)
+        sweep.superseded(store)
         # Before grpc is imported: nothing is ever forked from a process that runs it.
         processes = Processes.create()
         try:

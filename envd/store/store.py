@@ -21,10 +21,6 @@ from envd.errors import (
     EnvironmentNotFoundError,
     RequestInvalidError,
 )
-from envd.lock import Lock
-from envd.lock.lock import from_document as lock_from_document
-from envd.spec import Spec
-from envd.spec.spec import from_canonical
 from envd.store import held, leases
 from envd.store import manifest as manifests
 from envd.store.held import Held, Owner
@@ -32,6 +28,7 @@ from envd.store.layout import Layout
 from envd.store.leases import Holders, Lease
 from envd.store.manifest import Manifest
 from envd.store.sizes import Sizes, measure
+from envd.store.specs import Specs
 
 log = logging.getLogger(__name__)
 _MIN_PREFIX = 4
@@ -74,6 +71,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         """Name the root; nothing is made before it is needed."""
         self.layout = Layout(root)
+        self.specs = Specs(self.layout)
 
     def create(self) -> None:
         """Make the root, readable by its owner only.
@@ -129,8 +127,8 @@ class Store:
         if not _DIGITS.fullmatch(prefix):
             message = f"`{prefix}` is no id: ids are made of the digits 0-9 and a-f"
             raise RequestInvalidError(message, id=prefix)
-        if (lock := self.read_lock(prefix)) and (
-            found := self.read(lock.env_id(self.read_spec(prefix).python))
+        if (lock := self.specs.lock(prefix)) and (
+            found := self.read(lock.env_id(self.specs.spec(prefix).python))
         ):
             return found
         fitting = [
@@ -145,30 +143,6 @@ class Store:
             message = f"`{prefix}` fits {len(fitting)} environments; give more digits"
             raise RequestInvalidError(message, id=prefix)
         return fitting[0]
-
-    def read_spec(self, spec_key: str) -> Spec:
-        """Return the spec kept under *spec_key*.
-
-        Raises:
-            OSError: none is.
-        """
-        return from_canonical(self.layout.spec(spec_key).read_text())
-
-    def write_spec(self, spec: Spec) -> None:
-        """Keep the canonical document of *spec*, so that keys can be explained later."""
-        if not self.layout.spec(spec.key).exists():
-            durable.write_json(self.layout.spec(spec.key), json.loads(spec.canonical()))
-
-    def read_lock(self, spec_key: str) -> Lock | None:
-        """Return the lock cached under *spec_key*, or None."""
-        try:
-            return lock_from_document(json.loads(self.layout.lock(spec_key).read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write_lock(self, spec_key: str, lock: Lock) -> None:
-        """Cache *lock* under *spec_key*."""
-        durable.write_json(self.layout.lock(spec_key), lock.document())
 
     @contextlib.contextmanager
     def locking(self, spec_key: str, on_wait: Callable[[Owner | None], None]) -> Iterator[None]:
@@ -202,17 +176,18 @@ class Store:
 
         A worker may still run in an attempt whose base interpreter has changed.
         """
-        with self._unused(env_id) as is_unused:
+        with self.unused(env_id) as is_unused:
             if is_unused:
-                self._remove_attempts(env_id, but=None)
+                self.remove_attempts(env_id, but=None)
 
-    def _remove_attempts(self, env_id: str, *, but: str | None) -> None:
+    def remove_attempts(self, env_id: str, *, but: str | None) -> None:
+        """Remove every attempt at *env_id* but one; the caller holds it and knows it unused."""
         for folder in self.layout.environment(env_id).glob("*/"):
             if folder.name not in {but, self.layout.used_by(env_id).name}:
                 durable.remove_tree(folder, self.layout.trash)
 
     @contextlib.contextmanager
-    def _unused(self, env_id: str) -> Iterator[bool]:
+    def unused(self, env_id: str) -> Iterator[bool]:
         """Say whether nobody holds a lease on *env_id*, and let nobody take one meanwhile."""
         descriptor = held.open_file(self.layout.held(f"lease-{env_id}"))
         try:
@@ -312,7 +287,7 @@ class Store:
         # Held as a builder holds it: nobody may start an attempt in what goes to the trash.
         with (
             held.exclusively(self.layout.held(f"build-{env_id}"), refuse),
-            self._unused(env_id) as is_unused,
+            self.unused(env_id) as is_unused,
         ):
             if not is_unused:
                 users = ", ".join(str(one) for one in self.holders().of(env_id))
@@ -327,34 +302,3 @@ class Store:
         folder = self.layout.scratch / f"{process.stamp()}.{secrets.token_hex(8)}"
         folder.mkdir(mode=0o700, parents=True)
         return folder
-
-    def sweep(self) -> None:
-        """Delete what dead processes left: what was on its way out, scratch, half builds."""
-        for doomed in self.layout.trash.glob("*"):
-            shutil.rmtree(doomed, ignore_errors=True)
-        for folder in self.layout.scratch.glob("*"):
-            if process.is_stamp_of_the_dead(folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
-        for home in self.layout.environments.glob("*"):
-            if not (home / "ready.json").exists():
-                self._sweep_half_built(home)
-
-    def sweep_superseded(self) -> None:
-        """Delete the attempts that newer ones have replaced and nobody uses any more."""
-        for env_id in self.ids():
-            with self._unused(env_id) as is_unused:
-                found = self.read(env_id)
-                if is_unused and found and not self._is_being_built(env_id):
-                    self._remove_attempts(env_id, but=found.manifest.attempt)
-
-    def _is_being_built(self, env_id: str) -> bool:
-        return leases.identity(self.layout.held(f"build-{env_id}")) in leases.locked_by()
-
-    def _sweep_half_built(self, home: Path) -> None:
-        descriptor = held.open_file(self.layout.held(f"build-{home.name}"))
-        try:
-            is_free = held.try_lock(descriptor, fcntl.LOCK_EX)
-            if is_free and not (home / "ready.json").exists():
-                durable.remove_tree(home, self.layout.trash)
-        finally:
-            os.close(descriptor)
