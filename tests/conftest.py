@@ -217,6 +217,22 @@ def _processes_of(folder: Path) -> list[str]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether *pid* is a process that has not ended; a zombie has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
+
+
+def wait_for(happened: Callable[[], object], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)
+
+
 def link_cache(shared: Path, root: Path) -> None:
     """Give *root* the downloads, the locks and the probes of *shared*, at no cost."""
     for name in ("cache", "specs"):

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -21,7 +20,7 @@ from envd_client.v1 import envd_pb2_grpc as services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from envd.serve.roles import ROLES
-from tests.conftest import Daemon, Envctl, environment
+from tests.conftest import Daemon, Envctl, environment, is_running, wait_for
 from tests.tiny import Tiny
 
 ASLEEP = "        import time; open(data[0], 'w').close(); time.sleep(1.5); return 'awake'"
@@ -117,7 +116,7 @@ def test_sigterm_lets_the_request_under_way_end(daemon: Daemon, tiny: Tiny, tmp_
             target=lambda: answers.append(client.predict(model, [str(tmp_path / "begun")]))
         )
         caller.start()
-        _wait_for((tmp_path / "begun").exists)
+        wait_for((tmp_path / "begun").exists)
         daemon.process.terminate()
         caller.join()
 
@@ -143,7 +142,7 @@ def test_nothing_outlives_a_daemon_that_is_killed(
     daemon.process.kill()
     daemon.process.wait()
 
-    _wait_for(lambda: not any(_is_running(pid) for pid in pids))
+    wait_for(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_the_daemon_stops_when_its_spawner_is_killed(daemon: Daemon) -> None:
@@ -277,18 +276,3 @@ def _children(pid: int) -> list[int]:
 
 def _command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in {"Z", "X"}
-
-
-def _wait_for(happened, limit_s: float = 20) -> None:
-    deadline = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)

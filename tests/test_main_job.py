@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -18,7 +17,7 @@ from envd_client.errors import ImportFailedError
 
 from envd import config
 from envd.build import Interpreters
-from tests.conftest import Daemon, Envctl, environment, expected, link_cache
+from tests.conftest import Daemon, Envctl, environment, expected, is_running, link_cache, wait_for
 from tests.tiny import Tiny, sdist
 
 # One process: they share the root with the real environments.
@@ -191,7 +190,7 @@ def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    _wait_for(lambda: any(root.glob("environments/*/*/lib/python3.11/site-packages/*/*")))
+    wait_for(lambda: any(root.glob("environments/*/*/lib/python3.11/site-packages/*/*")))
     half_built = next(root.glob("environments/*/*/"))
     (os.killpg if victim == "group" else os.kill)(builder.pid, signal.SIGKILL)
     builder.wait()
@@ -223,16 +222,16 @@ def test_an_installer_left_behind_is_ended_before_the_next_build(
     builder = subprocess.Popen(
         envctl.argv("build", "-m", model), env=envctl.env | links, start_new_session=True
     )
-    _wait_for(lambda: once.exists() and once.read_text().endswith(" "))
+    wait_for(lambda: once.exists() and once.read_text().endswith(" "))
     builder.kill()
     builder.wait()
     backend = int(once.read_text())
-    assert _is_running(backend), "the installer should have outlived its builder"
+    assert is_running(backend), "the installer should have outlived its builder"
 
     done = envctl("predict", "-m", model, stdin='{"inputs": [1]}', **links)
 
     assert json.loads(done.stdout or "null") == {"predictions": ["2.0", [1]]}, done.stderr
-    assert not _is_running(backend)
+    assert not is_running(backend)
 
 
 def test_build_prints_what_was_built_and_then_that_it_is_cached(
@@ -348,18 +347,3 @@ class _Attempts:
         while not self._over.wait(0.005):
             found = self._root.glob("environments/*/*/")
             self.seen |= {one.name for one in found if one.name != "used-by"}
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in {"Z", "X"}
-
-
-def _wait_for(happened, limit_s: float = 60) -> None:
-    deadline = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
