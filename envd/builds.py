@@ -110,7 +110,7 @@ class Builds:
         requested = dependencies.python
         interpreters = self._environments.interpreters
         if not interpreters.are_known():
-            await self._once("learn", None)
+            await self.learn()
         picked = interpreters.pick(requested, interpreters.known())
         if picked is None:
             await self._once("obtain", requested)

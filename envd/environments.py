@@ -238,8 +238,8 @@ class _Log:
         self._file.flush()
 
 
-def _waiting(builder: Owner | None) -> Stage:
-    who = f" started by pid {builder.pid} on host {builder.host}" if builder else ""
+def _waiting(owner: Owner | None) -> Stage:
+    who = f" started by pid {owner.pid} on host {owner.host}" if owner else ""
     return Stage("waiting", f"waiting for the build{who}")
 
 

@@ -41,7 +41,7 @@ class Engine(Protocol):
         """Build the environment of *model* and see it through; failures are in the document."""
 
     def list(self) -> list[Document]:
-        """Return the ready environments, the latest used first."""
+        """Return the published environments, by id."""
 
     def show(self, environment_id: str) -> Document:
         """Return everything about one environment."""

@@ -35,6 +35,7 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
       envctl list --json | jq -r '.[].id'
     """
     found = place.engine().list()
+    found.sort(key=lambda one: str(one["last_used"]), reverse=True)
     if is_json:
         click.echo(json.dumps(found, indent=1))
     elif found:

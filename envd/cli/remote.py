@@ -77,8 +77,7 @@ class Remote:
     def list(self) -> list[Document]:
         """Return the ready environments."""
         with self._errors():
-            found = [documents.listed(one) for one in self._client.list()]
-        return sorted(found, key=lambda one: str(one["last_used"]), reverse=True)
+            return [documents.listed(one) for one in self._client.list()]
 
     def show(self, environment_id: str) -> Document:
         """Return everything about one environment."""

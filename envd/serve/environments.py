@@ -149,8 +149,8 @@ class Environments(services.EnvironmentsServicer):
 
     def _page(self, after: str, size: int) -> api.ListEnvironmentsResponse:
         # By id: an order that changes with every use would lose some between two pages.
-        ids, holders = sorted(self._store.ids()), self._store.holders()
-        left = [name for name in ids if name > after]
+        left = [name for name in self._store.ids() if name > after]
+        holders = self._store.holders()
         page = [one for name in left[:size] if (one := self._store.read(name))]
         return api.ListEnvironmentsResponse(
             environments=[messages.published(self._store, one, holders) for one in page],

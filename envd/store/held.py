@@ -82,6 +82,16 @@ def _acquire(path: Path, descriptor: int, on_wait: Callable[[Owner | None], None
         time.sleep(_POLL_S)
 
 
+@contextlib.contextmanager
+def if_free(path: Path) -> Iterator[bool]:
+    """Say whether nobody holds *path*, and let nobody take it meanwhile if so."""
+    descriptor = open_file(path)
+    try:
+        yield try_lock(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
 def try_lock(descriptor: int, operation: int) -> bool:
     """Take the lock if that needs no waiting."""
     try:
@@ -99,11 +109,11 @@ def read_owner(path: Path) -> Owner | None:
         return None
 
 
-def _kill_orphans(path: Path, builder: Owner) -> None:
+def _kill_orphans(path: Path, owner: Owner) -> None:
     # The group id may have been given to strangers since; only one that has this very
     # file open is the dead builder's.
-    if builder.group and any(_has_open(pid, path) for pid in _members(builder.group)):
-        process.kill_group(builder.group)
+    if owner.group and any(_has_open(pid, path) for pid in _members(owner.group)):
+        process.kill_group(owner.group)
 
 
 def _members(group: int) -> Iterator[int]:

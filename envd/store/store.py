@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -12,6 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,19 +103,15 @@ class Store:
         return found if found and found.manifest.base.is_there() else None
 
     def ids(self) -> list[str]:
-        """Return the ids of all published environments, the latest used first."""
-        used = []
-        for manifest in self.layout.environments.glob("*/ready.json"):
-            with contextlib.suppress(FileNotFoundError):
-                used.append((manifest.stat().st_mtime, manifest.parent.name))
-        return [name for _, name in sorted(used, reverse=True)]
+        """Return the ids of all published environments, sorted."""
+        return sorted(one.parent.name for one in self.layout.environments.glob("*/ready.json"))
 
     def records(self) -> list[Environment]:
-        """Return every published environment, the latest used first."""
+        """Return every published environment, by id."""
         return [one for env_id in self.ids() if (one := self.read(env_id))]
 
     def resolve(self, prefix: str) -> Environment:
-        """Return the one ready environment whose id or spec_key begins with *prefix*.
+        """Return the one published environment whose id or spec_key begins with *prefix*.
 
         Raises:
             RequestInvalidError: the prefix is too short or fits several.
@@ -186,14 +182,13 @@ class Store:
             if folder.name not in {but, self.layout.used_by(env_id).name}:
                 durable.remove_tree(folder, self.layout.trash)
 
-    @contextlib.contextmanager
-    def unused(self, env_id: str) -> Iterator[bool]:
+    def unused(self, env_id: str) -> AbstractContextManager[bool]:
         """Say whether nobody holds a lease on *env_id*, and let nobody take one meanwhile."""
-        descriptor = held.open_file(self.layout.held(f"lease-{env_id}"))
-        try:
-            yield held.try_lock(descriptor, fcntl.LOCK_EX)
-        finally:
-            os.close(descriptor)
+        return held.if_free(self.layout.held(f"lease-{env_id}"))
+
+    def unbuilt(self, env_id: str) -> AbstractContextManager[bool]:
+        """Say whether nobody builds *env_id*, and let nobody begin to meanwhile."""
+        return held.if_free(self.layout.held(f"build-{env_id}"))
 
     def publish(self, manifest: Manifest) -> Environment:
         """Make an attempt ready: flush its files, then write its manifest, the last of all.
@@ -212,10 +207,12 @@ class Store:
         lease = leases.take(self.layout.held(f"lease-{env_id}"))
         if lease is None:
             return None
-        # It may have been removed between being found and being leased.
-        if found := self.find(env_id):
-            return found, lease
-        lease.close()
+        with contextlib.ExitStack() as undo:
+            undo.callback(lease.close)
+            # It may have been removed between being found and being leased.
+            if found := self.find(env_id):
+                undo.pop_all()
+                return found, lease
         return None
 
     def holders(self) -> Holders:
@@ -266,11 +263,12 @@ class Store:
 
     def models(self, env_id: str) -> tuple[str, ...]:
         """Return the models that have used *env_id*, by path."""
-        try:
-            marks = sorted(self.layout.used_by(env_id).glob("[!.]*"))
-        except FileNotFoundError:
-            return ()
-        return tuple(sorted(os.fsdecode(mark.read_bytes()) for mark in marks))
+        found = []
+        for mark in self.layout.used_by(env_id).glob("[!.]*"):
+            # The environment may be removed meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.fsdecode(mark.read_bytes()))
+        return tuple(sorted(found))
 
     def remove(self, env_id: str) -> None:
         """Remove the environment *env_id*.

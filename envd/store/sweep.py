@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from pathlib import Path
 
 from envd import durable, process
-from envd.store import held, leases
 from envd.store.store import Store
 
 
@@ -25,23 +22,15 @@ def leftovers(store: Store) -> None:
 
 
 def _half_built(store: Store, home: Path) -> None:
-    descriptor = held.open_file(store.layout.held(f"build-{home.name}"))
-    try:
-        is_free = held.try_lock(descriptor, fcntl.LOCK_EX)
-        if is_free and not (home / "ready.json").exists():
+    with store.unbuilt(home.name) as is_unbuilt:
+        if is_unbuilt and not (home / "ready.json").exists():
             durable.remove_tree(home, store.layout.trash)
-    finally:
-        os.close(descriptor)
 
 
 def superseded(store: Store) -> None:
     """Delete the attempts that newer ones have replaced and nobody uses any more."""
     for env_id in store.ids():
-        with store.unused(env_id) as is_unused:
+        with store.unbuilt(env_id) as is_unbuilt, store.unused(env_id) as is_unused:
             found = store.read(env_id)
-            if is_unused and found and not _is_being_built(store, env_id):
+            if is_unbuilt and is_unused and found:
                 store.remove_attempts(env_id, but=found.manifest.attempt)
-
-
-def _is_being_built(store: Store, env_id: str) -> bool:
-    return leases.identity(store.layout.held(f"build-{env_id}")) in leases.locked_by()
