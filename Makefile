@@ -54,6 +54,7 @@ bench-setup: .venv/ready
 
 bench: bench-setup
 	$(RUN)/python bench/build.py
+	$(RUN)/python bench/keys.py
 
 clean:
 	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache build dist

@@ -24,6 +24,7 @@ from uv import find_uv_bin
 
 from envd import config, model
 from envd.environments import Asked, Environments
+from envd.lock import Wheels
 from envd.store import Environment
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -103,7 +104,8 @@ def _download(environment: Environment, python: Path, peers: Peers, wheels: Path
     shutil.rmtree(wheels, ignore_errors=True)
     wheels.mkdir(parents=True)
     lock = wheels / "lock.txt"
-    lock.write_text(environment.manifest.lock.requirements())
+    kept = Wheels(environment.prefix.parents[2]).path
+    lock.write_text(environment.manifest.lock.requirements(kept))
     peers.pip(python, "wheel", "--no-deps", "--wheel-dir", wheels, "--requirement", lock)
     lines = map(_requirement, sorted(wheels.glob("*.whl")))
     (wheels / "requirements.txt").write_text("".join(lines))

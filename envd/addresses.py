@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd import durable
+from envd import durable, held
 from envd.config import default_root
 from envd.errors import RootInUseError, SettingsInvalidError
-from envd.store import held, leases
+from envd.store import leases
 
 # sun_path of unix(7) is 108 bytes with its closing zero.
 _MAX_SOCKET_PATH = 107
@@ -102,13 +102,13 @@ def owned(root: Path, chosen: Sockets) -> Iterator[None]:
         yield
 
 
-def announce(root: Path, chosen: Sockets) -> None:
-    """Write `daemon.json`, by which `envctl` finds the daemon of its root."""
+def announce(root: Path, chosen: Sockets, profile: str) -> None:
+    """Write `daemon.json`, by which `envctl` finds the daemon of its root and its *profile*."""
     document = {
         "pid": os.getpid(),
         "predict": str(chosen.predict),
         "admin": str(chosen.admin),
-        "profile": "dev",
+        "profile": profile,
     }
     durable.write_json(root / "daemon.json", document)
 

@@ -2,8 +2,8 @@
 
 `python -m envd.builder FD` reads one JSON line from descriptor FD and writes one per event:
 `{"stage", "message"}` and `{"line"}`, and at the end `{"ready": env_id, "cached"}`,
-`{"obtained": version}`, `{"located": path}` or `{"error"}`. The daemon itself never blocks
-and never forks.
+`{"obtained": version}`, `{"located": path}`, `{"locked"}` or `{"error"}`. The daemon itself
+never blocks and never forks.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ def _do(task: dict[str, Any], on_event: Any) -> dict[str, Any]:
     if "locate" in task:
         return {"located": str(locate(task["locate"], settings))}
     environments = Environments(settings)
+    if "lock" in task:
+        environments.lock(asked_from_document(task["lock"]), on_event)
+        return {"locked": True}
     if "build" in task:
-        ready = environments.ready(asked_from_document(task["build"]), on_event)
+        asked = asked_from_document(task["build"])
+        ready = environments.ready(asked, on_event, upgrade=task["upgrade"])
         return {"ready": ready.environment.id, "cached": ready.cached}
     if "obtain" in task:
         interpreter, _ = environments.interpreters.obtain(task["obtain"], on_event)

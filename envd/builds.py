@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from envd import config, environments, spec
 from envd.config import Settings
 from envd.environments import Asked, Environments
 from envd.errors import BuildInterruptedError, EnvdError, ShuttingDownError, from_document
-from envd.events import Event, Line, OnEvent, Stage, ignore
+from envd.events import Event, Line, Note, OnEvent, Stage, ignore
+from envd.lock import Lock
 from envd.lock.uv import PASSED
 from envd.model import Model, location
 from envd.run.processes import Processes
@@ -32,13 +33,19 @@ _MAX_LINE_BYTES = 1 << 20
 
 @dataclass(eq=False, slots=True)
 class Build:
-    """One build, under way or over. `done` gets the environment or the error."""
+    """One build, under way or over. `done` gets the environment or the error.
+
+    It was first asked for by `model`; `cached` says that its lock had an environment already.
+    """
 
     asked: Asked
+    model: Model
+    upgrade: bool
     done: asyncio.Future[Environment]
     models: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
+    cached: bool = False
     is_left: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -82,12 +89,12 @@ class Builds:
         self._processes = processes
         self._environments = Environments(settings)
         self._by_spec: OrderedDict[str, Build] = OrderedDict()
-        self._asking: dict[tuple[str, str | None], asyncio.Task[dict[str, Any]]] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def learn(self) -> None:
         """Ask the Pythons of this machine what they are, so that `ask` need not."""
-        await self._once("learn", None)
+        await self._once("learn", None, "")
 
     async def locate(self, name: str) -> Path:
         """Return the directory of the model *name*, asking a server if it must.
@@ -97,32 +104,64 @@ class Builds:
         """
         if found := location.known(name, self._settings):
             return found
-        return Path((await self._once("locate", name))["located"])
+        return Path((await self._once("locate", name, name))["located"])
 
-    async def ask(self, model: Model) -> Asked:
-        """Return what *model* asks for, obtaining the Python it needs.
+    async def ask(
+        self, model: Model, override: Sequence[str] = (), *, fresh: bool = False
+    ) -> Asked:
+        """Return what *model* asks for with *override*, obtaining the Python it needs.
+
+        With *fresh* a lock that lies in the model is passed over.
 
         Raises:
             ModelInvalidError: its files cannot be used.
+            PolicyDeniedError: the settings do not allow what they ask for.
             PythonUnavailableError: its Python cannot be had.
         """
-        dependencies = spec.read(model)
+        # In a thread: a model may bring packages of its own, which are read and hashed.
+        dependencies = await asyncio.to_thread(
+            spec.read, model, self._settings, override, fresh=fresh
+        )
         requested = dependencies.python
         interpreters = self._environments.interpreters
-        if not interpreters.are_known():
+        known, are_all = interpreters.known()
+        if not are_all:
             await self.learn()
-        picked = interpreters.pick(requested, interpreters.known())
+            known, _ = interpreters.known()
+        picked = interpreters.pick(requested, known)
         if picked is None:
-            await self._once("obtain", requested)
-            picked = interpreters.pick(requested, interpreters.known())
+            await self._once("obtain", requested, requested or "")
+            picked = interpreters.pick(requested, interpreters.known()[0])
         if picked is None:
             message = f"Python {requested} was obtained and is not there any more; try again"
             raise BuildInterruptedError(message)
         return environments.asked(model, dependencies, *picked, self._settings)
 
     def find(self, asked: Asked) -> Environment | None:
-        """Return the environment of *asked* if it is ready."""
+        """Return the environment of *asked* if it is ready.
+
+        Raises:
+            PolicyDeniedError: its lock is made of what the settings do not allow.
+        """
         return self._environments.find(asked.spec)
+
+    def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
+        """Return all that is worth knowing of *found*, the environment *model* asked for."""
+        return self._environments.notes(model, asked, found)
+
+    async def lock(self, asked: Asked) -> Lock:
+        """Return the lock of *asked*, resolving it if that was never done.
+
+        Raises:
+            EnvdError: it cannot be resolved.
+        """
+        specs = self._environments.store.specs
+        if specs.lock(asked.spec.key) is None:
+            await self._once("lock", asked.document(), asked.spec.key)
+        if lock := specs.lock(asked.spec.key):
+            return lock
+        message = "the lock was removed as soon as it was made; try again"
+        raise BuildInterruptedError(message)
 
     def get(self, spec_key: str) -> Build | None:
         """Return the latest build of the spec whose key begins with *spec_key*, if one is known."""
@@ -137,15 +176,18 @@ class Builds:
             build.is_left = True
             build.wake()
 
-    def start(self, asked: Asked, model: Path) -> Build:
-        """Return the build of *asked* that is under way, or start one, for *model*."""
+    def start(self, asked: Asked, model: Model, *, upgrade: bool = False) -> Build:
+        """Return the build of *asked* that is under way, or start one, for *model*.
+
+        With *upgrade* it is locked anew.
+        """
         key = asked.spec.key
         found = self._by_spec.get(key)
         if found and not found.done.done():
-            found.models.add(model)
+            found.models.add(model.path)
             return found
-        build = Build(asked, asyncio.get_running_loop().create_future())
-        build.models.add(model)
+        build = Build(asked, model, upgrade, asyncio.get_running_loop().create_future())
+        build.models.add(model.path)
         # Nobody may be waiting for it; its error is kept to be shown.
         build.done.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._by_spec[key] = build
@@ -163,7 +205,8 @@ class Builds:
 
     async def _build(self, build: Build) -> None:
         try:
-            await self._run({"build": build.asked.document()}, build.add)
+            task = {"build": build.asked.document(), "upgrade": build.upgrade}
+            build.cached = (await self._run(task, build.add))["cached"]
             found = self._built(build)
         except EnvdError as error:
             build.done.set_exception(error)
@@ -184,9 +227,9 @@ class Builds:
         message = "the environment was removed as soon as it was built; try again"
         raise BuildInterruptedError(message)
 
-    async def _once(self, verb: str, about: str | None) -> dict[str, Any]:
-        """Give a task to a builder, or join whoever has given it already."""
-        key = (verb, about)
+    async def _once(self, verb: str, about: object, name: str) -> dict[str, Any]:
+        """Give a task to a builder, or join whoever has given the one called *name* already."""
+        key = (verb, name)
         task = self._asking.get(key)
         if task is None:
             task = asyncio.create_task(self._run({verb: about}, ignore))
@@ -222,7 +265,7 @@ async def _follow(reader: asyncio.StreamReader, on_event: OnEvent) -> dict[str, 
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
             raise from_document(message["error"])
-        if message.keys() & {"ready", "obtained", "located"}:
+        if message.keys() & {"ready", "obtained", "located", "locked"}:
             return message
         if "stage" in message:
             on_event(Stage(message["stage"], message["message"]))

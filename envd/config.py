@@ -39,6 +39,40 @@ class Index:
     )
     offline: bool = _setting(False, "Never touch the network: only what is cached.")  # noqa: FBT003
     no_index: bool = _setting(False, "Use `find_links` only.")  # noqa: FBT003
+    keyring: bool = _setting(False, "Ask the `keyring` command for credentials.")  # noqa: FBT003
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """How what a model leaves open is settled."""
+
+    as_of: Literal["month", "now"] = _setting(
+        "month", "Resolve as of the month a model was logged in, or with today's packages."
+    )
+    repair: bool = _setting(True, "Mend what is known to break old models.")  # noqa: FBT003
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What a model's files may ask for, besides packages of the indexes above."""
+
+    profile: Literal["auto", "dev", "standard", "strict"] = _setting(
+        "auto",
+        "`dev` allows and notes, `standard` allows what is listed here, `strict` wheels only; "
+        "`auto` is `dev` for the owner alone and `standard` for anybody else.",
+    )
+    indexes: tuple[str, ...] = _setting((), "Indexes a model may name, by how their URLs begin.")
+    sources: tuple[str, ...] = _setting(
+        (), "URLs and repositories a model may install from, by how they begin."
+    )
+    channels: tuple[str, ...] = _setting((), "Conda channels a model may use besides conda-forge.")
+    local: bool = _setting(
+        False,  # noqa: FBT003
+        "Whether a model may bring packages of its own: wheels, source trees.",
+    )
+    variables: tuple[str, ...] = _setting(
+        (), "Variables of envd's environment that a model's `${NAME}` may stand for."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +132,11 @@ class Settings:
 
     root: Path
     index: Index = Index()
+    resolve: Resolve = Resolve()
     build: Build = Build()
     python: Python = Python()
     models: Models = Models()
+    security: Security = Security()
     workers: Workers = Workers()
     daemon: Daemon = Daemon()
 

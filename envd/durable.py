@@ -14,10 +14,20 @@ from typing import Any
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Replace the file *path* by *document*: after a crash there is the old or the new one."""
+    write_text(path, json.dumps(document, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file *path* by *text*: after a crash there is the old or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file *path* by *content*: after a crash there is the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with beside.open("w") as file:
-        json.dump(document, file, indent=1)
+    with beside.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

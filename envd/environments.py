@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 from envd import lock as locks
 from envd import spec as specs
@@ -21,24 +21,32 @@ from envd.build.bytecode import Bytecode
 from envd.config import Settings
 from envd.errors import CacheFullError, EnvdError, RootUnusableError
 from envd.events import Event, Line, Note, OnEvent, Stage, ignore
-from envd.lock import Lock
+from envd.held import Owner
+from envd.lock import Lock, Question, Sources
 from envd.lock.uv import Uv
 from envd.model import Model
-from envd.spec import Dependencies, Spec
+from envd.spec import Dependencies, Spec, flavors, policy
 from envd.spec.spec import from_canonical
 from envd.store import Attempt, Base, Environment, Manifest, Store, sweep
-from envd.store.held import Owner
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A spec with what is needed to build it and is not part of its key."""
+    """A spec with what is needed to build it and is not part of its key.
+
+    `model` is the model's directory, whose own packages a lock may be made of, and `day`
+    the day it was logged.
+    """
 
     spec: Spec
     requested_python: str | None
     interpreter: Path
     modules: tuple[str, ...]
     notes: tuple[Note, ...]
+    model: Path
+    day: str | None
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -48,6 +56,8 @@ class Asked:
             "interpreter": str(self.interpreter),
             "modules": self.modules,
             "notes": [note.document() for note in self.notes],
+            "model": str(self.model),
+            "day": self.day,
         }
 
 
@@ -59,6 +69,8 @@ def asked_from_document(document: dict[str, Any]) -> Asked:
         interpreter=Path(document["interpreter"]),
         modules=tuple(document["modules"]),
         notes=tuple(Note(**note) for note in document["notes"]),
+        model=Path(document["model"]),
+        day=document["day"],
     )
 
 
@@ -69,14 +81,22 @@ def asked(
     note: Note | None,
     settings: Settings,
 ) -> Asked:
-    """Return what *model* asks for on *interpreter*, which was chosen with *note*."""
+    """Return what *model* asks for on *interpreter*, which was chosen with *note*.
+
+    Raises:
+        ModelInvalidError: a lock that lies in the model does not fit its requirements.
+    """
     is_mlflow = model.loader_module.split(".")[0] == "mlflow"
+    found = dependencies.on(interpreter.python)
+    notes = (*found.notes, *found.asked.notes)
     return Asked(
-        spec=specs.of(dependencies, interpreter.python, settings.index),
-        requested_python=dependencies.python,
+        spec=specs.of(found, interpreter.python, settings.index),
+        requested_python=found.python,
         interpreter=interpreter.path,
         modules=("mlflow.pyfunc", model.loader_module) if is_mlflow else (),
-        notes=(*dependencies.notes, note) if note else dependencies.notes,
+        notes=(*notes, note) if note else notes,
+        model=model.path,
+        day=found.day,
     )
 
 
@@ -96,40 +116,84 @@ class Environments:
         self.settings = settings
         self.store = Store(settings.root)
         self.interpreters = Interpreters(settings)
+        self._policy = policy.of(settings.security)
+        self._wheels = locks.Wheels(settings.root)
         self._uv = Uv(settings)
         self._clock = clock
 
-    def ask(self, model: Model, on_event: OnEvent = ignore) -> Asked:
-        """Return what *model* asks for, obtaining the Python it needs.
+    def ask(
+        self,
+        model: Model,
+        override: Sequence[str] = (),
+        on_event: OnEvent = ignore,
+        *,
+        fresh: bool = False,
+    ) -> Asked:
+        """Return what *model* asks for with *override*, obtaining the Python it needs.
+
+        With *fresh* a lock that lies in the model is passed over.
 
         Raises:
             ModelInvalidError: its files cannot be used.
+            PolicyDeniedError: the settings do not allow what they ask for.
             PythonUnavailableError: its Python cannot be had.
             RootUnusableError: the root cannot be made.
         """
         self._create()
-        dependencies = specs.read(model)
+        dependencies = specs.read(model, self.settings, override, fresh=fresh)
         interpreter, note = self.interpreters.obtain(dependencies.python, on_event)
         return asked(model, dependencies, interpreter, note, self.settings)
 
     def find(self, spec: Spec) -> Environment | None:
-        """Return the environment of *spec* if it is ready; reads a few files, waits for nothing."""
-        lock = self.store.specs.lock(spec.key)
-        return self.store.find(lock.env_id(spec.python)) if lock else None
+        """Return the environment of *spec* if it is ready; reads a few files, waits for nothing.
 
-    def ready(self, asked: Asked, on_event: OnEvent = ignore) -> Ready:
+        Raises:
+            PolicyDeniedError: its lock is made of what the settings do not allow.
+        """
+        lock = self.store.specs.lock(spec.key)
+        if lock is None:
+            return None
+        lock.check(self._policy)
+        return self._admitted(self.store.find(lock.env_id(spec.python)))
+
+    def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
+        """Return all that is worth knowing of *found*, the environment *model* asked for."""
+        lock = self.store.specs.lock(asked.spec.key)
+        versions = {one.name: one.version for one in found.manifest.lock.packages}
+        return (
+            *asked.notes,
+            *(lock.notes if lock else ()),
+            *flavors.differences(model, versions),
+        )
+
+    def ready(self, asked: Asked, on_event: OnEvent = ignore, *, upgrade: bool = False) -> Ready:
         """Return the environment of *asked*, building it if it is missing.
+
+        With *upgrade* it is locked anew; what there is serves until the new one is ready.
 
         Raises:
             EnvdError: it could not be locked or built; the metadata's `log` names the log.
         """
-        if found := self.find(asked.spec):
+        if not upgrade and (found := self.find(asked.spec)):
             return Ready(found, cached=True)
-        self._create()
         sweep.leftovers(self.store)
+        return self._logged(asked, on_event, lambda event: self._build(asked, event, upgrade))
+
+    def lock(self, asked: Asked, on_event: OnEvent = ignore) -> Lock:
+        """Return the lock of *asked*, resolving it if that was never done.
+
+        Raises:
+            EnvdError: it could not be; the metadata's `log` names the log.
+        """
+        return self._logged(asked, on_event, lambda event: self._lock(asked, event, keep=True))
+
+    def _logged(
+        self, asked: Asked, on_event: OnEvent, work: Callable[[OnEvent], _Result]
+    ) -> _Result:
+        self._create()
         with _Log(self.store.layout.log(asked.spec.key), on_event) as log:
             try:
-                return self._build(asked, log.event)
+                return work(log.event)
             except OSError as error:
                 raise _disk_error(error, self.settings.root) from error
             except EnvdError as error:
@@ -137,35 +201,49 @@ class Environments:
                 log.event(Line(f"failed: {error.message}"))
                 raise
 
+    def _admitted(self, found: Environment | None) -> Environment | None:
+        """Return *found* unless it was built under a laxer profile; it is built again then."""
+        return found if found and self._policy.admits(found.manifest.profile) else None
+
     def _create(self) -> None:
         try:
             self.store.create()
         except OSError as error:
             raise _disk_error(error, self.settings.root) from error
 
-    def _build(self, asked: Asked, on_event: OnEvent) -> Ready:
+    def _build(self, asked: Asked, on_event: OnEvent, upgrade: bool) -> Ready:  # noqa: FBT001
         started = self._clock()
-        lock = self._lock(asked, on_event)
+        lock = self._lock(asked, on_event, keep=not upgrade)
         env_id = lock.env_id(asked.spec.python)
         with self.store.building(env_id, lambda by: on_event(_waiting(by))) as attempt:
             # Another process may have built it while this one waited.
-            if found := self.store.find(env_id):
-                return Ready(found, cached=True)
-            self._install(asked, lock, attempt, on_event)
-            on_event(Stage("publishing", "flushing it to disk"))
-            seconds = self._clock() - started
-            manifest = self._manifest(asked, lock, env_id, attempt, seconds)
-            return Ready(self.store.publish(manifest), cached=False)
+            found = self._admitted(self.store.find(env_id))
+            if found is None:
+                self._install(asked, lock, attempt, on_event)
+                on_event(Stage("publishing", "flushing it to disk"))
+                seconds = self._clock() - started
+                manifest = self._manifest(asked, lock, env_id, attempt, seconds)
+                ready = Ready(self.store.publish(manifest), cached=False)
+            else:
+                ready = Ready(found, cached=True)
+        if upgrade:
+            self.store.specs.keep_lock(asked.spec.key, lock)
+        return ready
 
-    def _lock(self, asked: Asked, on_event: OnEvent) -> Lock:
+    def _lock(self, asked: Asked, on_event: OnEvent, *, keep: bool) -> Lock:
+        """Return the lock of *asked*; without *keep* a new one, which is not kept yet."""
         spec = asked.spec
-        with self.store.locking(spec.key, lambda by: on_event(_waiting(by))):
-            if found := self.store.specs.lock(spec.key):
+        with self.store.locking(spec.key, lambda by: on_event(_waiting(by))) as held:
+            found = self.store.specs.lock(spec.key) if keep else None
+            if found and self._wheels.has_all(found):
+                found.check(self._policy)
                 return found
             on_event(Stage("locking", f"resolving {len(spec.requirements)} requirements"))
-            lock = locks.resolve(spec, asked.interpreter, self._uv, on_event)
+            question = Question(spec, asked.interpreter, asked.model, asked.day, refresh=not keep)
+            lock = locks.resolve(question, self._uv.held_by(held), on_event)
             self.store.specs.keep(spec)
-            self.store.specs.keep_lock(spec.key, lock)
+            if keep:
+                self.store.specs.keep_lock(spec.key, lock)
             return lock
 
     def _install(self, asked: Asked, lock: Lock, attempt: Attempt, on_event: OnEvent) -> None:
@@ -178,7 +256,8 @@ class Environments:
         # uv links the sources with one core; the other links their bytecode meanwhile.
         with ThreadPoolExecutor(1) as beside:
             placing = beside.submit(bytecode.place, lock.packages, attempt.prefix)
-            virtualenv.install(lock, attempt.prefix, self._uv, writer, on_event)
+            sources = Sources(asked.spec.indexes)
+            virtualenv.install(lock, sources, attempt.prefix, self._uv, writer, on_event)
         if fresh := bytecode.fresh(lock.packages, placing.result()):
             names = {one.name for one in asked.spec.requirements}
             direct = virtualenv.modules_of(attempt.prefix, names)
@@ -205,6 +284,7 @@ class Environments:
             created=self._clock(),
             seconds=round(seconds, 3),
             link_mode=self.settings.build.link_mode,
+            profile=self._policy.profile,
         )
 
 

@@ -54,6 +54,12 @@ class ModelInvalidError(EnvdError):
     code, reason, blame = "FAILED_PRECONDITION", "MODEL_INVALID", Blame.SPEC
 
 
+class PolicyDeniedError(EnvdError):
+    """The settings do not allow what the model asks for; mend the model or the settings."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "POLICY_DENIED", Blame.SPEC
+
+
 class ModelUnreachableError(EnvdError):
     """A model registry or store could not be asked; try again."""
 
@@ -133,6 +139,12 @@ class IndexUnreachableError(EnvdError):
 
     code, reason, blame = "UNAVAILABLE", "INDEX_UNREACHABLE", Blame.TRANSIENT
     retry_after_s = 30.0
+
+
+class NotLockedOfflineError(EnvdError):
+    """The spec is not locked and the network is off; lock it while there is a network."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "NOT_LOCKED_OFFLINE", Blame.LOCAL
 
 
 class BuildInterruptedError(EnvdError):

@@ -9,10 +9,13 @@ from envd_client.v1 import envd_pb2 as api
 from envd.environments import Asked
 from envd.errors import EnvdError, PythonUnavailableError
 from envd.events import Event, Note, Stage
+from envd.lock import Lock, pylock
 from envd.store import Environment, Holders, Manifest, Store
 
 
-def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -> api.Environment:
+def asked_for(
+    store: Store, found: Environment, asked: Asked, noted: Iterable[Note], *, cached: bool
+) -> api.Environment:
     """Return the message of a ready environment as the answer to what was *asked*.
 
     Its first spec may have been another one with the same lock.
@@ -22,8 +25,21 @@ def asked_for(store: Store, found: Environment, asked: Asked, *, cached: bool) -
     message.spec_key = asked.spec.key
     message.python.requested = asked.requested_python or ""
     del message.notes[:]
-    message.notes.extend(notes(asked.notes))
+    message.notes.extend(notes(noted))
+    if lock := store.specs.lock(asked.spec.key):
+        message.as_of = lock.as_of
     return message
+
+
+def resolved(asked: Asked, lock: Lock | None, *, with_lock: bool = False) -> api.ResolvedSpec:
+    """Return the message of what was *asked*, and of its *lock* where it has one."""
+    return api.ResolvedSpec(
+        spec_key=asked.spec.key,
+        environment_id=lock.env_id(asked.spec.python) if lock else "",
+        spec_json=asked.spec.canonical(),
+        notes=notes((*asked.notes, *(lock.notes if lock else ()))),
+        lock_toml=pylock.text(lock, asked.spec.python) if lock and with_lock else "",
+    )
 
 
 def published(
@@ -39,7 +55,8 @@ def published(
         python=api.Python(
             requested=manifest.python_requested or "", actual=manifest.python.version
         ),
-        notes=notes(manifest.notes),
+        as_of=manifest.lock.as_of,
+        notes=notes((*manifest.notes, *manifest.lock.notes)),
         size_bytes=sizes.total,
         exclusive_bytes=sizes.exclusive,
         leases=[api.Lease(pid=one.pid, kind=one.kind) for one in holders.of(found.id)],
@@ -71,10 +88,8 @@ def _add_all(message: api.Environment, store: Store, found: Environment) -> None
         api.Package(name=one.name, version=one.version, sha256=one.sha256, filename=one.filename)
         for one in found.manifest.lock.packages
     )
-    try:
-        message.spec_json = store.specs.spec(found.manifest.spec_key).canonical()
-    except OSError:
-        message.spec_json = ""
+    if spec := store.specs.spec(found.manifest.spec_key):
+        message.spec_json = spec.canonical()
 
 
 def unready(asked: Asked, seconds: float, error: EnvdError | None) -> api.Environment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,10 @@ from pathlib import Path
 import pytest
 from envd_client import Client
 
+from envd.build import Interpreter, Interpreters
+from envd.config import Settings
+from tests.house import House
+from tests.index import Index
 from tests.tiny import Tiny
 
 MODELS = Path(__file__).parent / "models"
@@ -129,11 +134,82 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for PATH: git, and the Python that runs the tests as the only one."""
+    folder = tmp_path_factory.mktemp("tools")
+    (folder / "python3").symlink_to(sys._base_executable)
+    # Of git's commands some are shell scripts.
+    for name in ("git", "basename", "sed", "uname"):
+        (folder / name).symlink_to(shutil.which(name) or f"/usr/bin/{name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def interpreter(tools: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Interpreter:
+    """The Python that runs the tests, as envd finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        _alone(patch, tools, home)
+        (found,) = Interpreters(Settings(tmp_path_factory.mktemp("pythons"))).found()
+        return found
+
+
+@pytest.fixture
+def house(
+    tmp_path: Path,
+    interpreter: Interpreter,
+    tools: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> House:
+    """An empty root with an empty folder of packages."""
+    _alone(monkeypatch, tools, home)
+    return House(tmp_path, interpreter)
+
+
+def _alone(patch: pytest.MonkeyPatch, tools: Path, home: Path) -> None:
+    """Hide from this process what the machine has of its own."""
+    patch.setenv("PATH", str(tools))
+    patch.setenv("HOME", str(home))
+    for name in ("PYENV_ROOT", "NETRC", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        patch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def start_index() -> Iterator[Callable[..., Index]]:
+    """Start package indexes that end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(Index(**options))
+
+
 @pytest.fixture
 def envctl(tmp_path: Path, home: Path, tiny: Tiny) -> Envctl:
     """envctl on an empty root, with the tiny wheels for an index."""
     root = tmp_path / "root"
     return Envctl(root, environment(root, home, **tiny.settings))
+
+
+@pytest.fixture(scope="module")
+def more_settings() -> dict[str, str]:
+    """What `either` has of settings besides the tiny wheels."""
+    return {}
+
+
+@pytest.fixture(scope="module", params=["alone", "daemon"])
+def either(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    home: Path,
+    tiny: Tiny,
+    more_settings: dict[str, str],
+) -> Iterator[Envctl]:
+    """envctl on a root of the module's, without a daemon and with one."""
+    root = tmp_path_factory.mktemp(request.param) / "root"
+    settings = tiny.settings | more_settings
+    daemon = launch(root, home, **settings) if request.param == "daemon" else None
+    yield Envctl(root, environment(root, home, **settings))
+    if daemon:
+        stop(daemon)
 
 
 @pytest.fixture

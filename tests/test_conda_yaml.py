@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from envd.errors import ModelInvalidError
-from envd.model.documents import Document
-from envd.spec import conda_yaml
+from envd.config import Security
+from envd.errors import ModelInvalidError, PolicyDeniedError
+from envd.model.documents import Document, line_of
+from envd.spec import Requirement, conda_yaml, requirement
 from envd.spec.conda_names import pypi_name
 from envd.spec.conda_yaml import CondaYaml
-from envd.spec.requirements import Place, Requirement, requirement
+from envd.spec.place import Place
+from envd.spec.policy import Policy
 
+DEV = Policy("dev", Security(), {})
+STANDARD = Policy("standard", Security(), {})
 MLFLOW_1_8 = """\
 channels:
 - defaults
@@ -33,14 +37,14 @@ def read(folder: Path, *dependencies: str) -> CondaYaml:
     return read_text(folder, f"name: mlflow-env\nchannels: [defaults]\ndependencies:\n{lines}")
 
 
-def read_text(folder: Path, text: str) -> CondaYaml:
+def read_text(folder: Path, text: str, policy: Policy = DEV) -> CondaYaml:
     (folder / "conda.yaml").write_text(text)
-    return conda_yaml.read(folder, "conda.yaml")
+    return conda_yaml.read(folder, "conda.yaml", policy)
 
 
 def as_pip_reads(folder: Path, conda: str) -> list[Requirement]:
     place = Place(folder, "conda.yaml", 1)
-    return [requirement(place, one) for one in read(folder, conda).packages]
+    return [requirement.parse(place, one) for one in read(folder, conda).packages]
 
 
 def codes(found: CondaYaml) -> list[tuple[str, str]]:
@@ -101,7 +105,7 @@ def test_a_file_that_mlflow_wrote_is_read(tmp_path: Path) -> None:
 def test_a_match_spec_means_the_same_to_pip(tmp_path: Path, conda: str, expected: str) -> None:
     found = as_pip_reads(tmp_path, f'"{conda}"')
 
-    assert found == [requirement(Place(tmp_path, "conda.yaml", 1), expected)]
+    assert found == [requirement.parse(Place(tmp_path, "conda.yaml", 1), expected)]
 
 
 @pytest.mark.parametrize(
@@ -223,3 +227,61 @@ def test_an_entry_of_a_hundred_thousand_letters_is_read_at_once(tmp_path: Path) 
     found = read(tmp_path, "a" * 100_000, "x:" * 50_000 + "::numpy")
 
     assert found.packages == ("a" * 100_000, "numpy")
+
+
+@pytest.mark.parametrize(
+    "channel",
+    ["conda-forge", "defaults", "anaconda", "main", "pkgs/main", "nodefaults", "Conda-Forge",
+     "https://conda.anaconda.org/conda-forge", "https://repo.anaconda.com/pkgs/main/linux-64/"],
+)  # fmt: skip
+def test_an_ordinary_channel_needs_no_leave(tmp_path: Path, channel: str) -> None:
+    text = f"channels: ['{channel}']\ndependencies: [numpy, '{channel}::scipy']\n"
+
+    found = read_text(tmp_path, text, STANDARD)
+
+    assert {code for code, _ in codes(found)} == {"CONDA_PACKAGE_TRANSLATED"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("channels:\n- conda-forge\n- {}\ndependencies: [numpy]\n", 3),
+        ("dependencies:\n- numpy\n- '{}::scipy=1.2'\n", 3),
+    ],
+)
+@pytest.mark.parametrize(
+    "channel", ["mine", "https://conda.host/mine", "https://evil.org/conda-forge", "conda-forge2"]
+)
+def test_another_channel_needs_to_be_listed(
+    tmp_path: Path, text: str, line: int, channel: str
+) -> None:
+    with pytest.raises(PolicyDeniedError) as caught:
+        read_text(tmp_path, text.format(channel), STANDARD)
+    listed = Policy("standard", Security(channels=(channel,)), {})
+
+    noted = [("CHANNEL_FROM_MODEL", channel)]
+    assert codes(read_text(tmp_path, text.format(channel), listed))[-1:] == noted
+    assert codes(read_text(tmp_path, text.format(channel)))[-1:] == noted
+    assert f"conda.yaml`, line {line}: the channel `{channel}`" in caught.value.message
+    assert caught.value.metadata["setting"] == "security.channels"
+
+
+def test_the_channel_of_what_is_left_out_or_built_with_does_not_matter(tmp_path: Path) -> None:
+    text = "channels: [mine]\ndependencies: ['mine::python=3.9', 'mine::cudatoolkit', pip]\n"
+
+    assert read_text(tmp_path, text, STANDARD).python == "3.9"
+
+
+def test_the_credentials_of_a_channel_are_not_shown(tmp_path: Path) -> None:
+    text = "channels: ['https://user:s3cret@host/mine']\ndependencies: [numpy]\n"
+
+    found = read_text(tmp_path, text)
+
+    assert codes(found)[-1] == ("CHANNEL_FROM_MODEL", "https://host/mine")
+    assert "s3cret" not in repr(found)
+
+
+def test_an_entry_knows_the_line_it_stands_in(tmp_path: Path) -> None:
+    found = read(tmp_path, "numpy", "{pip: [six]}", "pip", "{pip: [scipy]}")
+
+    assert [line_of(one) for one in (*found.packages, *found.pip, *found.build)] == [4, 5, 7, 6]

@@ -162,3 +162,13 @@ def test_a_number_of_a_hundred_thousand_digits_is_a_text(tmp_path: Path) -> None
 )
 def test_what_is_not_utf8_is_refused(tmp_path: Path, content: bytes) -> None:
     assert "is not UTF-8" in refusal(tmp_path, content).message
+
+
+def test_every_text_knows_the_line_it_stands_in(tmp_path: Path) -> None:
+    found = read(tmp_path, "# a\na: one\nb:\n- two\n- [three, four]\n- |\n  five\nc: ~\n")
+
+    assert isinstance(found["b"], list)
+    two, (three, four), five = found["b"]  # type: ignore[misc]
+    lines = [documents.line_of(one) for one in (found["a"], two, three, four, five)]
+    assert lines == [2, 4, 5, 5, 6]
+    assert documents.line_of(found["c"]) == documents.line_of("a text of no file") == 0

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from envd.store.held import Owner, exclusively, read_owner
+from envd.held import Owner, exclusively, read_owner
 from tests.conftest import is_running, wait_for
 
 # Each says what it does on its standard output, and then waits to be killed.
 COUNT = """
 import sys, time
 from pathlib import Path
-from envd.store.held import exclusively
+from envd.held import exclusively
 
 lock, counter = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(int(sys.argv[3])):
@@ -33,7 +33,7 @@ for _ in range(int(sys.argv[3])):
 HOLD = """
 import sys, time
 from pathlib import Path
-from envd.store.held import exclusively
+from envd.held import exclusively
 
 with exclusively(Path(sys.argv[1]), lambda _: None) as held:
     print("holds", flush=True)
@@ -43,7 +43,7 @@ with exclusively(Path(sys.argv[1]), lambda _: None) as held:
 INSTALL = """
 import subprocess, sys, time
 from pathlib import Path
-from envd.store.held import exclusively
+from envd.held import exclusively
 
 with exclusively(Path(sys.argv[1]), lambda _: None) as held:
     installer = subprocess.Popen(

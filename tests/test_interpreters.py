@@ -192,8 +192,8 @@ def test_known_pythons_are_those_asked_before(machine: Machine) -> None:
     machine.fake(machine.in_pyenv("3.9.1"), "3.9.1")
     after = interpreters.known()
 
-    assert (before, was_run_before) == ([], [])
-    assert after == found
+    assert (before, was_run_before) == (([], False), [])
+    assert after == (found, False)
     assert len(machine.was_run()) == 1
 
 

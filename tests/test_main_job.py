@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
 import pytest
 from envd_client.errors import ImportFailedError
+from packaging.version import Version
 
 from envd import config
 from envd.build import Interpreters
@@ -244,7 +247,7 @@ def test_build_prints_what_was_built_and_then_that_it_is_cached(
 
     assert set(first) == {
         "id", "spec_key", "state", "cached", "seconds", "manager", "python", "as_of", "notes",
-        "failure",
+        "failure", "model",
     }  # fmt: skip
     assert (first["state"], first["cached"], first["failure"]) == ("ready", False, None)
     assert first["manager"] == "virtualenv"
@@ -253,7 +256,7 @@ def test_build_prints_what_was_built_and_then_that_it_is_cached(
     assert second == first | {"cached": True}
     assert [one["id"] for one in listed] == [first["id"]]
     assert listed[0]["models"] == [str(model)]
-    assert set(listed[0]) == set(first) | {
+    assert set(listed[0]) == set(first) - {"model"} | {
         "created", "last_used", "bytes", "bytes_exclusive", "leases", "pinned", "models",
     }  # fmt: skip
 
@@ -325,6 +328,45 @@ def test_tables_come_as_csv_and_params_reach_the_model(
     assert json.loads(csv.stdout or "null") == model.answer, csv.stderr
     assert json.loads(given.stdout) == {"predictions": {"k": 2}}
     assert json.loads(within.stdout) == {"predictions": {"k": 3}}
+
+
+def test_what_a_model_leaves_open_is_of_the_month_it_was_logged_in(
+    home: Path, tmp_path: Path
+) -> None:
+    # The daemon of the shared root has settings of its own.
+    envctl = Envctl(tmp_path / "root", environment(tmp_path / "root", home))
+    early, late = (_dated(tmp_path / day, day) for day in ("2024-02-14", "2024-02-28"))
+
+    done = envctl("lock", "-m", early)
+    explained = [json.loads(envctl("explain", one, "--json").stdout) for one in (early, late)]
+    today = envctl("lock", "-m", early, ENVD_RESOLVE__AS_OF="now")
+
+    assert done.returncode == 0, done.stderr
+    assert today.returncode == 0, today.stderr
+    of_month, of_today = (
+        {one["name"]: Version(one["version"]) for one in tomllib.loads(text)["packages"]}
+        for text in (done.stdout, today.stdout)
+    )
+    assert of_month["mlflow"].release[:2] == (2, 10)
+    assert of_month["numpy"].release[:2] == (1, 26)
+    assert Version("2.1") <= of_month["pandas"] <= Version("2.2.0")
+    for name in ("mlflow", "numpy", "pandas"):
+        assert of_today[name] > of_month[name]
+    # Released on the thirteenth, and pinned.
+    assert str(of_month["scikit-learn"]) == "1.4.1.post1"
+    assert explained[0]["spec_key"] == explained[1]["spec_key"]
+    assert explained[0]["env_id"] == explained[1]["env_id"] is not None
+
+
+def _dated(path: Path, day: str) -> Path:
+    """Copy a real model without the versions it was logged with, as of another day."""
+    model = Path(shutil.copytree(expected("d").path, path))
+    (model / "requirements.txt").write_text("mlflow\nscikit-learn==1.4.1.post1\n")
+    lines = (model / "MLmodel").read_text().splitlines()
+    kept = [one for one in lines if not one.startswith(("mlflow_version", "utc_time_created"))]
+    text = "\n".join([*kept, f"utc_time_created: '{day} 05:59:29.603392'", ""])
+    (model / "MLmodel").write_text(text)
+    return model
 
 
 class _Attempts:

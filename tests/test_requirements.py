@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import random
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from envd.config import Index
-from envd.errors import ModelInvalidError
-from envd.spec import Dependencies, Python, of, requirements
-from envd.spec.requirements import Place, Requirement, Requirements
+from envd.config import Security
+from envd.errors import ModelInvalidError, PolicyDeniedError
+from envd.spec import Python, Requirement, requirement, requirement_file
+from envd.spec.place import Place
+from envd.spec.policy import Policy
+from envd.spec.requirement_file import Requirements
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
+DEV = Policy("dev", Security(), {})
+STANDARD = Policy("standard", Security(), {})
 
 
-def read(folder: Path, content: str | bytes, **included: str) -> Requirements:
+def read(folder: Path, content: str | bytes, policy: Policy = DEV, **included: str) -> Requirements:
     """Read *content* as a model's requirement file, with other files beside it."""
     data = content if isinstance(content, bytes) else content.encode()
     (folder / "requirements.txt").write_bytes(data)
     for name, text in included.items():
         (folder / f"{name}.txt").write_text(text)
-    return requirements.read(folder, "requirements.txt")
+    return requirement_file.read(folder, "requirements.txt", policy)
 
 
 def texts(found: Requirements) -> list[str]:
     return [one.text for one in found.requirements]
 
 
-def refusal(folder: Path, content: str | bytes, **included: str) -> ModelInvalidError:
+def refusal(
+    folder: Path, content: str | bytes, policy: Policy = DEV, **included: str
+) -> ModelInvalidError:
     with pytest.raises(ModelInvalidError) as caught:
-        read(folder, content, **included)
+        read(folder, content, policy, **included)
+    return caught.value
+
+
+def denial(folder: Path, content: str, policy: Policy = STANDARD) -> PolicyDeniedError:
+    with pytest.raises(PolicyDeniedError) as caught:
+        read(folder, content, policy)
     return caught.value
 
 
 def canonical(text: str) -> Requirement:
-    return requirements.requirement(Place(Path("model"), "requirements.txt", 1), text)
+    return requirement.parse(Place(Path("model"), "requirements.txt", 1), text)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +167,7 @@ def test_more_files_than_any_model_has_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(20)
 def test_more_lines_than_any_model_has_are_refused(tmp_path: Path) -> None:
-    error = refusal(tmp_path, "-r many.txt\n-r many.txt", many="a\n" * 30_000)
+    error = refusal(tmp_path, "-r many.txt\n-r many.txt", many="#\n" * 30_000)
 
     assert "requirements.txt`, line 2: with what it includes" in error.message
     assert "50000 lines" in error.message
@@ -168,7 +176,7 @@ def test_more_lines_than_any_model_has_are_refused(tmp_path: Path) -> None:
 def test_a_long_file_takes_no_longer_than_it_should(tmp_path: Path) -> None:
     before = time.process_time()
 
-    found = read(tmp_path, "six\n" * 10_000 + f"six{' ' * 100_000}; os_name != 'nt'\n")
+    found = read(tmp_path, "six\n" * 10_000 + f"six{' ' * 60_000}; os_name != 'nt'\n")
 
     assert len(found.requirements) == 10_001
     assert time.process_time() - before < 3
@@ -185,7 +193,6 @@ def test_a_long_file_takes_no_longer_than_it_should(tmp_path: Path) -> None:
         ("a\0b", "is not a relative path"),
         ("https://example.org/r.txt", "of a URL"),
         ("file:///tmp/r.txt", "of a URL"),
-        ("${HOME}/r.txt", "variables"),
     ],
 )
 @pytest.mark.parametrize("option", ["-r ", "-c ", "-r", "--requirement=", "--constraint "])
@@ -198,7 +205,7 @@ def test_only_files_of_the_model_may_be_included(
     outside.write_text("secret\n")
     (model / "link.txt").symlink_to(outside)
 
-    error = refusal(model, option + target.format(absolute=outside, HOME="${HOME}"))
+    error = refusal(model, option + target.format(absolute=outside))
 
     assert why in error.message
     assert "secret" not in error.message
@@ -208,44 +215,50 @@ def test_only_files_of_the_model_may_be_included(
     "line",
     [
         "six==${SECRET}",
-        "--index-url https://${TOKEN}@host/simple",
-        "${ALL}",
-        "six # ${SECRET}\\\n-",
+        "--index-url https://${SECRET}@host/simple",
+        "${SECRET}",
+        "-r ${SECRET}/r.txt",
+        "${six # ${SECRET}\\\n-",
     ],
 )
-def test_variables_are_not_expanded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
-) -> None:
-    monkeypatch.setenv("SECRET", "1.16.0")
+def test_variables_are_not_expanded_unless_they_are_listed(tmp_path: Path, line: str) -> None:
+    environ = {"SECRET": "1.16.0", "OTHER": "x"}
 
-    error = refusal(tmp_path, f"numpy\n{line.replace('# ', '')}")
+    for profile in ("dev", "standard"):
+        policy = Policy(profile, Security(variables=("OTHER",)), environ)
+        error = denial(tmp_path, f"numpy\n{line.replace('# ', '')}", policy)
 
-    assert "requirements.txt`, line 2: variables (`${...}`) are not expanded" in error.message
-    assert "1.16.0" not in str(error.document())
+        assert "requirements.txt`, line 2: the variable `${" in error.message
+        assert error.metadata["setting"] == "security.variables"
+        assert "1.16.0" not in str(error.document())
 
 
 @pytest.mark.parametrize(
     ("line", "option"),
     [
-        ("-i https://user:s3cret@host/simple", "-i"),
-        ("--index-url https://user:s3cret@host/simple", "--index-url"),
-        ("--extra-index-url=https://user:s3cret@host/simple", "--extra-index-url"),
-        ("-f links", "-f"),
-        ("--find-links=links", "--find-links"),
-        ("--no-index", "--no-index"),
         ("--trusted-host host", "--trusted-host"),
-        ("--no-binary :all:", "--no-binary"),
-        ("--pre", "--pre"),
-        ("-e .", "-e"),
-        ("--editable git+https://host/six", "--editable"),
+        ("--use-feature=fast-deps", "--use-feature"),
+        ("--no-deps", "--no-deps"),
+        ("--no-index=yes", "--no-index"),
+        ("--pre six", "--pre"),
+        ("-i", "-i"),
+        ("--no-binary", "--no-binary"),
+        ("--only-binary six --pre", "--only-binary"),
+        ("--index https://user:s3cret@host", "--index"),
+        ("-", "-"),
+        ("-r", "-r"),
+        ("-e", "-e"),
     ],
 )
-def test_options_are_refused_by_name_and_place(tmp_path: Path, line: str, option: str) -> None:
+def test_other_options_are_refused_by_name_and_place(
+    tmp_path: Path, line: str, option: str
+) -> None:
     error = refusal(tmp_path, f"six\n\n# comment\n{line}\n")
 
-    assert f"{tmp_path}/requirements.txt`, line 4: the option `{option}`" in error.message
+    named = {"-i": "--index-url"}.get(option, option)
+    assert f"{tmp_path}/requirements.txt`, line 4: the option `{named}`" in error.message
     assert error.metadata["line"] == "4"
-    assert error.metadata["option"] == option
+    assert error.metadata["option"] == named
     assert "s3cret" not in str(error.document())
 
 
@@ -265,17 +278,8 @@ def test_a_refusal_in_an_included_file_names_that_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["six @ https://host/six.whl", "six@file:///six.whl", "six @ git+https://host/six",
-     "six[a] @ ./six ; python_version > '3'"],
-)  # fmt: skip
-def test_a_requirement_with_a_url_is_refused(tmp_path: Path, line: str) -> None:
-    assert "`six` comes from a URL or path" in refusal(tmp_path, line).message
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["https://host/six.whl", "git+https://host/six", "./six-1.0.whl", "/six.whl", "six#egg=six",
-     "six=1.0", "six 1.0", "six==", "==1.0", "six; nonsense", "six[a", "six>=1.0 <2", "$SIX", "*"],
+    ["six#egg=six", "six=1.0", "six 1.0", "six==", "==1.0", "six; nonsense", "six[a",
+     "six>=1.0 <2", "$SIX", "*"],
 )  # fmt: skip
 def test_what_is_no_requirement_is_refused(tmp_path: Path, line: str) -> None:
     error = refusal(tmp_path, f"numpy\n{line}")
@@ -284,7 +288,27 @@ def test_what_is_no_requirement_is_refused(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["pytz>dev", "torch==1.0.0-cuda-10", "old==2004d-final", "a>=1.*", "b==1.0.post*"]
+    ("line", "expected"),
+    [
+        ("six>=1.*", "six>=1"),
+        ("six>=1.*,<2.*", "six<2,>=1"),
+        ("pytz>=2004d", "pytz"),
+        ("torch>=1.0+cpu", "torch>=1"),
+        ("six (>=1.*)", "six>=1"),
+        ("six[a]>=1.*; os_name == 'a'", 'six[a]>=1; os_name == "a"'),
+    ],
+)
+def test_specifiers_from_before_pep_440_are_read_where_they_are_clear(
+    tmp_path: Path, line: str, expected: str
+) -> None:
+    found = read(tmp_path, line)
+
+    assert texts(found) == [expected]
+    assert [note.code for note in found.notes] == ["SPECIFIER_READ"]
+
+
+@pytest.mark.parametrize(
+    "line", ["pytz>dev", "torch==1.0.0-cuda-10", "old==2004d-final", "a<=1.*", "b==1.0.post*"]
 )
 def test_specifiers_from_before_pep_440_are_refused_clearly(tmp_path: Path, line: str) -> None:
     error = refusal(tmp_path, line)
@@ -296,9 +320,9 @@ def test_specifiers_from_before_pep_440_are_refused_clearly(tmp_path: Path, line
 @pytest.mark.parametrize(
     "line",
     [
-        "six==" + "9" * 100_000,
+        "six==" + "9" * 60_000,
         "six; " + "(" * 5_000 + "python_version < '3'" + ")" * 5_000,
-        "(" * 100_000,
+        "(" * 60_000,
         "six; os_name == 'a\\x22b\\x27c'",
     ],
 )
@@ -323,8 +347,8 @@ def test_no_requirement_reaches_over_into_another_line(tmp_path: Path, character
 def test_a_text_of_several_lines_is_no_requirement() -> None:
     entries = ["six", "six; os_name == 'a\n--index-url http://host/'"]
 
-    with pytest.raises(ModelInvalidError, match=r"conda\.yaml`, entry 2: "):
-        requirements.read_entries(Path("model"), "conda.yaml", entries)
+    with pytest.raises(ModelInvalidError, match=r"conda\.yaml`, line 2: "):
+        requirement_file.read_entries(Path("model"), "conda.yaml", entries, DEV)
 
 
 def test_hashes_are_kept_and_sorted(tmp_path: Path) -> None:
@@ -410,80 +434,3 @@ def test_requirements_that_differ_are_not_equal(one: str, other: str) -> None:
 )
 def test_a_pin_is_one_version_and_no_other(text: str, pin: str | None) -> None:
     assert canonical(text).pin == pin
-
-
-VERSIONS = ["1", "1.2", "1.2.3", "2.0.1", "10.4.1", "0.5", "3.1rc1", "1.2.post1"]
-SPECIFIERS = st.builds(
-    "{}{}".format, st.sampled_from(["==", ">=", "<", "!=", ">"]), st.sampled_from(VERSIONS)
-) | st.sampled_from(["~=1.4", "~=1.4.0", "==1.2.*"])
-REQUIREMENTS = st.lists(
-    st.tuples(
-        st.sampled_from(["six", "numpy", "scikit-learn", "a-b-c", "ruamel-yaml", "mlflow"]),
-        st.lists(st.sampled_from(["gpu", "cpu-only", "all"]), unique=True, max_size=2),
-        st.lists(SPECIFIERS, unique=True, max_size=3),
-        st.sampled_from(["", "python_version < '3.8'", "os_name == 'nt' or os_name == 'posix'"]),
-    ),
-    min_size=1,
-    max_size=5,
-)
-Parts = tuple[str, list[str], list[str], str]
-
-
-def respelled(parts: Parts, dice: random.Random) -> str:
-    """Write the same requirement in another way."""
-    name, extras, specifiers, marker = parts
-    name = "".join(
-        dice.choice("-_.") if letter == "-" else dice.choice([letter, letter.upper()])
-        for letter in name
-    )
-    text = name + (f"[{', '.join(dice.sample(extras, len(extras)))}]" if extras else "")
-    written = [zero_padded(one, dice) for one in dice.sample(specifiers, len(specifiers))]
-    comma = dice.choice([",", " , ", ", \\\n   "])
-    text += dice.choice(["", " "]) + comma.join(written)
-    if marker:
-        text += dice.choice(["; ", " ;"]) + marker.replace("'", dice.choice("'\""))
-    return text + dice.choice(["", "  ", " # why", "\t# six==${SECRET} -r x".replace("${", "{")])
-
-
-def zero_padded(specifier: str, dice: random.Random) -> str:
-    operator = specifier[:2] if specifier[1] == "=" else specifier[0]
-    version = specifier.removeprefix(operator)
-    if operator == "~=" or not version.replace(".", "").isdigit():
-        return specifier
-    return operator + dice.choice(["", " "]) + version + dice.choice(["", ".0", ".0.0"])
-
-
-def key_of(content: str, included: str = "") -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        found = read(Path(folder), content, included=included)
-    return of(Dependencies("3.11", (), found, ()), PYTHON, Index()).key
-
-
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
-@given(REQUIREMENTS, st.randoms(use_true_random=False))
-def test_however_a_file_is_written_its_spec_has_the_same_key(
-    asked: list[Parts], dice: random.Random
-) -> None:
-    plain = [
-        f"{name}[{','.join(extras)}]{','.join(specifiers)}{marker and ';'}{marker}".replace(
-            "[]", ""
-        )
-        for name, extras, specifiers, marker in asked
-    ]
-    lines = [respelled(parts, dice) for parts in dice.sample(asked, len(asked))]
-    lines.insert(dice.randrange(len(lines) + 1), dice.choice(["", "# numpy==0", "\\", lines[0]]))
-    split = dice.randrange(len(lines) + 1)
-    end = dice.choice(["\n", "\r\n"])
-
-    written = end.join(["-r included.txt", *lines[:split]]).replace("\\\n", f"\\{end}")
-
-    assert key_of(written, "\n".join(lines[split:])) == key_of("\n".join(plain))
-
-
-@settings(max_examples=30, deadline=None, database=None, derandomize=True)
-@given(REQUIREMENTS, st.sampled_from(["pandas", "six==99", "six[other]", "six; os_name == 'x'"]))
-def test_one_requirement_more_is_another_key(asked: list[Parts], more: str) -> None:
-    dice = random.Random(0)
-    lines = [respelled(parts, dice) for parts in asked]
-
-    assert key_of("\n".join(lines)) != key_of("\n".join([*lines, more]))

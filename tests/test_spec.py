@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Index
+from envd import config
+from envd.config import Index, Security
 from envd.errors import ModelInvalidError
 from envd.model import read as read_model
-from envd.spec import Dependencies, Python, Requirement, Spec, of, read, requirements
-from envd.spec.requirements import Requirements
-from envd.spec.spec import from_canonical, without_credentials
+from envd.spec import Dependencies, Python, Requirement, Spec, of, read, requirement_file
+from envd.spec.policy import Policy
+from envd.spec.requirement_file import Requirements
+from envd.spec.spec import from_canonical
+from envd.spec.urls import without_credentials
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
 PYTHON_ENV = (
@@ -26,19 +29,26 @@ CONDA = "dependencies: [python={}, scikit-learn=1.0, pip<=23, {{pip: [from-conda
 KEY_OF = """
 import sys
 from pathlib import Path
-from envd.config import Index
-from envd.spec import Dependencies, Python, of, requirements
+from envd.config import Index, Security
+from envd.spec import Dependencies, Python, of, requirement_file
+from envd.spec.policy import Policy
 
 python = Python(
     "cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36"
 )
-asked = requirements.read(Path(sys.argv[1]), "requirements.txt")
+rules = Policy("dev", Security(), {})
+asked = requirement_file.read(Path(sys.argv[1]), "requirements.txt", rules)
 print(of(Dependencies("3.11", (), asked, ()), python, Index()).key)
 """
 
 
 def dependencies(
-    folder: Path, *, mlmodel: str = "", loader: str = "mlflow.sklearn", **files: str
+    folder: Path,
+    *,
+    mlmodel: str = "",
+    loader: str = "mlflow.sklearn",
+    repair: str = "false",
+    **files: str,
 ) -> Dependencies:
     """Read what a model asks for; `conda_yaml="..."` becomes its file `conda.yaml`."""
     text = f"{mlmodel}\nflavors:\n  python_function:\n    loader_module: {loader}\n"
@@ -48,7 +58,8 @@ def dependencies(
     for name, content in files.items():
         stem, _, suffix = name.rpartition("_")
         (folder / f"{stem}.{suffix}").write_text(content)
-    return read(read_model(folder))
+    environ = {"ENVD_RESOLVE__REPAIR": repair, "ENVD_RESOLVE__AS_OF": "now"}
+    return read(read_model(folder), config.load(root=folder, environ=environ))
 
 
 def names(found: Dependencies) -> list[str]:
@@ -67,7 +78,8 @@ def spec(*lines: str, index: Index = Index(), build: tuple[str, ...] = ()) -> Sp
     folder = Path("model")
 
     def asked(texts: tuple[str, ...]) -> Requirements:
-        return requirements.read_entries(folder, "file", texts)
+        policy = Policy("dev", Security(), {})
+        return requirement_file.read_entries(folder, "file", texts, policy)
 
     return of(Dependencies("3.11", asked(build).requirements, asked(lines), ()), PYTHON, index)
 
@@ -147,7 +159,8 @@ def test_a_model_without_any_of_the_files_is_refused(tmp_path: Path) -> None:
         ("dependencies: six", "`dependencies` is not a list of texts"),
         ("dependencies: [{pip: six}]", "`dependencies` is not a list of texts"),
         ("build_dependencies: {pip: 1}", "`build_dependencies` is not a list of texts"),
-        ("dependencies: [-e .]", "the option `-e` is not accepted"),
+        ("dependencies: [--trusted-host a]", r"line 1: the option `--trusted-host`"),
+        ("dependencies:\n- six\n- 'six=1'", "python_env.yaml`, line 3: `six=1` is not"),
         ("dependencies: [-r ../requirements.txt]", "is not in the model|leads out of the model"),
     ],
 )
@@ -165,7 +178,9 @@ def test_a_python_env_yaml_that_cannot_be_used_is_refused(
 def test_setuptools_is_added_where_every_virtualenv_has_it(
     tmp_path: Path, python: str, *, is_added: bool
 ) -> None:
-    found = dependencies(tmp_path, conda_yaml=CONDA.format(python))
+    conda = CONDA.format(python).replace("mlflow==1.0", "mlflow==2.20")
+
+    found = dependencies(tmp_path, repair="true", conda_yaml=conda)
 
     build = [one.text for one in found.build]
     assert build == (["pip<=23", "setuptools<81"] if is_added else ["pip<=23"])
@@ -177,29 +192,40 @@ def test_setuptools_is_added_where_every_virtualenv_has_it(
     [
         {"python_env_yaml": "python: 3.9\nbuild_dependencies: [Setuptools==58.1.0]"},
         {"python_env_yaml": "python: 3.9\ndependencies: [setuptools]"},
-        {"python_env_yaml": "dependencies: [six]"},
+        {"python_env_yaml": "dependencies: [mlflow==2.20]"},
     ],
 )
 def test_setuptools_is_not_added_where_it_is_named_or_no_python_is(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
-    assert "SETUPTOOLS_ADDED" not in codes(dependencies(tmp_path, **files))
+    assert "SETUPTOOLS_ADDED" not in codes(dependencies(tmp_path, repair="true", **files))
 
 
 def test_mlflow_is_added_at_the_version_that_logged_the_model(tmp_path: Path) -> None:
-    found = dependencies(tmp_path, mlmodel="mlflow_version: 2.9.2", requirements_txt="six")
+    found = dependencies(
+        tmp_path, mlmodel="mlflow_version: 2.20.1", requirements_txt="six", repair="true"
+    )
 
-    assert texts(found) == ["six", "mlflow==2.9.2"]
+    assert texts(found) == ["six", "mlflow==2.20.1"]
     assert [(note.code, note.subject) for note in found.notes] == [("MLFLOW_ADDED", "mlflow")]
 
 
-def test_mlflow_is_added_without_a_version_where_the_model_has_none(tmp_path: Path) -> None:
-    assert texts(dependencies(tmp_path, requirements_txt="six")) == ["six", "mlflow"]
+@pytest.mark.parametrize("version", ["", "1.0 @ https://host/mlflow.whl", '"2.9; x"', '"2\\n-e ."'])
+def test_mlflow_is_added_without_a_version_where_the_model_has_none(
+    tmp_path: Path, version: str
+) -> None:
+    found = dependencies(
+        tmp_path, mlmodel=f"mlflow_version: {version}", requirements_txt="six", repair="true"
+    )
+
+    assert texts(found) == ["six", "mlflow>=1.18"]
 
 
 @pytest.mark.parametrize("line", ["mlflow", "MLflow<3", "mlflow-skinny==2.9", "mlflow_skinny"])
 def test_mlflow_is_not_added_where_it_is_named(tmp_path: Path, line: str) -> None:
-    found = dependencies(tmp_path, mlmodel="mlflow_version: 2.9.2", requirements_txt=line)
+    found = dependencies(
+        tmp_path, mlmodel="mlflow_version: 2.9.2", requirements_txt=line, repair="true"
+    )
 
     assert len(found.asked.requirements) == 1
 
@@ -207,16 +233,14 @@ def test_mlflow_is_not_added_where_it_is_named(tmp_path: Path, line: str) -> Non
 @pytest.mark.parametrize("loader", ["mine", "mlflow_extras.loader", "package.mlflow"])
 def test_mlflow_is_not_added_for_a_loader_of_the_models_own(tmp_path: Path, loader: str) -> None:
     found = dependencies(
-        tmp_path, loader=loader, mlmodel="mlflow_version: 2.9.2", requirements_txt="six"
+        tmp_path,
+        loader=loader,
+        mlmodel="mlflow_version: 2.9.2",
+        requirements_txt="six",
+        repair="true",
     )
 
     assert names(found) == ["six"]
-
-
-@pytest.mark.parametrize("version", ["1.0 @ https://host/mlflow.whl", '"2.9; x"', '"2.9\\n-e ."'])
-def test_an_mlflow_version_that_is_none_is_refused(tmp_path: Path, version: str) -> None:
-    with pytest.raises(ModelInvalidError, match="MLmodel`, line 1: "):
-        dependencies(tmp_path, mlmodel=f"mlflow_version: {version}", requirements_txt="six")
 
 
 @pytest.mark.parametrize(
@@ -259,13 +283,22 @@ def test_the_canonical_document_is_this_one() -> None:
     document = spec("Six == 1.0 --hash=sha256:aa", "numpy", index=Index(no_index=True)).canonical()
 
     assert document == (
-        '{"build":[],"constraints":[],'
-        '"indexes":{"find_links":[],"no_index":true,"urls":[]},"manager":"virtualenv",'
+        '{"as_of":"","build":[],"build_constraints":[],"closed":false,"constraints":[],'
+        '"indexes":{"best_match":false,"find_links":[],"no_index":true,"urls":[]},'
+        '"manager":"virtualenv","no_binary":[],"only_binary":[],"prereleases":false,'
         '"python":{"abi":"cpython-311-x86_64-linux-gnu","implementation":"cpython",'
         '"libc":"glibc-2.36","platform":"linux-x86_64","version":"3.11.7"},'
-        '"requirements":[{"hashes":[],"name":"numpy","text":"numpy"},'
-        '{"hashes":["sha256:aa"],"name":"six","text":"six==1"}],"v":1}'
+        '"requirements":[{"hashes":[],"name":"numpy","source":"","text":"numpy"},'
+        '{"hashes":["sha256:aa"],"name":"six","source":"","text":"six==1"}],"v":2}'
     )
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_a_document_of_another_version_is_not_read(version: object) -> None:
+    document = json.loads(spec("six").canonical()) | {"v": version}
+
+    with pytest.raises(ValueError, match="this one is 2"):
+        from_canonical(json.dumps(document))
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
@@ -342,6 +375,36 @@ def test_the_order_of_indexes_is_part_of_the_key() -> None:
     other = spec("six", index=Index(urls=urls[::-1]))
 
     assert one.key != other.key
+
+
+@pytest.mark.parametrize(
+    ("lines", "urls", "best_match"),
+    [
+        ([], (), False),
+        (["-i {x}"], ("{x}",), False),
+        (["-i https://pypi.org/simple"], (), False),
+        (["--extra-index-url https://pypi.org/simple/"], (), False),
+        (["--extra-index-url {x}"], ("{pypi}", "{x}"), True),
+        (["--extra-index-url {x}", "-i {x}"], ("{x}",), False),
+        (["-i {x}", "--extra-index-url {pypi}"], ("{x}", "{pypi}"), True),
+        (["-i {x}", "-i {pypi}", "--extra-index-url {y}"], ("{pypi}", "{y}"), True),
+        (["--extra-index-url {y}", "--extra-index-url {x}"], ("{pypi}", "{y}", "{x}"), True),
+    ],
+)
+def test_the_indexes_of_a_model_go_with_the_ordinary_one(
+    lines: list[str], urls: tuple[str, ...], *, best_match: bool
+) -> None:
+    names = {"x": "https://x/simple", "y": "https://y/simple", "pypi": "https://pypi.org/simple"}
+    own = {**names, "pypi": "https://mirror/simple"}
+    texts = ["six", *(line.format(**names) for line in lines)]
+
+    found = spec(*texts).indexes
+    mirrored = spec(*texts, index=Index(urls=("https://mirror/simple",))).indexes
+
+    assert (found.urls, found.best_match) == (tuple(u.format(**names) for u in urls), best_match)
+    # The settings' own index is the ordinary one, where there is one.
+    wanted = tuple(url.format(**own) for url in urls) or ("https://mirror/simple",)
+    assert (mirrored.urls, mirrored.best_match) == (wanted, best_match)
 
 
 def test_being_offline_is_not_part_of_the_key() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
-import textwrap
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,46 +41,69 @@ def wheel(folder: Path, name: str, version: str, **files: str) -> Path:
     return path
 
 
-def sdist(folder: Path, name: str, version: str, build: str) -> Path:
-    """Write a source distribution whose build backend runs *build* before it makes a wheel."""
+_BACKEND = """
+import os, sys, time, zipfile
+
+MODULE = ""
+METADATA = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+
+def build_wheel(folder, settings=None, metadata=None):
+    {build}
+    name = "{module}-{version}-py3-none-any.whl"
+    info = "{module}-{version}.dist-info"
+    files = {{
+        "{module}.py": MODULE,
+        info + "/METADATA": METADATA,
+        info + "/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        info + "/RECORD": "{module}.py,,\\n",
+    }}
+    date = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))[:6]
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as archive:
+        for path, text in files.items():
+            archive.writestr(zipfile.ZipInfo(path, date), text)
+    return name
+
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = "{module}-{version}.dist-info"
+    os.makedirs(os.path.join(folder, info))
+    with open(os.path.join(folder, info, "METADATA"), "w") as file:
+        file.write(METADATA)
+    return info
+"""
+
+
+def source(name: str, version: str, build: str = "", *requires: str) -> dict[str, str]:
+    """Return the files of a source tree whose backend runs *build* before it makes a wheel.
+
+    *build* may set MODULE, the text of the module; *requires* is what it is built with.
+    """
     module = name.replace("-", "_")
-    backend = textwrap.dedent("""
-        import os, sys, zipfile
-
-        def build_wheel(folder, settings=None, metadata=None):
-            {build}
-            name = "{module}-{version}-py3-none-any.whl"
-            info = "{module}-{version}.dist-info"
-            with zipfile.ZipFile(os.path.join(folder, name), "w") as archive:
-                archive.writestr("{module}.py", "")
-                archive.writestr(info + "/METADATA", METADATA)
-                archive.writestr(info + "/WHEEL",
-                    "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-                archive.writestr(info + "/RECORD", "{module}.py,,\\n")
-            return name
-
-        def prepare_metadata_for_build_wheel(folder, settings=None):
-            info = "{module}-{version}.dist-info"
-            os.makedirs(os.path.join(folder, info))
-            with open(os.path.join(folder, info, "METADATA"), "w") as file:
-                file.write(METADATA)
-            return info
-
-        METADATA = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
-    """).format(build=build, module=module, version=version, name=name)
-    top = f"{module}-{version}"
-    files = {
-        f"{top}/PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{top}/pyproject.toml": (
-            "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
-            f"[project]\nname = '{name}'\nversion = '{version}'\n"
+    backend = _BACKEND.format(build=build or "pass", module=module, version=version, name=name)
+    return {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "pyproject.toml": (
+            f"[build-system]\nrequires = {list(requires)}\nbuild-backend = 'backend'\n"
+            f"backend-path = ['.']\n[project]\nname = '{name}'\nversion = '{version}'\n"
         ),
-        f"{top}/backend.py": backend,
+        "backend.py": backend,
     }
+
+
+def tree(folder: Path, name: str, version: str, build: str = "", *requires: str) -> Path:
+    """Write a source tree into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, value in source(name, version, build, *requires).items():
+        (folder / key).write_text(value)
+    return folder
+
+
+def sdist(folder: Path, name: str, version: str, build: str = "", *requires: str) -> Path:
+    """Write a source distribution."""
+    top = f"{name.replace('-', '_')}-{version}"
     path = folder / f"{top}.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for key, value in files.items():
-            entry = tarfile.TarInfo(key)
+        for key, value in source(name, version, build, *requires).items():
+            entry = tarfile.TarInfo(f"{top}/{key}")
             entry.size = len(value.encode())
             archive.addfile(entry, io.BytesIO(value.encode()))
     return path
@@ -98,6 +120,7 @@ class Tiny:
         (folder / "wheels").mkdir()
         wheel(folder / "wheels", "tiny-a", "1.0", tiny_a="VERSION = '1.0'\n")
         wheel(folder / "wheels", "tiny-a", "2.0", tiny_a="VERSION = '2.0'\n")
+        wheel(folder / "wheels", "tiny-b", "1.0", tiny_b="VERSION = '1.0'\n")
         wheel(folder / "wheels", "setuptools", "68.0", setuptools="")
         return cls(folder)
 

@@ -7,12 +7,14 @@ where pyenv lies, though, which nothing else does when PYENV_ROOT is not set.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from envd import config, durable
@@ -85,14 +87,14 @@ class Interpreters:
         nearest = max(near, key=lambda one: one.python.release)
         return nearest, _differs(requested, nearest)
 
-    def known(self) -> list[Interpreter]:
-        """Return the Pythons that have been asked before, starting no process."""
-        return self._answering(self._read_probes(), lambda _: None)
+    def known(self) -> tuple[list[Interpreter], bool]:
+        """Return the Pythons that have been asked before, and whether those are all there are.
 
-    def are_known(self) -> bool:
-        """Whether every Python of this machine has been asked before."""
-        probes = self._read_probes()
-        return all(_key(path) in probes for path in self._candidates())
+        It starts no process.
+        """
+        unasked: list[Path] = []
+        found = self._answering(self._read_probes(), unasked.append)
+        return found, not unasked
 
     def found(self) -> list[Interpreter]:
         """Return every Python of this machine that envd can use, the preferred place first."""
@@ -111,7 +113,8 @@ class Interpreters:
         """Return the usable candidates, *probe* answering for those *probes* lacks."""
         found = []
         for path in self._candidates():
-            key = _key(path)
+            if not (key := _key(path)):
+                continue
             answer = probes.get(key)
             if answer is None and (answer := probe(path)) is not None:
                 probes[key] = answer
@@ -127,13 +130,10 @@ class Interpreters:
         return probes if isinstance(probes, dict) else {}
 
     def _candidates(self) -> Iterator[Path]:
+        """Yield every interpreter once, as the file it is in the end."""
         seen = set()
-        for path in self._places():
-            try:
-                real = path.resolve(strict=True)
-            except (OSError, RuntimeError):
-                continue
-            if real not in seen and os.access(real, os.X_OK):
+        for real in self._places():
+            if real not in seen:
                 seen.add(real)
                 yield real
 
@@ -186,7 +186,10 @@ class Interpreters:
 
 
 def _key(path: Path) -> str:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
     return f"{path} {status.st_mtime_ns} {status.st_size}"
 
 
@@ -194,15 +197,35 @@ def _installed(root: Path) -> Iterator[Path]:
     """Yield the interpreters of a directory that holds one Python per directory."""
     if root.is_dir():
         for folder in sorted(root.iterdir()):
-            yield folder / "bin" / "python3"
+            yield from _looked_up(folder / "bin", "python3")
 
 
 def _executables(folder: Path) -> Iterator[Path]:
+    yield from _looked_up(folder, None)
+
+
+def _looked_up(folder: Path, name: str | None) -> tuple[Path, ...]:
     try:
-        paths = sorted(folder.iterdir())
+        return _interpreters_in(str(folder), folder.stat().st_mtime_ns, name)
     except OSError:
-        return
-    yield from (path for path in paths if _EXECUTABLE.fullmatch(path.name))
+        return ()
+
+
+@lru_cache(256)
+def _interpreters_in(folder: str, mtime_ns: int, name: str | None) -> tuple[Path, ...]:
+    """Return the Pythons in *folder* as it was at *mtime_ns*; `/usr/bin` has thousands of names.
+
+    Only the one called *name*, if that is given.
+    """
+    del mtime_ns
+    names = sorted(os.listdir(folder)) if name is None else [name]  # noqa: PTH208
+    found = []
+    for one in names:
+        with contextlib.suppress(OSError, RuntimeError):
+            real = Path(folder, one).resolve(strict=True) if _EXECUTABLE.fullmatch(one) else None
+            if real and os.access(real, os.X_OK):
+                found.append(real)
+    return tuple(found)
 
 
 def _probe(path: Path) -> dict[str, object] | None:

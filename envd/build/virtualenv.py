@@ -18,7 +18,7 @@ from envd import process
 from envd.build.interpreters import Interpreter
 from envd.errors import IndexUnreachableError, InstallFailedError
 from envd.events import Line, OnEvent, Stage
-from envd.lock import Lock
+from envd.lock import Lock, Sources, Wheels
 from envd.lock.uv import Uv, explanation
 
 _WARMING_TIMEOUT_S = 300
@@ -58,8 +58,10 @@ def create(
     _uv(uv, writer, on_event, ["venv", "--python", str(interpreter.path), str(prefix)])
 
 
-def install(lock: Lock, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent) -> None:
-    """Install *lock* into the virtualenv *prefix*.
+def install(
+    lock: Lock, sources: Sources, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent
+) -> None:
+    """Install *lock* into the virtualenv *prefix*, with packages of *sources*.
 
     Raises:
         InstallFailedError: a package could not be installed.
@@ -67,16 +69,16 @@ def install(lock: Lock, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent)
         CacheFullError: the disk is full.
     """
     source = prefix / "lock.txt"
-    source.write_text(lock.requirements())
+    source.write_text(lock.requirements(Wheels(uv.settings.root).path))
     arguments = [
         "pip", "install", "--python", str(prefix / "bin" / "python"),
         "--no-deps", "--require-hashes", "--requirement", str(source),
     ]  # fmt: skip
     try:
         # What is cached needs no index: asking it again costs ten times the installation.
-        _uv(uv, writer, lambda _: None, arguments, offline=True)
+        _uv(uv, writer, lambda _: None, arguments, sources, offline=True)
     except IndexUnreachableError:
-        _uv(uv, writer, on_event, arguments)
+        _uv(uv, writer, on_event, arguments, sources)
 
 
 def warm(
@@ -118,7 +120,13 @@ def _top_level(record: Path) -> Iterator[str]:
 
 
 def _uv(
-    uv: Uv, writer: Writer, on_event: OnEvent, arguments: list[str], *, offline: bool = False
+    uv: Uv,
+    writer: Writer,
+    on_event: OnEvent,
+    arguments: list[str],
+    sources: Sources | None = None,
+    *,
+    offline: bool = False,
 ) -> None:
     finished = uv.run(
         arguments,
@@ -126,6 +134,7 @@ def _uv(
         on_start=writer.on_start,
         pass_fds=writer.descriptors,
         offline=offline,
+        sources=sources,
     )
     if finished.status != 0:
         why = explanation(finished)

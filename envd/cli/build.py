@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from envd.cli import names
+from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document, Engine
-    from envd.events import OnEvent
+
+
+_FAILED, _USAGE = 1, 2
 
 
 @click.command("build")
 @click.option("-m", "--model", "named", multiple=True, help="A model directory or URI.")
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
+@override_option
 @as_json
 @where
 @click.pass_obj
@@ -26,55 +32,91 @@ def command(
     place: Place,
     named: tuple[str, ...],
     models: tuple[str, ...],
+    override: list[str],
     is_json: bool,  # noqa: FBT001
 ) -> None:
     """Build the environments of models, those that are not there yet.
 
-    With one model the JSON is an object, with several an array, in their order.
+    A FOLDER stands for every model in it. With one model the JSON is an object, with
+    several an array, in their order; what fails does not stop the others.
 
     \b
     Examples:
       envctl build -m ./model
-      envctl build models/* --json
+      envctl build ./models --json
     """
-    from envd.cli.progress import Progress  # noqa: PLC0415
-
-    asked = [names.model(one) for one in (*named, *models)]
+    given = [*named, *models]
+    asked = [model for one in given for model in _models(one)]
     if not asked:
-        message = "give at least one model"
+        message = f"there is no model in {', '.join(given)}" if given else "give at least one model"
         raise click.UsageError(message)
     engine = place.engine()
     found = []
-    for one in asked:
-        with Progress() as progress:
-            found.append(_built(engine, one, progress))
+    for model in asked:
+        found.append(_built(engine, model, override))
         if not is_json:
-            _say(one, found[-1])
+            _say(model, found[-1])
+    is_one = [names.model(one) for one in given] == asked and len(asked) == 1
     if is_json:
-        click.echo(json.dumps(found if len(asked) > 1 else found[0], indent=1))
+        click.echo(json.dumps(found[0] if is_one else found, indent=1))
+    if not is_one:
+        _say_outcomes(found)
     if any(one["state"] != "ready" for one in found):
-        sys.exit(1)
+        sys.exit(_USAGE if any(_is_misused(one) for one in found) else _FAILED)
 
 
-def _built(engine: Engine, model: str, on_event: OnEvent) -> Document:
+def _models(name: str) -> list[str]:
+    """Return the models that *name* stands for: itself, or those in the folder it is."""
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "MLmodel").exists():
+        return [names.model(name)]
+    found = {path.parent for path in folder.rglob("MLmodel")}
+    # What lies in a model is a part of it.
+    return [str(one.absolute()) for one in sorted(found) if found.isdisjoint(one.parents)]
+
+
+def _built(engine: Engine, model: str, override: list[str]) -> Document:
     from envd.cli import documents  # noqa: PLC0415
+    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.cli.progress import Progress  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
 
-    try:
-        return engine.build(model, on_event)
-    except EnvdError as error:
-        if error.reason == "DAEMON_UNREACHABLE":
-            raise
-        return documents.failed(error)
+    with Progress() as progress:
+        try:
+            built = engine.build(Wanted(model, override), progress)
+        except EnvdError as error:
+            if error.reason == "DAEMON_UNREACHABLE":
+                raise
+            built = documents.failed(error)
+    return {"model": model} | built
+
+
+def _is_misused(document: Document) -> bool:
+    failure = document["failure"]
+    return failure is not None and failure["reason"] == "REQUEST_INVALID"
 
 
 def _say(model: str, document: Document) -> None:
     for note in document["notes"]:
         click.echo(f"note: {note['message']}", err=True)
     if document["failure"]:
-        click.echo(f"envctl: {document['failure']['message']}", err=True)
+        click.echo(f"envctl: cannot build {model}: {document['failure']['message']}", err=True)
         if document["spec_key"]:
             click.echo(f"see `envctl logs {document['spec_key'][:8]}`", err=True)
         return
     how = "was ready" if document["cached"] else f"was built in {document['seconds']:.1f} s"
     click.echo(f"{document['id']}  {how}  {model}")
+
+
+def _say_outcomes(found: list[Document]) -> None:
+    """Say how many models came out how: a line per class and reason, the most first."""
+    counted = Counter(_outcome(one) for one in found)
+    click.echo("1 model:" if len(found) == 1 else f"{len(found)} models:", err=True)
+    for (outcome, reason), count in counted.most_common():
+        click.echo(f"{count:6}  {outcome:<10} {reason}".rstrip(), err=True)
+
+
+def _outcome(document: Document) -> tuple[str, str]:
+    if failure := document["failure"]:
+        return failure["class"], failure["reason"]
+    return ("ready", "") if document["cached"] else ("built", "")

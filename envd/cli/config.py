@@ -49,7 +49,7 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
 
 def _shown(settings: Settings, row: Field) -> object:
     """Return the value of a setting, without what is secret in it."""
-    from envd.spec.spec import without_credentials  # noqa: PLC0415
+    from envd.spec.urls import without_credentials  # noqa: PLC0415
 
     value = getattr(getattr(settings, row.section), row.name)
     if row.section == "index" and isinstance(value, tuple):

@@ -43,6 +43,16 @@ def failed(error: EnvdError) -> Document:
     return built(api.Environment(state=state, failure=messages.failure(error)))
 
 
+def resolved(message: api.ResolvedSpec) -> Document:
+    """Return the document of `envctl explain` for one model."""
+    return {
+        "spec_key": message.spec_key,
+        "env_id": message.environment_id or None,
+        "spec": json.loads(message.spec_json),
+        "notes": notes(message.notes),
+    }
+
+
 def listed(message: api.Environment) -> Document:
     """Return one element of `envctl list`."""
     return built(message) | {

@@ -31,14 +31,32 @@ class Input:
     params: dict[str, object] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The environment of a model, with requirements put in the place of its own.
+
+    With `upgrade` it is locked anew, and a lock that lies in the model is passed over.
+    """
+
+    model: str
+    override: Sequence[str] = ()
+    upgrade: bool = False
+
+
 class Engine(Protocol):
     """The verbs' view of envd. Every method may raise EnvdError."""
 
-    def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
-        """Run *model* on *given*."""
+    def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+        """Run a model on *given*."""
 
-    def build(self, model: str, on_event: OnEvent) -> Document:
-        """Build the environment of *model* and see it through; failures are in the document."""
+    def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
+        """Build an environment and see it through; failures are in the document."""
+
+    def explain(self, wanted: Wanted) -> Document:
+        """Return the canonical spec of a model, its keys and its notes."""
+
+    def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
+        """Return the lock of a model as a `pylock.toml`."""
 
     def list(self) -> list[Document]:
         """Return the published environments, by id."""

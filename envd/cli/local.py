@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from envd import messages
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted
-from envd.environments import Environments
+from envd.cli.engine import Document, Input, Predicted, Wanted
+from envd.environments import Asked, Environments
 from envd.errors import EnvdError, EnvironmentNotFoundError
-from envd.events import Note, OnEvent
+from envd.events import Note, OnEvent, ignore
+from envd.lock import pylock
 from envd.model import Model, read
 from envd.model.location import locate
 from envd.run.pool import Pool, Prediction, Request
@@ -34,18 +35,18 @@ class Local:
         self._environments = Environments(settings)
         self._store = self._environments.store
 
-    def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
-        """Run *model* on *given*, in a worker that ends with this command."""
+    def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+        """Run a model on *given*, in a worker that ends with this command."""
         for _ in range(_ATTEMPTS - 1):
             # Another process may remove an environment after it was found.
             with contextlib.suppress(EnvironmentNotFoundError):
-                return self._predict(model, given, on_event)
-        return self._predict(model, given, on_event)
+                return self._predict(wanted, given, on_event)
+        return self._predict(wanted, given, on_event)
 
-    def _predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
-        found = self._read(model)
+    def _predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+        found = self._read(wanted.model)
         started = time.perf_counter()
-        asked = self._environments.ask(found, on_event)
+        asked = self._environments.ask(found, wanted.override, on_event)
         environment = self._environments.ready(asked, on_event).environment
         build_seconds = time.perf_counter() - started
         request = Request(given.payload, given.content_type, given.params)
@@ -59,22 +60,40 @@ class Local:
                 "start": answer.start_seconds,
                 "predict": answer.predict_seconds,
             },
-            [*asked.notes, *(Note(**note) for note in answer.notes)],
+            [
+                *self._environments.notes(found, asked, environment),
+                *(Note(**note) for note in answer.notes),
+            ],
         )
 
-    def build(self, model: str, on_event: OnEvent) -> Document:
-        """Build the environment of *model*."""
-        found = self._read(model)
+    def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
+        """Build an environment."""
+        found, asked = self._asked(wanted, on_event)
         started = time.monotonic()
-        asked = self._environments.ask(found, on_event)
         try:
-            ready = self._environments.ready(asked, on_event)
+            ready = self._environments.ready(asked, on_event, upgrade=wanted.upgrade)
         except EnvdError as error:
             message = messages.unready(asked, time.monotonic() - started, error)
             return documents.built(message)
         self._store.record_model(ready.environment, found.path)
-        message = messages.asked_for(self._store, ready.environment, asked, cached=ready.cached)
+        noted = self._environments.notes(found, asked, ready.environment)
+        message = messages.asked_for(
+            self._store, ready.environment, asked, noted, cached=ready.cached
+        )
         return documents.built(message)
+
+    def explain(self, wanted: Wanted) -> Document:
+        """Return the canonical spec of a model."""
+        _, asked = self._asked(wanted, ignore)
+        return documents.resolved(messages.resolved(asked, self._store.specs.lock(asked.spec.key)))
+
+    def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
+        """Return the lock of a model."""
+        found, asked = self._asked(wanted, on_event)
+        if wanted.upgrade:
+            ready = self._environments.ready(asked, on_event, upgrade=True)
+            self._store.record_model(ready.environment, found.path)
+        return pylock.text(self._environments.lock(asked, on_event), asked.spec.python)
 
     def list(self) -> list[Document]:
         """Return the published environments."""
@@ -96,6 +115,11 @@ class Local:
         message = messages.published(self._store, found, self._store.holders())
         self._store.remove(found.id)
         return documents.listed(message)
+
+    def _asked(self, wanted: Wanted, on_event: OnEvent) -> tuple[Model, Asked]:
+        found = self._read(wanted.model)
+        fresh = wanted.upgrade
+        return found, self._environments.ask(found, wanted.override, on_event, fresh=fresh)
 
     def _read(self, model: str) -> Model:
         return read(locate(model, self._settings))

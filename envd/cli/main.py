@@ -16,6 +16,8 @@ from envd.cli.place import Place, where
 _VERBS = {
     "predict": "Run a model on an input.",
     "build": "Build the environments of models.",
+    "lock": "Lock what a model depends on.",
+    "explain": "Explain the environment of a model, or why two differ.",
     "list": "List the environments of this machine.",
     "show": "Show one environment.",
     "logs": "Print the log of a build.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envd.cli import names
+from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
@@ -35,9 +36,15 @@ def _params(
 @click.command("predict")
 @click.option("-m", "--model", required=True, help="A model directory or URI.")
 @click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the answer there.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the answer there.",
+)
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
 @click.option("--params", metavar="JSON", callback=_params, help="Inference parameters, an object.")
+@override_option
 @click.option("-v", "--verbose", is_flag=True, help="Say what took how long.")
 @as_json
 @where
@@ -49,6 +56,7 @@ def command(
     output: Path | None,
     kind: str | None,
     params: dict[str, object] | None,
+    override: list[str],
     verbose: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
 ) -> None:
@@ -63,14 +71,15 @@ def command(
       envctl predict -m ./model -i input.json
       envctl predict -m models:/iris@champion -i rows.csv -o answer.json
       echo '{"inputs": [1, 2]}' | envctl predict -m ./model
+      envctl predict -m ./model -i input.json --pip-requirements-override bs4,six==1.17.0
     """
-    from envd.cli.engine import Input  # noqa: PLC0415
+    from envd.cli.engine import Input, Wanted  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
 
     engine = place.engine()
     given = Input(_read(source), _TYPES[kind or _kind_of(source)], params)
     with Progress() as progress:
-        answer = engine.predict(names.model(model), given, progress)
+        answer = engine.predict(Wanted(names.model(model), override), given, progress)
     _write(_document(answer) if is_json else answer.payload, output)
     for note in answer.notes:
         click.echo(f"note: {note.message}", err=True)

@@ -12,7 +12,7 @@ from envd_client.v1 import envd_pb2 as api
 
 from envd.addresses import target
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted
+from envd.cli.engine import Document, Input, Predicted, Wanted
 from envd.errors import EnvdError, from_document
 from envd.events import Line, Note, OnEvent, Stage
 
@@ -42,24 +42,19 @@ class Remote:
         _greet(predict)
         self._client = envd_client.Client(predict, admin_target=admin, timeout_s=_DAY_S)
 
-    def predict(self, model: str, given: Input, on_event: OnEvent) -> Predicted:
-        """Run *model* on *given*, showing the build if there is one."""
+    def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+        """Run a model on *given*, showing the build if there is one."""
         with self._errors():
-            built = self._see_built(self._client.build(model), on_event)
+            built = self._built(wanted, on_event)
             if built.HasField("failure"):
                 # Asking for the prediction would build it once more.
-                raise from_document(
-                    {
-                        "reason": built.failure.reason,
-                        "message": built.failure.message,
-                        "metadata": {"log": built.log_path or None},
-                    }
-                )
+                raise _failure(built)
             answer = self._client.predict(
-                model,
+                wanted.model,
                 given.payload,
                 content_type=given.content_type,
                 params=given.params,
+                pip_requirements_override=wanted.override,
             )
         return Predicted(
             answer.payload,
@@ -69,10 +64,30 @@ class Remote:
             [Note(one.code, one.message, one.subject) for one in answer.notes],
         )
 
-    def build(self, model: str, on_event: OnEvent) -> Document:
-        """Build the environment of *model*."""
+    def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
+        """Build an environment."""
         with self._errors():
-            return documents.built(self._see_built(self._client.build(model), on_event))
+            return documents.built(self._built(wanted, on_event))
+
+    def explain(self, wanted: Wanted) -> Document:
+        """Return the canonical spec of a model."""
+        with self._errors():
+            return documents.resolved(self._resolved(wanted, lock=False))
+
+    def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
+        """Return the lock of a model."""
+        with self._errors():
+            if wanted.upgrade and (built := self._built(wanted, on_event)).HasField("failure"):
+                raise _failure(built)
+            return self._resolved(wanted, lock=True).lock_toml
+
+    def _resolved(self, wanted: Wanted, *, lock: bool) -> api.ResolvedSpec:
+        return self._client.resolve(
+            wanted.model,
+            pip_requirements_override=wanted.override,
+            lock=lock,
+            upgrade=wanted.upgrade,
+        )
 
     def list(self) -> list[Document]:
         """Return the ready environments."""
@@ -89,7 +104,11 @@ class Remote:
         with self._errors():
             return documents.listed(self._client.delete(environment_id))
 
-    def _see_built(self, message: api.Environment, on_event: OnEvent) -> api.Environment:
+    def _built(self, wanted: Wanted, on_event: OnEvent) -> api.Environment:
+        """Start a build and see it through."""
+        message = self._client.build(
+            wanted.model, pip_requirements_override=wanted.override, upgrade=wanted.upgrade
+        )
         if message.state != api.Environment.BUILDING:
             return message
         for event in self._client.watch(message.spec_key):
@@ -114,6 +133,16 @@ class Remote:
                 "reason": error.reason, "message": error.message, "metadata": error.metadata,
             }  # fmt: skip
             raise from_document(document) from error
+
+
+def _failure(built: api.Environment) -> EnvdError:
+    return from_document(
+        {
+            "reason": built.failure.reason,
+            "message": built.failure.message,
+            "metadata": {"log": built.log_path or None},
+        }
+    )
 
 
 def _greet(path: Path) -> None:

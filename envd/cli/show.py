@@ -37,6 +37,7 @@ def command(place: Place, environment_id: str, is_json: bool) -> None:  # noqa: 
         ("state", found["state"]),
         ("manager", found["manager"]),
         ("python", f"{python['actual']}{asked}"),
+        ("as of", found["as_of"] or "the day it was locked"),
         ("prefix", found["prefix"]),
         ("size", f"{size(found['bytes'])}, {size(found['bytes_exclusive'])} of it its own"),
         ("created", f"{found['created']}, in {found['seconds']:.1f} s"),

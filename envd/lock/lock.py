@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from envd.events import Note
 from envd.spec import Python
+from envd.spec.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Package:
-    """One artifact: the file a distribution is installed from.
+    """One artifact, always a wheel: the file a distribution is installed from.
 
-    `name` is normalized (PEP 503), `sha256` hexadecimal.
+    `name` is normalized (PEP 503), `sha256` hexadecimal. It comes from an index, from
+    its `url`, or from where envd keeps it; what is kept was `made_from` a source archive
+    (`https://...#sha256=...&subdirectory=...`), a repository (`git+https://...@commit`),
+    or a package of the model (`./...`).
     """
 
     name: str
     version: str
     sha256: str
     filename: str
+    url: str = ""
+    origin: Literal["index", "url", "kept"] = "index"
+    made_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The artifacts of one spec, sorted by name."""
+    """The artifacts of one spec, sorted by name.
+
+    `as_of` is the day that what the model left open was resolved as of, empty for the
+    day it was locked. Neither it nor the notes are part of the environment's id.
+    """
 
     packages: tuple[Package, ...]
+    as_of: str = ""
+    notes: tuple[Note, ...] = ()
 
     def env_id(self, python: Python) -> str:
         """Return the id of the environment this lock makes on *python*: 32 hex digits.
@@ -39,17 +55,45 @@ class Lock:
         text = json.dumps([artifacts, python.document()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def requirements(self) -> str:
-        """Return the requirement file that installs this lock and nothing else."""
-        return "".join(
-            f"{one.name}=={one.version} --hash=sha256:{one.sha256}\n" for one in self.packages
-        )
+    def requirements(self, path: Callable[[str, str], Path]) -> str:
+        """Return the requirement file that installs this lock and nothing else.
+
+        *path* says where the wheel of a SHA-256 and a file name is kept.
+        """
+        lines = []
+        for one in self.packages:
+            what = f"{one.name}=={one.version}"
+            if one.origin == "url":
+                what = f"{one.name} @ {one.url}"
+            elif one.origin == "kept":
+                what = f"{one.name} @ {path(one.sha256, one.filename).as_uri()}"
+            lines.append(f"{what} --hash=sha256:{one.sha256}\n")
+        return "".join(lines)
+
+    def check(self, policy: Policy) -> None:
+        """See that *policy* allows what the lock was made of.
+
+        Raises:
+            PolicyDeniedError: it does not.
+        """
+        for one in self.packages:
+            if one.made_from and not one.made_from.endswith(".whl"):
+                policy.built(one.name, one.made_from)
 
     def document(self) -> dict[str, Any]:
         """Return the lock as JSON values."""
-        return {"v": 1, "packages": [asdict(one) for one in self.packages]}
+        return {
+            "v": 2,
+            "packages": [asdict(one) for one in self.packages],
+            "as_of": self.as_of,
+            "notes": [note.document() for note in self.notes],
+        }
 
 
 def from_document(document: dict[str, Any]) -> Lock:
-    """Return the lock that `Lock.document` described."""
-    return Lock(tuple(Package(**one) for one in document["packages"]))
+    """Return the lock that `Lock.document` described, in this version or an earlier one."""
+    return Lock(
+        tuple(Package(**one) for one in document["packages"]),
+        document.get("as_of", ""),
+        tuple(Note(**note) for note in document.get("notes", ())),
+    )

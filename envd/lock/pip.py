@@ -1,4 +1,4 @@
-"""Locks a virtualenv spec with uv: one artifact per distribution, chosen as pip chooses.
+"""Locks a virtualenv spec with uv: one wheel per distribution, as of the model's month.
 
 Build dependencies are resolved first and their versions preferred afterwards, as
 MLflow's two installs in a row do: a bare `setuptools` among the requirements keeps the
@@ -7,127 +7,164 @@ version that the build dependencies pin.
 
 from __future__ import annotations
 
+import datetime as dt
 import tempfile
-import tomllib
-from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
-
-from packaging import tags, utils
 
 from envd import process
-from envd.errors import InstallFailedError, SolveFailedError
-from envd.events import Line, OnEvent
+from envd.errors import (
+    EnvdError,
+    IndexUnreachableError,
+    InstallFailedError,
+    NotLockedOfflineError,
+    SolveFailedError,
+)
+from envd.events import Note, OnEvent
+from envd.lock.artifacts import choose
+from envd.lock.compile import Compiler, Cutoff, Entry, Question
 from envd.lock.lock import Lock, Package
-from envd.lock.uv import Uv, explanation
-from envd.process import Finished
-from envd.spec import Python, Requirement, Spec
+from envd.lock.own import OwnPackages
+from envd.lock.sources import Sources
+from envd.lock.undated import Undated
+from envd.lock.uv import Uv
+from envd.lock.wheels import Builder, Wheels
+from envd.spec import Requirement, policy
+
+_BUILDS_AT_ONCE = 4
 
 
-def resolve(spec: Spec, interpreter: Path, uv: Uv, on_event: OnEvent) -> Lock:
-    """Resolve *spec* for *interpreter*.
+def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
+    """Resolve the spec of *question*.
 
     Raises:
         SolveFailedError: no set of versions satisfies the spec.
-        InstallFailedError: a source distribution could not be asked for its metadata.
+        InstallFailedError: a source could not be built.
+        PolicyDeniedError: it needs what the settings do not allow.
         IndexUnreachableError: an index did not answer.
+        NotLockedOfflineError: the network is off and what is cached does not suffice.
         CacheFullError: the disk is full.
     """
     scratch = uv.settings.root / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     # Named by its process, as all scratch is: so it is swept if that is killed.
     with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.lock.", dir=scratch) as folder:
-        work = Path(folder)
-        output = work / "pylock.toml"
-        _write(work / "constraints.txt", spec.constraints)
-        build = _compile(spec.build, output, interpreter, uv, on_event)
-        main = _compile(spec.requirements, output, interpreter, uv, on_event)
-    # One name may stand there several times, each time under another marker.
-    allowed: dict[str, tuple[str, ...]] = {}
-    for one in (*spec.build, *spec.requirements, *spec.constraints):
-        allowed[one.name] = allowed.get(one.name, ()) + one.hashes
-    ranks = _tag_ranks(spec.python)
-    chosen = build | main
-    return Lock(tuple(sorted(_package(one, ranks, allowed) for one in chosen.values())))
+        try:
+            return _by_rungs(question, uv, Path(folder), on_event)
+        except IndexUnreachableError as error:
+            if not uv.settings.index.offline:
+                raise
+            raise _offline(error) from error
 
 
-def _write(path: Path, requirements: Iterable[Requirement]) -> None:
-    path.write_text("".join(f"{one.text}\n" for one in requirements))
+def _by_rungs(question: Question, uv: Uv, work: Path, on_event: OnEvent) -> Lock:
+    """Resolve as of the month's first day, else of the day; going on to today hid the reason."""
+    failed: list[tuple[str, EnvdError]] = []
+    for cutoff in _cutoffs(question):
+        try:
+            lock = _Resolution(question, uv, work, cutoff, on_event).lock()
+        except (SolveFailedError, InstallFailedError) as error:
+            failed.append((cutoff.day, error))
+            continue
+        return replace(lock, notes=(*lock.notes, *_rung_notes(failed, cutoff)))
+    raise _unanswered(failed)
 
 
-def _compile(
-    requirements: Iterable[Requirement],
-    output: Path,
-    interpreter: Path,
-    uv: Uv,
-    on_event: OnEvent,
-) -> dict[str, dict[str, Any]]:
-    """Resolve *requirements*, preferring the versions *output* already holds."""
-    source = output.with_name("requirements.txt")
-    constraints = output.with_name("constraints.txt")
-    _write(source, requirements)
-    finished = uv.run(
-        [
-            "pip", "compile", str(source), "--constraints", str(constraints),
-            "--python", str(interpreter), "--format", "pylock.toml", "--output-file", str(output),
-            "--quiet", "--no-header",
-        ],
-        on_line=lambda line: on_event(Line(line)),
-    )  # fmt: skip
-    if finished.status != 0:
-        raise _failure(finished, requirements)
-    packages = tomllib.loads(output.read_text()).get("packages", [])
-    return {one["name"]: one for one in packages}
+def _cutoffs(question: Question) -> list[Cutoff]:
+    month = question.spec.as_of
+    if not month:
+        return [Cutoff("", "", "")]
+    first = f"{month}-01"
+    # What was uploaded on the day itself may have been there already.
+    after = dt.date.fromisoformat(question.day or first) + dt.timedelta(days=1)
+    logged = f"{after.isoformat()}T00:00:00Z"
+    cutoffs = [Cutoff(first, f"{first}T00:00:00Z", logged)]
+    return [*cutoffs, Cutoff(question.day, logged, logged)] if question.day else cutoffs
 
 
-def _failure(finished: Finished, requirements: Iterable[Requirement]) -> Exception:
-    why = explanation(finished)
-    asked = ", ".join(one.text for one in requirements)
-    if "No solution found" in why or "not found in the" in why:
-        message = f"no set of packages satisfies the model's requirements. {why}"
-        return SolveFailedError(message, requirements=asked)
-    message = f"the model's requirements could not be resolved. {why}"
-    return InstallFailedError(message, requirements=asked)
+def _rung_notes(failed: list[tuple[str, EnvdError]], cutoff: Cutoff) -> list[Note]:
+    if not failed:
+        return []
+    message = (
+        f"nothing satisfied the model's requirements as of {failed[0][0]}; "
+        f"they are resolved as of {cutoff.day}, the day it was logged"
+    )
+    return [Note("AS_OF_DAY", message, cutoff.day)]
 
 
-def _package(
-    one: Mapping[str, Any], ranks: Mapping[tags.Tag, int], allowed: Mapping[str, tuple[str, ...]]
-) -> Package:
-    name, hashes = one["name"], allowed.get(one["name"], ())
-    ranked = [
-        (rank, _filename(wheel), wheel["hashes"]["sha256"])
-        for wheel in one.get("wheels", ())
-        if (rank := _rank(_filename(wheel), ranks)) is not None
-    ]
-    if sdist := one.get("sdist"):
-        ranked.append((len(ranks), _filename(sdist), sdist["hashes"]["sha256"]))
-    fitting = [found for found in ranked if not hashes or f"sha256:{found[2]}" in hashes]
-    if not fitting:
-        why = "none of its files has a hash the model allows" if ranked else "no file of it fits"
-        message = f"`{name}=={one.get('version')}` cannot be installed on this Python: {why}"
-        raise SolveFailedError(message, package=name)
-    _, filename, sha256 = min(fitting)
-    return Package(name, one["version"], sha256, filename)
+def _unanswered(failed: list[tuple[str, EnvdError]]) -> EnvdError:
+    # The later rung had more to choose from: its reason is the one left.
+    days, error = list(dict.fromkeys(day for day, _ in failed if day)), failed[-1][1]
+    if not days:
+        return error
+    message = (
+        f"{error.message} (resolved as of {' and of '.join(days)}, when the model was logged; "
+        '`resolve.as_of = "now"`, ENVD_RESOLVE__AS_OF=now, takes today\'s packages)'
+    )
+    return type(error)(message, **error.metadata)
 
 
-def _filename(artifact: Mapping[str, Any]) -> str:
-    place = artifact.get("name") or artifact.get("url") or artifact.get("path") or ""
-    return unquote(urlsplit(place).path.rpartition("/")[2])
+def _offline(error: IndexUnreachableError) -> NotLockedOfflineError:
+    message = (
+        "the model is not locked yet and envd is offline (`index.offline`): what is cached does "
+        f"not suffice. Lock it where there is a network, with `envctl lock`. {error.message}"
+    )
+    return NotLockedOfflineError(message, **error.metadata)
 
 
-def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> int | None:
-    _, _, _, wheel_tags = utils.parse_wheel_filename(filename)
-    return min((ranks[tag] for tag in wheel_tags if tag in ranks), default=None)
+class _Resolution:
+    """One spec, as of one day."""
 
+    def __init__(
+        self, question: Question, uv: Uv, work: Path, cutoff: Cutoff, on_event: OnEvent
+    ) -> None:
+        self._question, self._spec, self._cutoff = question, question.spec, cutoff
+        self._uv, self._on_event = uv, on_event
+        self._policy = policy.of(uv.settings.security)
+        self._own = OwnPackages(question.model, Wheels(uv.settings.root), self._policy, work)
+        sources = Sources(self._spec.indexes, self._own.copied_links(self._spec.indexes))
+        self._undated = Undated(uv, question.interpreter, sources, cutoff.moment, work)
+        self._compiler = Compiler(uv, question, self._undated, cutoff, work, on_event)
 
-def _tag_ranks(python: Python) -> dict[tags.Tag, int]:
-    """Return the tags *python* accepts with their rank, the best first (PEP 425)."""
-    # The ABI of CPython 3.7 is called cpython-37m in its files and cp37m in wheels.
-    abi = "cp" + python.abi.removeprefix("cpython-").split("-")[0]
-    platforms = list(tags.platform_tags())
-    supported = [
-        *tags.cpython_tags(python.release[:2], [abi], platforms),
-        *tags.compatible_tags(python.release[:2], "cp{}{}".format(*python.release), platforms),
-    ]
-    return {tag: rank for rank, tag in reversed(list(enumerate(supported)))}
+    def lock(self) -> Lock:
+        """Return the lock."""
+        build = [self._line(one) for one in self._spec.build]
+        asked = [self._line(one) for one in self._spec.requirements]
+        chosen = self._compiler.compile(build) | self._compiler.compile(asked)
+        with ThreadPoolExecutor(_BUILDS_AT_ONCE) as pool:
+            packages = list(pool.map(self._package, chosen.values()))
+        return Lock(tuple(sorted(packages)), self._cutoff.day, self._undated.notes)
+
+    def _line(self, one: Requirement) -> str:
+        """Return the line for *one*; what comes from a source is made a wheel first."""
+        return self._own.line(one, self._builder()) if one.source else one.text
+
+    def _builder(self) -> Builder:
+        return Builder(
+            uv=self._uv,
+            interpreter=self._question.interpreter,
+            python=self._spec.python,
+            undated=self._undated,
+            options=tuple(self._compiler.build_options),
+            rules=(self._cutoff.moment, *self._spec.build_constraints),
+            on_event=self._on_event,
+        )
+
+    def _package(self, entry: Entry) -> Package:
+        name = entry["name"]
+        artifact = choose(
+            entry,
+            self._spec.python,
+            self._allowed(name),
+            from_source=bool({name, ":all:"} & set(self._spec.no_binary)),
+        )
+        return self._own.package(artifact, is_direct="archive" in entry, builder=self._builder())
+
+    def _allowed(self, name: str) -> tuple[str, ...]:
+        # One name may stand there several times, each time under another marker.
+        everything = (*self._spec.build, *self._spec.requirements, *self._spec.constraints)
+        return tuple(
+            found for one in everything if one.name == name and not one.source
+            for found in one.hashes
+        )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uv import find_uv_bin
@@ -18,6 +18,8 @@ from envd.errors import (
     EnvdError,
     IndexUnreachableError,
 )
+from envd.held import Held
+from envd.lock.sources import Sources, redactor
 
 # Proxies, certificates and credentials of the machine; nothing else of the daemon's
 # variables reaches a child (`${AWS_SECRET}` in an index URL arrived at a stranger's server).
@@ -32,16 +34,27 @@ _BUILD_OUTPUT = re.compile(r"build backend returned an error|\[std(err|out)\]")
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|failed to lookup address|Connection refused|"
     r"connection closed|operation timed out|HTTP status server error|tunnel error|"
-    r"Network connectivity is disabled|network was disabled|not found in the cache|"
-    r"Could not connect|Network is unreachable"
+    r"[Nn]etwork connectivity is disabled|network was disabled|not found in the cache|"
+    r"Could not connect|Network is unreachable|"
+    # git's, of a repository
+    r"Could not resolve host|Failed to connect to|Couldn't connect to server"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Uv:
-    """uv as one root uses it."""
+    """uv as one root uses it.
+
+    It inherits the file that is held while it works, so that whoever comes next waits
+    until the last child of a killed envd is gone, or ends it.
+    """
 
     settings: Settings
+    held: Held | None = None
+
+    def held_by(self, held: Held) -> Uv:
+        """Return the same for work that *held* keeps others from."""
+        return replace(self, held=held)
 
     @property
     def cache(self) -> Path:
@@ -62,8 +75,10 @@ class Uv:
         pass_fds: Collection[int] = (),
         offline: bool = False,
         may_download_python: bool = False,
+        sources: Sources | None = None,
+        cache: Path | None = None,
     ) -> process.Finished:
-        """Run `uv` *arguments* to their end.
+        """Run `uv` *arguments* to their end, with packages of *sources*.
 
         Raises:
             BuildInterruptedError: it took longer than `build.timeout`.
@@ -71,44 +86,48 @@ class Uv:
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
         is_offline = offline or self.settings.index.offline
-        argv = [find_uv_bin(), *arguments, "--no-config", "--system-certs"]
-        if arguments[0] == "pip" and self.settings.index.no_index:
+        config_file = ["--config-file", str(sources.config)] if sources and sources.config else []
+        argv = [find_uv_bin(), *arguments, *(config_file or ["--no-config"]), "--system-certs"]
+        if sources and sources.indexes.no_index:
             argv.append("--no-index")
         # A pyproject.toml in the current directory redirects uv's index.
         empty = self.settings.root / "empty"
         empty.mkdir(parents=True, exist_ok=True)
+        variables = self._environment(may_download_python=may_download_python)
+        if sources:
+            variables |= sources.variables(self.settings.index)
+        if cache:
+            variables["UV_CACHE_DIR"] = str(cache)
+        redact = redactor(self.settings.index)
         finished = process.run(
             [*argv, "--offline"] if is_offline else argv,
-            env=self._environment(may_download_python=may_download_python),
+            env=variables,
             cwd=empty,
             timeout_s=self.settings.build.timeout,
-            on_line=on_line,
-            on_start=on_start,
-            pass_fds=pass_fds,
+            on_line=lambda line: on_line(redact(line)),
+            on_start=self.held.names_installer if self.held else on_start,
+            pass_fds=[self.held.descriptor] if self.held else pass_fds,
         )
+        finished = replace(finished, tail=tuple(map(redact, finished.tail)))
         if finished.status != 0 and (error := self._machine_fault(finished)):
             raise error
         return finished
 
     def _environment(self, *, may_download_python: bool) -> dict[str, str]:
-        index = self.settings.index
-        variables = config.passed(PASSED) | {
+        return config.passed(PASSED) | {
+            "GIT_TERMINAL_PROMPT": "0",
+            # What a build writes into a wheel must not depend on when it runs.
+            "SOURCE_DATE_EPOCH": "315532800",
             "UV_CACHE_DIR": str(self.cache),
             # Packages may bring the same file (mlflow and mlflow-skinny do): which of them
             # wins must not depend on which thread is faster.
             "UV_CONCURRENT_INSTALLS": "1",
+            "UV_KEYRING_PROVIDER": "subprocess" if self.settings.index.keyring else "disabled",
             "UV_LINK_MODE": self.settings.build.link_mode,
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_INSTALL_DIR": str(self.pythons),
             "UV_PYTHON_DOWNLOADS": "automatic" if may_download_python else "never",
         }
-        # Indexes go by variables, not arguments: their credentials must not show in `ps`.
-        if index.urls:
-            variables["UV_DEFAULT_INDEX"] = index.urls[-1]
-            variables["UV_INDEX"] = " ".join(index.urls[:-1])
-        if index.find_links:
-            variables["UV_FIND_LINKS"] = ",".join(index.find_links)
-        return variables
 
     def _machine_fault(self, finished: process.Finished) -> EnvdError | None:
         # What a package's own build says is no word of uv's on the index or the disk.

@@ -14,8 +14,29 @@ import yaml
 
 from envd.errors import ModelInvalidError
 from envd.model import files
+from envd.model.texts import shown
 
 Document: TypeAlias = "str | list[Document] | dict[str, Document] | None"
+
+
+class Text(str):
+    """A scalar, which knows the line it stands in."""
+
+    __slots__ = ("line",)
+    line: int
+
+    @classmethod
+    def at(cls, line: int, value: str) -> Text:
+        """Return *value* as the text that stands in *line*."""
+        text = cls(value)
+        text.line = line
+        return text
+
+
+def line_of(value: object) -> int:
+    """Return the line *value* stands in, 0 where nobody knows."""
+    return value.line if isinstance(value, Text) else 0
+
 
 _MAX_EVENTS = 10_000
 _MAX_DEPTH = 50
@@ -35,9 +56,9 @@ def read(model: Path, name: str) -> dict[str, Document]:
         raise _invalid(model, name, error.line, str(error)) from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _invalid(model, name, line, str(error.problem)) from error
+        raise _invalid(model, name, line, shown(str(error.problem))) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _invalid(model, name, 1, str(error).splitlines()[0]) from error
+        raise _invalid(model, name, 1, shown(str(error).partition("\n")[0])) from error
     if not isinstance(document, dict):
         raise _invalid(model, name, 1, "it is not a mapping")
     return document
@@ -46,6 +67,10 @@ def read(model: Path, name: str) -> dict[str, Document]:
 def _invalid(model: Path, name: str, line: int, why: str) -> ModelInvalidError:
     message = f"`{model / name}`, line {line}: {why}"
     return ModelInvalidError(message, model=model, path=name, line=line)
+
+
+def _text(event: yaml.ScalarEvent) -> Text:
+    return Text.at(event.start_mark.line + 1 if event.start_mark else 0, event.value)
 
 
 class _RefusedError(Exception):
@@ -80,10 +105,10 @@ class _Reader:
             why = f"it holds over {_MAX_EVENTS} values"
             raise _RefusedError(why, event)
         if isinstance(event, yaml.AliasEvent):
-            why = f"aliases (`*{event.anchor}`) are not allowed"
+            why = f"aliases (`*{shown(event.anchor or '')}`) are not allowed"
             raise _RefusedError(why, event)
         if tag := getattr(event, "tag", None):
-            why = f"tags (`{tag}`) are not allowed"
+            why = f"tags (`{shown(tag)}`) are not allowed"
             raise _RefusedError(why, event)
         return event
 
@@ -93,7 +118,7 @@ class _Reader:
             raise _RefusedError(why, event)
         if isinstance(event, yaml.ScalarEvent):
             is_null = event.implicit[0] and event.value in _NULLS
-            return None if is_null else str(event.value)
+            return None if is_null else _text(event)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(depth)
         return self._mapping(depth)
@@ -112,7 +137,7 @@ class _Reader:
                 why = "a key is not a text"
                 raise _RefusedError(why, event)
             if key in mapping:
-                why = f"the key `{key}` stands there twice"
+                why = f"the key `{shown(key)}` stands there twice"
                 raise _RefusedError(why, event)
             mapping[key] = self._value(self._next(), depth + 1)
         return mapping

@@ -6,13 +6,18 @@ or lead out through a symbolic link, and a file may be a pipe or have no end.
 
 from __future__ import annotations
 
+import itertools
 import os
+import posixpath
 import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from envd.errors import ModelInvalidError
+from envd.model.texts import shown
 
 MAX_METADATA_BYTES = 1 << 20
+_MAX_DEPTH = 100
 
 
 def inside(model: Path, name: str) -> Path:
@@ -22,44 +27,49 @@ def inside(model: Path, name: str) -> Path:
         ModelInvalidError: the name leads out of the model, or there is nothing there.
     """
     if "\0" in name or Path(name).is_absolute():
-        message = f"`{name!r}` in `{model}` is not a relative path"
-        raise ModelInvalidError(message, model=model, path=repr(name))
+        message = f"`{shown(name)}` in `{model}` is not a relative path"
+        raise ModelInvalidError(message, model=model, path=shown(name))
     try:
         path = (model / name).resolve(strict=True)
         home = model.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        message = f"`{name}` is not in the model `{model}`, which names it"
-        raise ModelInvalidError(message, model=model, path=name) from error
+        message = f"`{shown(name)}` is not in the model `{model}`, which names it"
+        raise ModelInvalidError(message, model=model, path=shown(name)) from error
     if not path.is_relative_to(home):
-        message = f"`{name}` leads out of the model `{model}`; a model may only name its own files"
-        raise ModelInvalidError(message, model=model, path=name)
+        why = "a model may only name its own files"
+        message = f"`{shown(name)}` leads out of the model `{model}`; {why}"
+        raise ModelInvalidError(message, model=model, path=shown(name))
     return path
 
 
 def exists(model: Path, name: str) -> bool:
-    """Say whether *model* has anything called *name*."""
-    return os.path.lexists(model / name)
+    """Say whether *model* has anything called *name*.
+
+    A name that leads out of it is not looked for: `inside` refuses it.
+    """
+    leads_out = posixpath.normpath(name).startswith(("/", "../")) or name == ".."
+    return leads_out or os.path.lexists(model / name)
 
 
-def read_text(model: Path, name: str) -> str:
+def read_text(model: Path, name: str, *, limit: int = MAX_METADATA_BYTES) -> str:
     """Return the text of the file *name* of *model*, without a byte order mark.
 
     Raises:
-        ModelInvalidError: it is not a regular UTF-8 file of the model, or too large.
+        ModelInvalidError: it is not a regular UTF-8 file of the model, or over *limit* bytes.
     """
     path = inside(model, name)
     try:
-        with open(path, "rb", opener=_opener) as file:
+        with open(path, "rb", opener=opener) as file:
             is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            content = file.read(MAX_METADATA_BYTES + 1) if is_regular else b""
+            content = file.read(limit + 1) if is_regular else b""
     except OSError as error:
         message = f"`{name}` of the model `{model}` cannot be read: {error.strerror}"
         raise ModelInvalidError(message, model=model, path=name) from error
     if not is_regular:
         message = f"`{name}` of the model `{model}` is not a regular file"
         raise ModelInvalidError(message, model=model, path=name)
-    if len(content) > MAX_METADATA_BYTES:
-        message = f"`{name}` of the model `{model}` is over {MAX_METADATA_BYTES} bytes"
+    if len(content) > limit:
+        message = f"`{name}` of the model `{model}` is over {limit} bytes"
         raise ModelInvalidError(message, model=model, path=name)
     try:
         return content.decode("utf-8-sig")
@@ -68,6 +78,48 @@ def read_text(model: Path, name: str) -> str:
         raise ModelInvalidError(message, model=model, path=name) from error
 
 
-def _opener(path: str, flags: int) -> int:
+def opener(path: str, flags: int) -> int:
+    """Open for reading without following a link or waiting for a pipe."""
     # O_NONBLOCK: opening a pipe must not wait for a writer.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def walk(
+    model: Path, folder: Path, limit: int, left_out: Collection[str] = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield in order all below *folder* but directories, with its path from there.
+
+    No link is entered, nor a directory that is called as one of *left_out*.
+
+    Raises:
+        ModelInvalidError: there are over *limit* files and directories, or it is very deep.
+    """
+    # Not by os.walk: it holds all of a directory, counts no directories and calls itself.
+    left = limit
+    above = [""]
+    while above:
+        prefix = above.pop()
+        if prefix.count("/") > _MAX_DEPTH:
+            message = f"the model `{model}` holds directories over {_MAX_DEPTH} deep"
+            raise ModelInvalidError(message, model=model)
+        entries = _entries(folder / prefix, left)
+        left -= len(entries)
+        if left < 0:
+            message = f"the model `{model}` holds over {limit} files"
+            raise ModelInvalidError(message, model=model)
+        below = []
+        for entry in sorted(entries, key=lambda one: one.name):
+            if not entry.is_dir(follow_symlinks=False):
+                yield f"{prefix}{entry.name}", entry
+            elif entry.name not in left_out:
+                below.append(f"{prefix}{entry.name}/")
+        above += reversed(below)
+
+
+def _entries(folder: Path, limit: int) -> list[os.DirEntry[str]]:
+    """Return what lies in *folder*, or one more than *limit* of it."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(itertools.islice(entries, limit + 1))
+    except OSError:
+        return []

@@ -17,9 +17,11 @@ from pathlib import Path
 from envd.errors import ModelInvalidError, ModelNotFoundError
 from envd.model import documents, files
 from envd.model.documents import Document
+from envd.model.texts import shown
 
 _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
 _MAX_FILES = 100_000
+_MAX_CODE_BYTES = 64 << 20
 _LONG_LOOK_S, _LONGEST_S = 0.02, 5.0
 
 
@@ -66,7 +68,7 @@ def read(path: Path) -> Model:
 def _model(path: Path, document: dict[str, Document]) -> Model:
     flavors = _mapping(path, document, "flavors")
     if "python_function" not in flavors:
-        found = ", ".join(flavors) or "none"
+        found = shown(", ".join(flavors) or "none")
         message = (
             f"the model `{path}` has no `python_function` flavor (it has {found}); "
             "log it with a flavor that MLflow can load as a Python function"
@@ -147,44 +149,46 @@ def digest(path: Path, code: str | None) -> str:
     artifact is its path, size, modification time and inode.
     """
     hashed = hashlib.sha256()
+    left = _MAX_CODE_BYTES
     for name, status in _walk(path):
         is_code = code is not None and (code == "." or name.startswith(f"{code.rstrip('/')}/"))
         hashed.update(f"{name}\0{status.st_size}\0".encode(errors="surrogateescape"))
-        if is_code or name in _METADATA:
-            hashed.update(hashlib.sha256(_content(path / name, status)).digest())
-        else:
+        content = _content(path / name, status, left) if is_code or name in _METADATA else None
+        if content is None:
             hashed.update(f"{status.st_mtime_ns}\0{status.st_ino}\0".encode())
+        else:
+            left -= len(content)
+            hashed.update(hashlib.sha256(content).digest())
     return hashed.hexdigest()
 
 
-def _content(path: Path, status: os.stat_result) -> bytes:
-    # What is not a small regular file is not source code; its size and place say enough.
-    if not stat.S_ISREG(status.st_mode) or status.st_size > files.MAX_METADATA_BYTES:
-        return f"{status.st_mtime_ns}\0{status.st_ino}".encode()
-    return path.read_bytes()
+def _content(path: Path, status: os.stat_result, limit: int) -> bytes | None:
+    """Return what stands in *path*, None where its identity has to do.
+
+    What is not a small regular file is not source code; a link may lead out of the model.
+    """
+    limit = min(limit, files.MAX_METADATA_BYTES)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > limit or path.is_symlink():
+        return None
+    try:
+        with open(path, "rb", opener=files.opener) as file:
+            return file.read(limit)
+    except OSError:
+        return None
 
 
 def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield every file and link below *path* in order, relative; no link is entered."""
-    count = 0
-    for folder, directories, names in os.walk(path):
-        directories[:] = sorted(name for name in directories if name != "__pycache__")
-        linked = [name for name in directories if Path(folder, name).is_symlink()]
-        for name in sorted(names + linked):
-            full = Path(folder, name)
-            count += 1
-            if count > _MAX_FILES:
-                message = f"the model `{path}` holds over {_MAX_FILES} files"
-                raise ModelInvalidError(message, model=path)
-            yield str(full.relative_to(path)), _status(full)
+    for name, entry in files.walk(path, path, _MAX_FILES, {"__pycache__"}):
+        yield name, _status(entry)
 
 
-def _status(path: Path) -> os.stat_result:
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
     """Return the status of what a link leads to: caches of artifacts are full of links."""
     try:
-        return path.stat()
+        return entry.stat()
     except OSError:
-        return path.lstat()
+        return entry.stat(follow_symlinks=False)
 
 
 class Models:

@@ -30,6 +30,7 @@ from envd.serve.models import ReadyModels
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role, Roles
 from envd.serve.under_way import UnderWay
+from envd.spec import policy
 from envd.store import Store
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class Daemon:
             for server in servers:
                 await server.start()
         idle = asyncio.create_task(pool.stop_idle())
-        addresses.announce(self._settings.root, self._sockets)
+        profile = policy.of(self._settings.security).profile
+        addresses.announce(self._settings.root, self._sockets, profile)
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         on_ready()
         _notify("READY=1")

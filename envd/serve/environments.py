@@ -44,16 +44,14 @@ class Environments(services.EnvironmentsServicer):
     async def ResolveSpec(  # noqa: N802
         self, request: api.ResolveSpecRequest, context: Context
     ) -> api.ResolvedSpec:
-        """Say what a model asks for."""
+        """Say what a model asks for, locking it if asked to."""
         del context
-        asked = await self._builds.ask(await self._models.read(request.model))
-        lock = self._store.specs.lock(asked.spec.key)
-        return api.ResolvedSpec(
-            spec_key=asked.spec.key,
-            environment_id=lock.env_id(asked.spec.python) if lock else "",
-            spec_json=asked.spec.canonical(),
-            notes=messages.notes(asked.notes),
-        )
+        model = await self._models.read(request.model)
+        override = tuple(request.pip_requirements_override)
+        asked = await self._builds.ask(model, override, fresh=request.upgrade)
+        if request.lock:
+            return messages.resolved(asked, await self._builds.lock(asked), with_lock=True)
+        return messages.resolved(asked, self._store.specs.lock(asked.spec.key))
 
     @status.unary
     async def BuildEnvironment(  # noqa: N802
@@ -62,13 +60,15 @@ class Environments(services.EnvironmentsServicer):
         """Start a build, or return what is ready."""
         del context
         model = await self._models.read(request.model)
-        asked = await self._builds.ask(model)
-        found = self._builds.find(asked)
+        override = tuple(request.pip_requirements_override)
+        asked = await self._builds.ask(model, override, fresh=request.upgrade)
+        found = None if request.upgrade else self._builds.find(asked)
         if found is None:
-            return _unready(self._builds.start(asked, model.path))
+            return _unready(self._builds.start(asked, model, upgrade=request.upgrade))
         self._store.record_model(found, model.path)
+        notes = self._builds.notes(model, asked, found)
         return await self._in_thread(
-            lambda: messages.asked_for(self._store, found, asked, cached=True)
+            lambda: messages.asked_for(self._store, found, asked, notes, cached=True)
         )
 
     @status.stream
@@ -145,7 +145,8 @@ class Environments(services.EnvironmentsServicer):
         if found is None:
             message = "the environment was removed as soon as it was built; try again"
             return messages.unready(build.asked, build.seconds, BuildInterruptedError(message))
-        return messages.asked_for(self._store, found, build.asked, cached=False)
+        notes = self._builds.notes(build.model, build.asked, found)
+        return messages.asked_for(self._store, found, build.asked, notes, cached=build.cached)
 
     def _page(self, after: str, size: int) -> api.ListEnvironmentsResponse:
         # By id: an order that changes with every use would lose some between two pages.

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envd.builds import Build, Builds
-from envd.environments import Asked
 from envd.errors import EnvironmentBuildingError, EnvironmentNotFoundError
+from envd.events import Note
 from envd.model import Model, Models
 from envd.store import Environment, Store
+
+_MAX_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     digest: str
-    asked: Asked
+    spec_key: str
     environment: Environment
-    inode: int
+    notes: tuple[Note, ...]
+    files: tuple[tuple[int, int], ...]
 
 
 class ReadyModels:
@@ -29,7 +32,7 @@ class ReadyModels:
         self._store = store
         self._builds = builds
         self._models = Models()
-        self._known: dict[Path, _Known] = {}
+        self._known: dict[tuple[Path, tuple[str, ...]], _Known] = {}
 
     async def read(self, name: str) -> Model:
         """Return the model called *name*: a path or a URI.
@@ -39,42 +42,58 @@ class ReadyModels:
         """
         return self._models.read(await self._builds.locate(name))
 
-    async def environment(self, model: Model, *, wait: bool) -> tuple[Asked, Environment]:
-        """Return what *model* asks for and its environment, built if it must be.
+    async def environment(
+        self, model: Model, override: tuple[str, ...], *, wait: bool
+    ) -> tuple[Environment, tuple[Note, ...]]:
+        """Return the environment of *model* with *override*, built if it must be, and its notes.
 
         Raises:
             EnvironmentBuildingError: it is not ready and *wait* is false.
             EnvdError: it cannot be built.
         """
-        if known := self._remembered(model):
-            return known.asked, known.environment
-        asked = await self._builds.ask(model)
+        if known := self._remembered(model, override):
+            return known.environment, known.notes
+        asked = await self._builds.ask(model, override)
         found = self._builds.find(asked)
         if found is None:
-            found = await self._built(self._builds.start(asked, model.path), wait=wait)
-        try:
-            inode = self._store.layout.manifest(found.id).stat().st_ino
-        except FileNotFoundError as error:
-            message = f"the environment {found.id} has been removed"
-            raise EnvironmentNotFoundError(message, id=found.id) from error
-        self._known[model.path] = _Known(model.digest, asked, found, inode)
-        return asked, found
+            found = await self._built(self._builds.start(asked, model), wait=wait)
+        files = self._files(asked.spec.key, found)
+        # What was found before its files were looked at may be out of date by now.
+        found = self._builds.find(asked) if files else None
+        if found is None or files is None:
+            message = "the environment was removed as soon as it was ready; try again"
+            raise EnvironmentNotFoundError(message, spec_key=asked.spec.key)
+        notes = self._builds.notes(model, asked, found)
+        if len(self._known) >= _MAX_KNOWN:
+            # An override is the caller's: what it was asked with must not be kept for ever.
+            self._known.clear()
+        self._known[model.path, override] = _Known(
+            model.digest, asked.spec.key, found, notes, files
+        )
+        return found, notes
 
-    def forget(self, model: Model) -> None:
-        """Look again the next time *model* is asked for."""
-        self._known.pop(model.path, None)
+    def forget(self, model: Model, override: tuple[str, ...]) -> None:
+        """Look again the next time *model* is asked for with *override*."""
+        self._known.pop((model.path, override), None)
 
-    def _remembered(self, model: Model) -> _Known | None:
-        known = self._known.get(model.path)
+    def _remembered(self, model: Model, override: tuple[str, ...]) -> _Known | None:
+        known = self._known.get((model.path, override))
         if known is None or known.digest != model.digest:
             return None
+        is_same = known.files == self._files(known.spec_key, known.environment)
+        return known if is_same and known.environment.manifest.base.is_there() else None
+
+    def _files(self, spec_key: str, found: Environment) -> tuple[tuple[int, int], ...] | None:
+        """Return which files the lock and the manifest are, None where one is not there.
+
+        Whoever locks or builds anew writes a new file.
+        """
+        layout = self._store.layout
         try:
-            # A new manifest is a new file: whoever rebuilt it may have built something else.
-            status = self._store.layout.manifest(known.environment.id).stat()
+            both = [layout.lock(spec_key).stat(), layout.manifest(found.id).stat()]
         except FileNotFoundError:
             return None
-        is_same = status.st_ino == known.inode and known.environment.manifest.base.is_there()
-        return known if is_same else None
+        return tuple((one.st_ino, one.st_mtime_ns) for one in both)
 
     async def _built(self, build: Build, *, wait: bool) -> Environment:
         if not wait:

@@ -10,8 +10,8 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
-from envd.environments import Asked
 from envd.errors import EnvironmentNotFoundError, RequestInvalidError
+from envd.events import Note
 from envd.run.pool import Pool, Prediction, Request
 from envd.serve import status
 from envd.serve.context import Context
@@ -42,27 +42,33 @@ class Predictions(services.PredictionsServicer):
             params=_params(request.params_json),
         )
         wait = request.wait if request.HasField("wait") else True
+        override = tuple(request.pip_requirements_override)
         for _ in range(_ATTEMPTS - 1):
             # An environment may be removed after it was found: then look, and build, again.
             with contextlib.suppress(EnvironmentNotFoundError):
-                return await self._answer(request.model, parsed, wait=wait)
-        return await self._answer(request.model, parsed, wait=wait)
+                return await self._answer(request.model, override, parsed, wait=wait)
+        return await self._answer(request.model, override, parsed, wait=wait)
 
-    async def _answer(self, name: str, request: Request, *, wait: bool) -> api.PredictResponse:
+    async def _answer(
+        self, name: str, override: tuple[str, ...], request: Request, *, wait: bool
+    ) -> api.PredictResponse:
         started = time.perf_counter()
         model = await self._models.read(_named(name))
-        asked, environment = await self._models.environment(model, wait=wait)
+        environment, notes = await self._models.environment(model, override, wait=wait)
         build_seconds = time.perf_counter() - started
         try:
             prediction = await self._pool.predict(model, environment, request)
         except EnvironmentNotFoundError:
-            self._models.forget(model)
+            self._models.forget(model, override)
             raise
-        return _response(prediction, asked, environment, build_seconds)
+        return _response(prediction, notes, environment, build_seconds)
 
 
 def _response(
-    prediction: Prediction, asked: Asked, environment: Environment, build_seconds: float
+    prediction: Prediction,
+    notes: tuple[Note, ...],
+    environment: Environment,
+    build_seconds: float,
 ) -> api.PredictResponse:
     return api.PredictResponse(
         payload=prediction.payload,
@@ -74,7 +80,7 @@ def _response(
             "start": prediction.start_seconds,
             "predict": prediction.predict_seconds,
         },
-        notes=[*messages.notes(asked.notes), *(api.Note(**note) for note in prediction.notes)],
+        notes=[*messages.notes(notes), *(api.Note(**note) for note in prediction.notes)],
     )
 
 

@@ -1,8 +1,9 @@
 """What a model asks for, in one canonical form with one key."""
 
-from envd.spec.dependencies import Dependencies, read
+from envd.spec.dependencies import Dependencies
+from envd.spec.gather import read
 from envd.spec.python import Python
-from envd.spec.requirements import Requirement
+from envd.spec.requirement import Requirement
 from envd.spec.spec import Indexes, Spec, of
 
 __all__ = ["Dependencies", "Indexes", "Python", "Requirement", "Spec", "of", "read"]

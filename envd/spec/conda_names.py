@@ -18,6 +18,7 @@ PYPI_NAMES = {
     "matplotlib-base": "matplotlib",
     "mlflow-skinny": "mlflow-skinny",
     "msgpack-python": "msgpack",
+    "numpy-base": "numpy",
     "opencv": "opencv-python-headless",
     "py-lief": "lief",
     "py-opencv": "opencv-python-headless",
@@ -40,7 +41,9 @@ PYPI_NAMES = {
     "spacy-model-en_core_web_sm": "en-core-web-sm",
     "tensorflow-base": "tensorflow",
     "tensorflow-cpu": "tensorflow-cpu",
+    "tensorflow-eigen": "tensorflow",
     "tensorflow-gpu": "tensorflow",
+    "tensorflow-mkl": "tensorflow",
     "torchvision": "torchvision",
     "typing_extensions": "typing-extensions",
     "uvicorn-standard": "uvicorn",
@@ -48,16 +51,37 @@ PYPI_NAMES = {
 }
 
 _SYSTEM_NAMES = {
-    "blas", "bzip2", "ca-certificates", "cuda", "cudatoolkit", "cudnn", "expat", "freetype",
-    "gcc", "gfortran", "git", "glib", "gmp", "gxx", "icu", "intel-openmp", "jpeg", "krb5",
-    "lcms2", "ld_impl_linux-64", "llvm-openmp", "lz4-c", "lerc", "mkl", "mkl-service", "mpc",
-    "mpfr", "nccl", "ncurses", "nodejs", "openblas", "openjdk", "openjpeg", "openmp", "openssl",
-    "pandoc", "perl", "python_abi", "pytorch-cuda", "pytorch-mutex", "r-base", "re2", "readline",
-    "snappy", "sqlite", "tbb", "tk", "tzdata", "vs2015_runtime", "xz", "yaml", "zeromq", "zlib",
-    "zstd",
+    "alsa-lib", "atk", "blas", "boost", "brotli-bin", "bzip2", "c-ares", "ca-certificates",
+    "cairo", "cpuonly", "cuda", "cudatoolkit", "cudnn", "cupti", "cyrus-sasl", "dal", "dbus",
+    "double-conversion", "expat", "ffmpeg", "fftw", "fontconfig", "freetype", "fribidi", "gcc",
+    "gdk-pixbuf", "geos", "gettext", "gflags", "gfortran", "giflib", "git", "glib", "glog", "gmp",
+    "gnutls", "graphite2", "gsl", "gst-plugins-base", "gstreamer", "gtk2", "gtk3", "gxx",
+    "harfbuzz", "hdf4", "hdf5", "icc_rt", "icu", "impi_rt", "intel-openmp", "isl", "jpeg",
+    "keyutils", "krb5", "lame", "lcms2", "ld_impl_linux-64", "lerc", "llvm-openmp", "lz4-c",
+    "make", "mkl", "mkl-service", "mpc", "mpfr", "mpg123", "mpich", "mysql", "nccl", "ncurses",
+    "nettle", "nodejs", "nspr", "nss", "openblas", "openh264", "openjdk", "openjpeg", "openmp",
+    "openmpi", "openssl", "orc", "pandoc", "pango", "patchelf", "pcre", "pcre2", "perl", "pixman",
+    "pkg-config", "postgresql", "proj", "pthread-stubs", "python_abi", "pytorch-cuda",
+    "pytorch-mutex", "pywin32", "pywinpty", "qt", "qt-main", "qt-webengine", "r-base", "re2",
+    "readline", "s2n", "snappy", "spdlog", "sqlite", "suitesparse", "tbb", "tk", "tzdata", "ucrt",
+    "unixodbc", "uriparser", "utf8proc", "vc", "vc14_runtime", "vs2015_runtime", "win_inet_pton",
+    "wincertstore", "winpty", "x264", "x265", "xz", "yaml", "zeromq", "zlib", "zlib-ng", "zstd",
 }  # fmt: skip
-_SYSTEM_PREFIXES = ("_", "lib", "cuda-", "gcc_", "gxx_", "xorg-", "font-", "fonts-", "r-")
-_PYTHON_LIBRARIES = {"libcst", "libclang", "librosa", "libsass", "libtmux"}
+# `m2w64-` and `msys2-` stand in environments that were exported on Windows.
+_SYSTEM_PREFIXES = (
+    "_", "lib", "aws-c-", "aws-sdk-", "cuda-", "font-", "fonts-", "gcc_", "gxx_", "m2w64-",
+    "msys2-", "r-", "xorg-",
+)  # fmt: skip
+_SYSTEM_SUFFIXES = ("-cpp", "_linux-64", "_linux-aarch64", "_win-64")
+_PYTHON_LIBRARIES = {
+    "cuda-python",
+    "libclang",
+    "libcst",
+    "libpysal",
+    "librosa",
+    "libsass",
+    "libtmux",
+}
 
 
 def pypi_name(conda_name: str) -> str | None:
@@ -67,6 +91,10 @@ def pypi_name(conda_name: str) -> str | None:
         return PYPI_NAMES[name]
     if name in _PYTHON_LIBRARIES:
         return name
-    if name in _SYSTEM_NAMES or name.startswith(_SYSTEM_PREFIXES):
+    if (
+        name in _SYSTEM_NAMES
+        or name.startswith(_SYSTEM_PREFIXES)
+        or name.endswith(_SYSTEM_SUFFIXES)
+    ):
         return None
     return name

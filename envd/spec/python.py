@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 
 # Bounded: `int` refuses a text of 5,000 digits, which a model may well hold.
-_VERSION = re.compile(r"(?<!\d)\d{1,9}(?:\.\d{1,9}){0,2}(?!\d)")
+_VERSION = re.compile(r"(?<!\d)\d{1,9}(?:\.\d{1,9}){0,2}(?!\d)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

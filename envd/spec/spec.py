@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from envd.config import Index
 from envd.spec.dependencies import Dependencies
+from envd.spec.options import Options
 from envd.spec.python import Python
-from envd.spec.requirements import Requirement
+from envd.spec.requirement import Requirement
+from envd.spec.urls import PYPI, canonical_host, is_pypi, without_credentials
 
-_VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Indexes:
-    """Where packages come from, in order, without credentials."""
+    """Where packages come from, in order, without credentials; no `urls` means PyPI.
 
-    urls: tuple[str, ...]
-    find_links: tuple[str, ...]
-    no_index: bool
+    With `best_match` every index is asked for every package, as pip does; else the first
+    that has one has it.
+    """
+
+    urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    no_index: bool = False
+    best_match: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,8 @@ class Spec:
     """What a model asks for, on one Python. Equal specs have equal keys.
 
     Requirements are sorted and without duplicates: their order means nothing to a
-    resolver. The order of indexes does, and is kept.
+    resolver. The order of indexes does, and is kept. `as_of` is a month (`2024-02`), or
+    empty for today. A `closed` spec is a whole lock: nothing is added to its requirements.
     """
 
     manager: str
@@ -39,7 +46,13 @@ class Spec:
     build: tuple[Requirement, ...]
     requirements: tuple[Requirement, ...]
     constraints: tuple[Requirement, ...]
+    build_constraints: tuple[str, ...]
     indexes: Indexes
+    only_binary: tuple[str, ...]
+    no_binary: tuple[str, ...]
+    prereleases: bool
+    as_of: str
+    closed: bool
 
     @property
     def key(self) -> str:
@@ -48,70 +61,69 @@ class Spec:
 
     def canonical(self) -> str:
         """Return the canonical document: JSON, keys sorted, no white space."""
-        document = {
-            "v": _VERSION,
-            "manager": self.manager,
-            "python": self.python.document(),
-            "build": _documents(self.build),
-            "requirements": _documents(self.requirements),
-            "constraints": _documents(self.constraints),
-            "indexes": {
-                "urls": self.indexes.urls,
-                "find_links": self.indexes.find_links,
-                "no_index": self.indexes.no_index,
-            },
-        }
-        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+        return json.dumps({"v": VERSION} | asdict(self), sort_keys=True, separators=(",", ":"))
 
 
 def of(found: Dependencies, python: Python, index: Index) -> Spec:
     """Return the spec of *found* on *python* with the packages of *index*."""
+    found = found.on(python)
+    asked = found.asked
     return Spec(
         manager="virtualenv",
         python=python,
         build=_sorted(found.build),
-        requirements=_sorted(found.asked.requirements),
-        constraints=_sorted(found.asked.constraints),
-        indexes=Indexes(
-            urls=tuple(without_credentials(url) for url in index.urls),
-            find_links=tuple(without_credentials(link) for link in index.find_links),
-            no_index=index.no_index,
-        ),
+        requirements=_sorted(asked.requirements),
+        constraints=_sorted(asked.constraints),
+        build_constraints=tuple(sorted(found.build_constraints)),
+        indexes=_indexes(asked.options, index),
+        only_binary=tuple(sorted({*asked.options.only_binary, *found.only_binary})),
+        no_binary=tuple(sorted(asked.options.no_binary)),
+        prereleases=asked.options.prereleases,
+        as_of=(found.day or "")[: len("2024-02")],
+        closed=found.closed,
     )
+
+
+def _indexes(options: Options, index: Index) -> Indexes:
+    ordinary = tuple(_url(url) for url in index.urls) or (PYPI,)
+    named = (options.index_url or PYPI, *options.extra_index_urls)
+    found = [url for name in named for url in (ordinary if name == PYPI else (name,))]
+    urls = tuple(dict.fromkeys(found))
+    links = tuple(without_credentials(link) for link in index.find_links)
+    return Indexes(
+        urls=() if urls == (PYPI,) else urls,
+        find_links=tuple(dict.fromkeys((*links, *options.find_links))),
+        no_index=index.no_index or options.no_index,
+        best_match=len(set(named)) > 1,
+    )
+
+
+def _url(url: str) -> str:
+    bare = canonical_host(without_credentials(url)).rstrip("/")
+    return PYPI if is_pypi(bare) else bare
 
 
 def from_canonical(text: str) -> Spec:
-    """Return the spec that `Spec.canonical` wrote."""
-    document: dict[str, Any] = json.loads(text)
-    return Spec(
-        manager=document["manager"],
-        python=Python(**document["python"]),
-        build=_requirements(document["build"]),
-        requirements=_requirements(document["requirements"]),
-        constraints=_requirements(document["constraints"]),
-        indexes=Indexes(
-            urls=tuple(document["indexes"]["urls"]),
-            find_links=tuple(document["indexes"]["find_links"]),
-            no_index=document["indexes"]["no_index"],
-        ),
-    )
+    """Return the spec that `Spec.canonical` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it was written by another version.
+    """
+    document = json.loads(text, object_hook=_with_tuples)
+    if (version := document.pop("v")) != VERSION:
+        message = f"it is a spec of version {version}; this one is {VERSION}"
+        raise ValueError(message)
+    for key in ("build", "requirements", "constraints"):
+        document[key] = tuple(Requirement(**one) for one in document[key])
+    document["python"] = Python(**document["python"])
+    document["indexes"] = Indexes(**document["indexes"])
+    return Spec(**document)
 
 
-def without_credentials(url: str) -> str:
-    """Return *url* without the user and password in it."""
-    # Not by urlsplit: uv takes `name=https://...` as well, whose netloc that does not see.
-    return re.sub(r"://[^/?#]*@", "://", url)
+def _with_tuples(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value
+            for key, value in found.items()}  # fmt: skip
 
 
 def _sorted(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:
     return tuple(sorted(set(requirements)))
-
-
-def _documents(requirements: Iterable[Requirement]) -> list[dict[str, Any]]:
-    return [
-        {"name": one.name, "text": one.text, "hashes": list(one.hashes)} for one in requirements
-    ]
-
-
-def _requirements(documents: Iterable[dict[str, Any]]) -> tuple[Requirement, ...]:
-    return tuple(Requirement(one["name"], one["text"], tuple(one["hashes"])) for one in documents)

@@ -15,7 +15,10 @@
     |-- held/                             files the kernel's locks are taken on; never removed
     |   |-- spec-<spec_key>               held while the spec is locked
     |   |-- build-<env_id>                held while the environment is built
+    |   |-- wheel-<recipe>                held while a wheel is built
     |   `-- lease-<env_id>                held shared by whoever uses the environment
+    |-- wheels/<sha256>/<file>.whl        what no index had as a wheel: built or copied once
+    |-- wheels/made/<recipe>.json         which of them a source and its limits became
     |-- logs/<spec_key>.log               the last build
     |-- models/                           downloads of model URIs
     |-- pythons/                          what uv downloaded, and `probes.json`

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd.store.held import open_file, try_lock
+from envd.held import open_file, try_lock
 from envd.store.layout import Layout
 
 

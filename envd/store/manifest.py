@@ -31,7 +31,10 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The record of one ready environment. Times are seconds since 1970."""
+    """The record of one ready environment. Times are seconds since 1970.
+
+    `profile` is the security profile it was built under: policy is in no key.
+    """
 
     env_id: str
     attempt: str
@@ -45,6 +48,7 @@ class Manifest:
     created: float
     seconds: float
     link_mode: str
+    profile: str
 
     def document(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
@@ -67,6 +71,7 @@ def from_document(document: dict[str, Any]) -> Manifest:
     if fields.pop("format") != FORMAT:
         message = f"manifest format {document['format']} is newer than this envd"
         raise ValueError(message)
+    fields.setdefault("profile", "dev")
     fields["python"] = Python(**fields["python"])
     fields["base"] = Base(Path(fields["base"]["path"]), int(fields["base"]["mtime_ns"]))
     fields["lock"] = lock_from_document(fields["lock"])

@@ -19,13 +19,12 @@ class Specs:
         """Look below the root of *layout*."""
         self._layout = layout
 
-    def spec(self, spec_key: str) -> Spec:
-        """Return the spec kept under *spec_key*.
-
-        Raises:
-            OSError: none is.
-        """
-        return from_canonical(self._layout.spec(spec_key).read_text())
+    def spec(self, spec_key: str) -> Spec | None:
+        """Return the spec kept under *spec_key*, or None."""
+        try:
+            return from_canonical(self._layout.spec(spec_key).read_text())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def keep(self, spec: Spec) -> None:
         """Keep the canonical document of *spec*, so that keys can be explained later."""

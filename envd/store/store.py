@@ -15,15 +15,15 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from envd import durable, process
+from envd import durable, held, process
 from envd.errors import (
     EnvironmentInUseError,
     EnvironmentNotFoundError,
     RequestInvalidError,
 )
-from envd.store import held, leases
+from envd.held import Held, Owner
+from envd.store import leases
 from envd.store import manifest as manifests
-from envd.store.held import Held, Owner
 from envd.store.layout import Layout
 from envd.store.leases import Holders, Lease
 from envd.store.manifest import Manifest
@@ -123,9 +123,8 @@ class Store:
         if not _DIGITS.fullmatch(prefix):
             message = f"`{prefix}` is no id: ids are made of the digits 0-9 and a-f"
             raise RequestInvalidError(message, id=prefix)
-        if (lock := self.specs.lock(prefix)) and (
-            found := self.read(lock.env_id(self.specs.spec(prefix).python))
-        ):
+        lock, spec = self.specs.lock(prefix), self.specs.spec(prefix)
+        if lock and spec and (found := self.read(lock.env_id(spec.python))):
             return found
         fitting = [
             one
@@ -141,10 +140,10 @@ class Store:
         return fitting[0]
 
     @contextlib.contextmanager
-    def locking(self, spec_key: str, on_wait: Callable[[Owner | None], None]) -> Iterator[None]:
-        """Let nobody else lock the spec *spec_key* meanwhile."""
-        with held.exclusively(self.layout.held(f"spec-{spec_key}"), on_wait):
-            yield
+    def locking(self, spec_key: str, on_wait: Callable[[Owner | None], None]) -> Iterator[Held]:
+        """Let nobody else lock the spec *spec_key* meanwhile; yield what holds it."""
+        with held.exclusively(self.layout.held(f"spec-{spec_key}"), on_wait) as found:
+            yield found
 
     @contextlib.contextmanager
     def building(self, env_id: str, on_wait: Callable[[Owner | None], None]) -> Iterator[Attempt]:

@@ -16,7 +16,7 @@ from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -77,19 +77,49 @@ class AsyncClient:
         content_type: str | None = None,
         params: Mapping[str, object] | None = None,
         wait: bool = True,
+        pip_requirements_override: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> Answer:
         """Return what *model* says about *data*: see `Client.predict`."""
-        request = requests.predict(model, data, content_type=content_type, params=params, wait=wait)
+        request = requests.predict(
+            model,
+            data,
+            content_type=content_type,
+            params=params,
+            wait=wait,
+            override=pip_requirements_override,
+        )
         return answer(await self._ask(self._predictions.Predict, request, timeout_s))
 
-    async def resolve(self, model: str | os.PathLike[str]) -> envd_pb2.ResolvedSpec:
-        """Return what *model* asks for, without building it."""
-        return await self._ask(self._environments.ResolveSpec, requests.resolve(model))
+    async def resolve(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        pip_requirements_override: Sequence[str] = (),
+        lock: bool = False,
+        upgrade: bool = False,
+        timeout_s: float | None = None,
+    ) -> envd_pb2.ResolvedSpec:
+        """Return what *model* asks for, locked if *lock*, without building it.
 
-    async def build(self, model: str | os.PathLike[str]) -> envd_pb2.Environment:
-        """Start building the environment of *model* and return it as it is now."""
-        return await self._ask(self._environments.BuildEnvironment, requests.build(model))
+        With *upgrade* a lock that lies in the model is passed over.
+        """
+        request = requests.resolve(model, pip_requirements_override, lock=lock, upgrade=upgrade)
+        return await self._ask(self._environments.ResolveSpec, request, timeout_s)
+
+    async def build(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        pip_requirements_override: Sequence[str] = (),
+        upgrade: bool = False,
+    ) -> envd_pb2.Environment:
+        """Start building the environment of *model* and return it as it is now.
+
+        With *upgrade* it is locked anew; the old environment serves until the new is ready.
+        """
+        request = requests.build(model, pip_requirements_override, upgrade=upgrade)
+        return await self._ask(self._environments.BuildEnvironment, request)
 
     async def watch(
         self, environment_id: str, after_sequence: int = 0, *, timeout_s: float | None = None

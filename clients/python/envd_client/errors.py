@@ -127,6 +127,12 @@ class ModelInvalidError(ModelError):
     reason = "MODEL_INVALID"
 
 
+class PolicyDeniedError(ModelError):
+    """The settings do not allow what the model asks for; mend the model or the settings."""
+
+    reason = "POLICY_DENIED"
+
+
 class SolveFailedError(ModelError):
     """No set of packages satisfies the spec; mend the requirements."""
 
@@ -185,6 +191,12 @@ class PythonUnavailableError(MachineError):
     """The Python the spec asks for cannot be had there; install it."""
 
     reason = "PYTHON_UNAVAILABLE"
+
+
+class NotLockedOfflineError(MachineError):
+    """The spec is not locked and the network is off there; lock it while there is a network."""
+
+    reason = "NOT_LOCKED_OFFLINE"
 
 
 class ResolverMissingError(MachineError):

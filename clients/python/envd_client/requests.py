@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envd_client import inputs
+from envd_client.errors import RequestInvalidError
 from envd_client.v1 import envd_pb2
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def predict(
@@ -20,11 +21,13 @@ def predict(
     content_type: str | None,
     params: Mapping[str, object] | None,
     wait: bool,
+    override: Sequence[str],
 ) -> envd_pb2.PredictRequest:
     """Ask *model* about *data*.
 
     Raises:
         PayloadInvalidError: JSON has no form for the data or the params.
+        RequestInvalidError: the override is one text.
     """
     payload, payload_type = inputs.encode(data, content_type)
     return envd_pb2.PredictRequest(
@@ -33,17 +36,45 @@ def predict(
         content_type=payload_type,
         params_json=inputs.to_json(dict(params), of="params") if params else "",
         wait=wait,
+        pip_requirements_override=_texts(override),
     )
 
 
-def resolve(model: str | os.PathLike[str]) -> envd_pb2.ResolveSpecRequest:
-    """Ask what *model* needs."""
-    return envd_pb2.ResolveSpecRequest(model=model_name(model))
+def resolve(
+    model: str | os.PathLike[str], override: Sequence[str], *, lock: bool, upgrade: bool
+) -> envd_pb2.ResolveSpecRequest:
+    """Ask what *model* needs, locked if *lock*.
+
+    Raises:
+        RequestInvalidError: the override is one text.
+    """
+    return envd_pb2.ResolveSpecRequest(
+        model=model_name(model),
+        pip_requirements_override=_texts(override),
+        lock=lock,
+        upgrade=upgrade,
+    )
 
 
-def build(model: str | os.PathLike[str]) -> envd_pb2.BuildEnvironmentRequest:
-    """Ask for the environment of *model*."""
-    return envd_pb2.BuildEnvironmentRequest(model=model_name(model))
+def build(
+    model: str | os.PathLike[str], override: Sequence[str], *, upgrade: bool
+) -> envd_pb2.BuildEnvironmentRequest:
+    """Ask for the environment of *model*.
+
+    Raises:
+        RequestInvalidError: the override is one text.
+    """
+    return envd_pb2.BuildEnvironmentRequest(
+        model=model_name(model), pip_requirements_override=_texts(override), upgrade=upgrade
+    )
+
+
+def _texts(override: Sequence[str]) -> list[str]:
+    # A text is a sequence of texts as well, of one character each.
+    if isinstance(override, str):
+        message = "`pip_requirements_override` is a list of requirements, not one text"
+        raise RequestInvalidError(message)
+    return list(override)
 
 
 def watch(environment_id: str, after_sequence: int) -> envd_pb2.WatchEnvironmentRequest:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65nvd_client/v1/envd.proto\x12\x07\x65nvd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x05\n\x0b\x45nvironment\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08spec_key\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.envd.v1.Environment.State\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12\x31\n\x0e\x62uild_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07manager\x18\x06 \x01(\t\x12\x1f\n\x06python\x18\x07 \x01(\x0b\x32\x0f.envd.v1.Python\x12\r\n\x05\x61s_of\x18\x08 \x01(\t\x12\x1c\n\x05notes\x18\t \x03(\x0b\x32\r.envd.v1.Note\x12!\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x10.envd.v1.Failure\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\r \x01(\x03\x12\x17\n\x0f\x65xclusive_bytes\x18\x0e \x01(\x03\x12\x1e\n\x06leases\x18\x0f \x03(\x0b\x32\x0e.envd.v1.Lease\x12\x0e\n\x06pinned\x18\x10 \x01(\x08\x12\x0e\n\x06models\x18\x11 \x03(\t\x12\x0e\n\x06prefix\x18\x12 \x01(\t\x12\"\n\x08packages\x18\x13 \x03(\x0b\x32\x10.envd.v1.Package\x12\x11\n\tspec_json\x18\x14 \x01(\t\x12\x10\n\x08log_path\x18\x15 \x01(\t\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x42UILDING\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\"+\n\x06Python\x12\x11\n\trequested\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x02 \x01(\t\"6\n\x04Note\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\"i\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63lass\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x04 \x01(\t\"\"\n\x05Lease\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\"J\n\x07Package\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\"#\n\x12ResolveSpecRequest\x12\r\n\x05model\x18\x01 \x01(\t\"i\n\x0cResolvedSpec\x12\x10\n\x08spec_key\x18\x01 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x02 \x01(\t\x12\x11\n\tspec_json\x18\x03 \x01(\t\x12\x1c\n\x05notes\x18\x04 \x03(\x0b\x32\r.envd.v1.Note\"(\n\x17\x42uildEnvironmentRequest\x12\r\n\x05model\x18\x01 \x01(\t\"=\n\x17WatchEnvironmentRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\x8f\x01\n\x10\x45nvironmentEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12+\n\x0b\x65nvironment\x18\x02 \x01(\x0b\x32\x14.envd.v1.EnvironmentH\x00\x12\x1f\n\x05stage\x18\x03 \x01(\x0b\x32\x0e.envd.v1.StageH\x00\x12\x12\n\x08log_line\x18\x04 \x01(\tH\x00\x42\x07\n\x05\x65vent\"&\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"@\n\x15GetEnvironmentRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1b\n\x04view\x18\x02 \x01(\x0e\x32\r.envd.v1.View\"@\n\x17ListEnvironmentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x18ListEnvironmentsResponse\x12*\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x14.envd.v1.Environment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x18\x44\x65leteEnvironmentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"w\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x13\n\x0bparams_json\x18\x04 \x01(\t\x12\x11\n\x04wait\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_wait\"\xe8\x02\n\x0fPredictResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12<\n\rworker_origin\x18\x04 \x01(\x0e\x32%.envd.v1.PredictResponse.WorkerOrigin\x12\x41\n\rstage_seconds\x18\x05 \x03(\x0b\x32*.envd.v1.PredictResponse.StageSecondsEntry\x12\x1c\n\x05notes\x18\x06 \x03(\x0b\x32\r.envd.v1.Note\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"B\n\x0cWorkerOrigin\x12\x1d\n\x19WORKER_ORIGIN_UNSPECIFIED\x10\x00\x12\x08\n\x04WARM\x10\x01\x12\t\n\x05\x46RESH\x10\x02*1\n\x04View\x12\x14\n\x10VIEW_UNSPECIFIED\x10\x00\x12\t\n\x05\x42\x41SIC\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\x32\xdf\x03\n\x0c\x45nvironments\x12\x41\n\x0bResolveSpec\x12\x1b.envd.v1.ResolveSpecRequest\x1a\x15.envd.v1.ResolvedSpec\x12J\n\x10\x42uildEnvironment\x12 .envd.v1.BuildEnvironmentRequest\x1a\x14.envd.v1.Environment\x12Q\n\x10WatchEnvironment\x12 .envd.v1.WatchEnvironmentRequest\x1a\x19.envd.v1.EnvironmentEvent0\x01\x12\x46\n\x0eGetEnvironment\x12\x1e.envd.v1.GetEnvironmentRequest\x1a\x14.envd.v1.Environment\x12W\n\x10ListEnvironments\x12 .envd.v1.ListEnvironmentsRequest\x1a!.envd.v1.ListEnvironmentsResponse\x12L\n\x11\x44\x65leteEnvironment\x12!.envd.v1.DeleteEnvironmentRequest\x1a\x14.envd.v1.Environment2K\n\x0bPredictions\x12<\n\x07Predict\x12\x17.envd.v1.PredictRequest\x1a\x18.envd.v1.PredictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65nvd_client/v1/envd.proto\x12\x07\x65nvd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x05\n\x0b\x45nvironment\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08spec_key\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.envd.v1.Environment.State\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12\x31\n\x0e\x62uild_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07manager\x18\x06 \x01(\t\x12\x1f\n\x06python\x18\x07 \x01(\x0b\x32\x0f.envd.v1.Python\x12\r\n\x05\x61s_of\x18\x08 \x01(\t\x12\x1c\n\x05notes\x18\t \x03(\x0b\x32\r.envd.v1.Note\x12!\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x10.envd.v1.Failure\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\r \x01(\x03\x12\x17\n\x0f\x65xclusive_bytes\x18\x0e \x01(\x03\x12\x1e\n\x06leases\x18\x0f \x03(\x0b\x32\x0e.envd.v1.Lease\x12\x0e\n\x06pinned\x18\x10 \x01(\x08\x12\x0e\n\x06models\x18\x11 \x03(\t\x12\x0e\n\x06prefix\x18\x12 \x01(\t\x12\"\n\x08packages\x18\x13 \x03(\x0b\x32\x10.envd.v1.Package\x12\x11\n\tspec_json\x18\x14 \x01(\t\x12\x10\n\x08log_path\x18\x15 \x01(\t\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x42UILDING\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\"+\n\x06Python\x12\x11\n\trequested\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x02 \x01(\t\"6\n\x04Note\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\"i\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63lass\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x04 \x01(\t\"\"\n\x05Lease\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\"J\n\x07Package\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\"e\n\x12ResolveSpecRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x19pip_requirements_override\x18\x02 \x03(\t\x12\x0c\n\x04lock\x18\x03 \x01(\x08\x12\x0f\n\x07upgrade\x18\x04 \x01(\x08\"|\n\x0cResolvedSpec\x12\x10\n\x08spec_key\x18\x01 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x02 \x01(\t\x12\x11\n\tspec_json\x18\x03 \x01(\t\x12\x1c\n\x05notes\x18\x04 \x03(\x0b\x32\r.envd.v1.Note\x12\x11\n\tlock_toml\x18\x05 \x01(\t\"\\\n\x17\x42uildEnvironmentRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x19pip_requirements_override\x18\x02 \x03(\t\x12\x0f\n\x07upgrade\x18\x03 \x01(\x08\"=\n\x17WatchEnvironmentRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\x8f\x01\n\x10\x45nvironmentEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12+\n\x0b\x65nvironment\x18\x02 \x01(\x0b\x32\x14.envd.v1.EnvironmentH\x00\x12\x1f\n\x05stage\x18\x03 \x01(\x0b\x32\x0e.envd.v1.StageH\x00\x12\x12\n\x08log_line\x18\x04 \x01(\tH\x00\x42\x07\n\x05\x65vent\"&\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"@\n\x15GetEnvironmentRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1b\n\x04view\x18\x02 \x01(\x0e\x32\r.envd.v1.View\"@\n\x17ListEnvironmentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x18ListEnvironmentsResponse\x12*\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x14.envd.v1.Environment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x18\x44\x65leteEnvironmentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x9a\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x13\n\x0bparams_json\x18\x04 \x01(\t\x12\x11\n\x04wait\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12!\n\x19pip_requirements_override\x18\x06 \x03(\tB\x07\n\x05_wait\"\xe8\x02\n\x0fPredictResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12<\n\rworker_origin\x18\x04 \x01(\x0e\x32%.envd.v1.PredictResponse.WorkerOrigin\x12\x41\n\rstage_seconds\x18\x05 \x03(\x0b\x32*.envd.v1.PredictResponse.StageSecondsEntry\x12\x1c\n\x05notes\x18\x06 \x03(\x0b\x32\r.envd.v1.Note\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"B\n\x0cWorkerOrigin\x12\x1d\n\x19WORKER_ORIGIN_UNSPECIFIED\x10\x00\x12\x08\n\x04WARM\x10\x01\x12\t\n\x05\x46RESH\x10\x02*1\n\x04View\x12\x14\n\x10VIEW_UNSPECIFIED\x10\x00\x12\t\n\x05\x42\x41SIC\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\x32\xdf\x03\n\x0c\x45nvironments\x12\x41\n\x0bResolveSpec\x12\x1b.envd.v1.ResolveSpecRequest\x1a\x15.envd.v1.ResolvedSpec\x12J\n\x10\x42uildEnvironment\x12 .envd.v1.BuildEnvironmentRequest\x1a\x14.envd.v1.Environment\x12Q\n\x10WatchEnvironment\x12 .envd.v1.WatchEnvironmentRequest\x1a\x19.envd.v1.EnvironmentEvent0\x01\x12\x46\n\x0eGetEnvironment\x12\x1e.envd.v1.GetEnvironmentRequest\x1a\x14.envd.v1.Environment\x12W\n\x10ListEnvironments\x12 .envd.v1.ListEnvironmentsRequest\x1a!.envd.v1.ListEnvironmentsResponse\x12L\n\x11\x44\x65leteEnvironment\x12!.envd.v1.DeleteEnvironmentRequest\x1a\x14.envd.v1.Environment2K\n\x0bPredictions\x12<\n\x07Predict\x12\x17.envd.v1.PredictRequest\x1a\x18.envd.v1.PredictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTRESPONSE_STAGESECONDSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_STAGESECONDSENTRY']._serialized_options = b'8\001'
-  _globals['_VIEW']._serialized_start=2264
-  _globals['_VIEW']._serialized_end=2313
+  _globals['_VIEW']._serialized_start=2437
+  _globals['_VIEW']._serialized_end=2486
   _globals['_ENVIRONMENT']._serialized_start=104
   _globals['_ENVIRONMENT']._serialized_end=754
   _globals['_ENVIRONMENT_STATE']._serialized_start=687
@@ -52,35 +52,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PACKAGE']._serialized_start=1000
   _globals['_PACKAGE']._serialized_end=1074
   _globals['_RESOLVESPECREQUEST']._serialized_start=1076
-  _globals['_RESOLVESPECREQUEST']._serialized_end=1111
-  _globals['_RESOLVEDSPEC']._serialized_start=1113
-  _globals['_RESOLVEDSPEC']._serialized_end=1218
-  _globals['_BUILDENVIRONMENTREQUEST']._serialized_start=1220
-  _globals['_BUILDENVIRONMENTREQUEST']._serialized_end=1260
-  _globals['_WATCHENVIRONMENTREQUEST']._serialized_start=1262
-  _globals['_WATCHENVIRONMENTREQUEST']._serialized_end=1323
-  _globals['_ENVIRONMENTEVENT']._serialized_start=1326
-  _globals['_ENVIRONMENTEVENT']._serialized_end=1469
-  _globals['_STAGE']._serialized_start=1471
-  _globals['_STAGE']._serialized_end=1509
-  _globals['_GETENVIRONMENTREQUEST']._serialized_start=1511
-  _globals['_GETENVIRONMENTREQUEST']._serialized_end=1575
-  _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=1577
-  _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=1641
-  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_start=1643
-  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_end=1738
-  _globals['_DELETEENVIRONMENTREQUEST']._serialized_start=1740
-  _globals['_DELETEENVIRONMENTREQUEST']._serialized_end=1778
-  _globals['_PREDICTREQUEST']._serialized_start=1780
-  _globals['_PREDICTREQUEST']._serialized_end=1899
-  _globals['_PREDICTRESPONSE']._serialized_start=1902
-  _globals['_PREDICTRESPONSE']._serialized_end=2262
-  _globals['_PREDICTRESPONSE_STAGESECONDSENTRY']._serialized_start=2143
-  _globals['_PREDICTRESPONSE_STAGESECONDSENTRY']._serialized_end=2194
-  _globals['_PREDICTRESPONSE_WORKERORIGIN']._serialized_start=2196
-  _globals['_PREDICTRESPONSE_WORKERORIGIN']._serialized_end=2262
-  _globals['_ENVIRONMENTS']._serialized_start=2316
-  _globals['_ENVIRONMENTS']._serialized_end=2795
-  _globals['_PREDICTIONS']._serialized_start=2797
-  _globals['_PREDICTIONS']._serialized_end=2872
+  _globals['_RESOLVESPECREQUEST']._serialized_end=1177
+  _globals['_RESOLVEDSPEC']._serialized_start=1179
+  _globals['_RESOLVEDSPEC']._serialized_end=1303
+  _globals['_BUILDENVIRONMENTREQUEST']._serialized_start=1305
+  _globals['_BUILDENVIRONMENTREQUEST']._serialized_end=1397
+  _globals['_WATCHENVIRONMENTREQUEST']._serialized_start=1399
+  _globals['_WATCHENVIRONMENTREQUEST']._serialized_end=1460
+  _globals['_ENVIRONMENTEVENT']._serialized_start=1463
+  _globals['_ENVIRONMENTEVENT']._serialized_end=1606
+  _globals['_STAGE']._serialized_start=1608
+  _globals['_STAGE']._serialized_end=1646
+  _globals['_GETENVIRONMENTREQUEST']._serialized_start=1648
+  _globals['_GETENVIRONMENTREQUEST']._serialized_end=1712
+  _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=1714
+  _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=1778
+  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_start=1780
+  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_end=1875
+  _globals['_DELETEENVIRONMENTREQUEST']._serialized_start=1877
+  _globals['_DELETEENVIRONMENTREQUEST']._serialized_end=1915
+  _globals['_PREDICTREQUEST']._serialized_start=1918
+  _globals['_PREDICTREQUEST']._serialized_end=2072
+  _globals['_PREDICTRESPONSE']._serialized_start=2075
+  _globals['_PREDICTRESPONSE']._serialized_end=2435
+  _globals['_PREDICTRESPONSE_STAGESECONDSENTRY']._serialized_start=2316
+  _globals['_PREDICTRESPONSE_STAGESECONDSENTRY']._serialized_end=2367
+  _globals['_PREDICTRESPONSE_WORKERORIGIN']._serialized_start=2369
+  _globals['_PREDICTRESPONSE_WORKERORIGIN']._serialized_end=2435
+  _globals['_ENVIRONMENTS']._serialized_start=2489
+  _globals['_ENVIRONMENTS']._serialized_end=2968
+  _globals['_PREDICTIONS']._serialized_start=2970
+  _globals['_PREDICTIONS']._serialized_end=3045
 # @@protoc_insertion_point(module_scope)

@@ -112,7 +112,9 @@ class Environment(_message.Message):
     state: Global___Environment.State.ValueType
     """Where it is in its life."""
     cached: _builtins.bool
-    """Whether it was ready before this call. Set by BuildEnvironment only."""
+    """Whether it was ready before it was asked for. Set by BuildEnvironment, and in the
+    last snapshot of a build: its lock may have an environment already.
+    """
     manager: _builtins.str
     """`virtualenv` or `conda`."""
     as_of: _builtins.str
@@ -354,16 +356,30 @@ class ResolveSpecRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model directory (absolute) or a model URI."""
+    lock: _builtins.bool
+    """Whether to lock it if that was never done; the answer then holds the lock."""
+    upgrade: _builtins.bool
+    """Whether to pass over a lock that lies in the model."""
+    @_builtins.property
+    def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Requirements to put in the place of the model's own."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
+        pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
+        lock: _builtins.bool = ...,
+        upgrade: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock", "model", b"model", "pip_requirements_override", b"pip_requirements_override", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,12 +395,15 @@ class ResolvedSpec(_message.Message):
     ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    LOCK_TOML_FIELD_NUMBER: _builtins.int
     spec_key: _builtins.str
     """The key of the canonical spec."""
     environment_id: _builtins.str
     """The environment's id, empty where the spec is not locked yet."""
     spec_json: _builtins.str
     """The canonical spec, as JSON."""
+    lock_toml: _builtins.str
+    """The lock as a `pylock.toml` (PEP 751). Only where `lock` asked for it."""
     @_builtins.property
     def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Note]:
         """What envd changed or chose on the way."""
@@ -396,10 +415,11 @@ class ResolvedSpec(_message.Message):
         environment_id: _builtins.str = ...,
         spec_json: _builtins.str = ...,
         notes: _abc.Iterable[Global___Note] | None = ...,
+        lock_toml: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_id", b"environment_id", "notes", b"notes", "spec_json", b"spec_json", "spec_key", b"spec_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_id", b"environment_id", "lock_toml", b"lock_toml", "notes", b"notes", "spec_json", b"spec_json", "spec_key", b"spec_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,16 +432,28 @@ class BuildEnvironmentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model directory (absolute) or a model URI."""
+    upgrade: _builtins.bool
+    """Whether to lock it anew, passing over a lock that lies in the model. The old
+    environment serves until the new one is ready.
+    """
+    @_builtins.property
+    def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Requirements to put in the place of the model's own."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
+        pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
+        upgrade: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pip_requirements_override", b"pip_requirements_override", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,6 +664,7 @@ class PredictRequest(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     PARAMS_JSON_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model directory (absolute) or a model URI."""
     payload: _builtins.bytes
@@ -644,6 +677,12 @@ class PredictRequest(_message.Message):
     """
     wait: _builtins.bool
     """Whether to wait for an environment that is not ready; absent means yes."""
+    @_builtins.property
+    def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Requirements to put in the place of the model's own, for this call. Another
+        list is another environment and another worker.
+        """
+
     def __init__(
         self,
         *,
@@ -652,10 +691,11 @@ class PredictRequest(_message.Message):
         content_type: _builtins.str = ...,
         params_json: _builtins.str = ...,
         wait: _builtins.bool | None = ...,
+        pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "content_type", b"content_type", "model", b"model", "params_json", b"params_json", "payload", b"payload", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "content_type", b"content_type", "model", b"model", "params_json", b"params_json", "payload", b"payload", "pip_requirements_override", b"pip_requirements_override", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__wait: _TypeAlias = _typing.Literal["wait"]  # noqa: Y015
     _WhichOneofArgType__wait: _TypeAlias = _typing.Literal["_wait", b"_wait"]  # noqa: Y015

@@ -72,10 +72,13 @@ class EnvironmentsServicer(object):
     """
 
     def ResolveSpec(self, request, context):
-        """Says what a model asks for, without building it.
+        """Says what a model asks for, without building it; locks it if asked to.
 
-        NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong,
-        or ask for a Python that cannot be had.
+        NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong
+        (MODEL_INVALID), ask for what the settings do not allow (POLICY_DENIED), or for
+        a Python that cannot be had. INVALID_ARGUMENT: an override is no requirement.
+        With `lock` also what a build that cannot be locked answers: SOLVE_FAILED,
+        INSTALL_FAILED, NOT_LOCKED_OFFLINE, UNAVAILABLE, RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,8 +365,9 @@ class PredictionsServicer(object):
         """Answers one request with one model, building its environment if it must.
 
         NOT_FOUND: there is no such model. FAILED_PRECONDITION: the model or its
-        dependencies are wrong (MODEL_INVALID, SOLVE_FAILED, INSTALL_FAILED,
-        PYTHON_UNAVAILABLE, IMPORT_FAILED). INVALID_ARGUMENT: the payload is.
+        dependencies are wrong (MODEL_INVALID, POLICY_DENIED, SOLVE_FAILED,
+        INSTALL_FAILED, NOT_LOCKED_OFFLINE, PYTHON_UNAVAILABLE, IMPORT_FAILED).
+        INVALID_ARGUMENT: the payload or an override is.
         UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.

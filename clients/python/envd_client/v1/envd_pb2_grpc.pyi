@@ -40,10 +40,13 @@ class EnvironmentsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnvironmentsAsyncStub: ...
     ResolveSpec: _grpc.UnaryUnaryMultiCallable[_envd_pb2.ResolveSpecRequest, _envd_pb2.ResolvedSpec]
-    """Says what a model asks for, without building it.
+    """Says what a model asks for, without building it; locks it if asked to.
 
-    NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong,
-    or ask for a Python that cannot be had.
+    NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong
+    (MODEL_INVALID), ask for what the settings do not allow (POLICY_DENIED), or for
+    a Python that cannot be had. INVALID_ARGUMENT: an override is no requirement.
+    With `lock` also what a build that cannot be locked answers: SOLVE_FAILED,
+    INSTALL_FAILED, NOT_LOCKED_OFFLINE, UNAVAILABLE, RESOURCE_EXHAUSTED.
     """
     BuildEnvironment: _grpc.UnaryUnaryMultiCallable[_envd_pb2.BuildEnvironmentRequest, _envd_pb2.Environment]
     """Starts building the environment of a model and answers at once.
@@ -80,10 +83,13 @@ class EnvironmentsAsyncStub(EnvironmentsStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResolveSpec: _aio.UnaryUnaryMultiCallable[_envd_pb2.ResolveSpecRequest, _envd_pb2.ResolvedSpec]  # type: ignore[assignment]
-    """Says what a model asks for, without building it.
+    """Says what a model asks for, without building it; locks it if asked to.
 
-    NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong,
-    or ask for a Python that cannot be had.
+    NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong
+    (MODEL_INVALID), ask for what the settings do not allow (POLICY_DENIED), or for
+    a Python that cannot be had. INVALID_ARGUMENT: an override is no requirement.
+    With `lock` also what a build that cannot be locked answers: SOLVE_FAILED,
+    INSTALL_FAILED, NOT_LOCKED_OFFLINE, UNAVAILABLE, RESOURCE_EXHAUSTED.
     """
     BuildEnvironment: _aio.UnaryUnaryMultiCallable[_envd_pb2.BuildEnvironmentRequest, _envd_pb2.Environment]  # type: ignore[assignment]
     """Starts building the environment of a model and answers at once.
@@ -123,10 +129,13 @@ class EnvironmentsServicer(metaclass=_abc_1.ABCMeta):
         request: _envd_pb2.ResolveSpecRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_envd_pb2.ResolvedSpec, _abc.Awaitable[_envd_pb2.ResolvedSpec]]:
-        """Says what a model asks for, without building it.
+        """Says what a model asks for, without building it; locks it if asked to.
 
-        NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong,
-        or ask for a Python that cannot be had.
+        NOT_FOUND: there is no such model. FAILED_PRECONDITION: its files are wrong
+        (MODEL_INVALID), ask for what the settings do not allow (POLICY_DENIED), or for
+        a Python that cannot be had. INVALID_ARGUMENT: an override is no requirement.
+        With `lock` also what a build that cannot be locked answers: SOLVE_FAILED,
+        INSTALL_FAILED, NOT_LOCKED_OFFLINE, UNAVAILABLE, RESOURCE_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
@@ -200,8 +209,9 @@ class PredictionsStub:
     """Answers one request with one model, building its environment if it must.
 
     NOT_FOUND: there is no such model. FAILED_PRECONDITION: the model or its
-    dependencies are wrong (MODEL_INVALID, SOLVE_FAILED, INSTALL_FAILED,
-    PYTHON_UNAVAILABLE, IMPORT_FAILED). INVALID_ARGUMENT: the payload is.
+    dependencies are wrong (MODEL_INVALID, POLICY_DENIED, SOLVE_FAILED,
+    INSTALL_FAILED, NOT_LOCKED_OFFLINE, PYTHON_UNAVAILABLE, IMPORT_FAILED).
+    INVALID_ARGUMENT: the payload or an override is.
     UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
@@ -216,8 +226,9 @@ class PredictionsAsyncStub(PredictionsStub):
     """Answers one request with one model, building its environment if it must.
 
     NOT_FOUND: there is no such model. FAILED_PRECONDITION: the model or its
-    dependencies are wrong (MODEL_INVALID, SOLVE_FAILED, INSTALL_FAILED,
-    PYTHON_UNAVAILABLE, IMPORT_FAILED). INVALID_ARGUMENT: the payload is.
+    dependencies are wrong (MODEL_INVALID, POLICY_DENIED, SOLVE_FAILED,
+    INSTALL_FAILED, NOT_LOCKED_OFFLINE, PYTHON_UNAVAILABLE, IMPORT_FAILED).
+    INVALID_ARGUMENT: the payload or an override is.
     UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
@@ -235,8 +246,9 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
         """Answers one request with one model, building its environment if it must.
 
         NOT_FOUND: there is no such model. FAILED_PRECONDITION: the model or its
-        dependencies are wrong (MODEL_INVALID, SOLVE_FAILED, INSTALL_FAILED,
-        PYTHON_UNAVAILABLE, IMPORT_FAILED). INVALID_ARGUMENT: the payload is.
+        dependencies are wrong (MODEL_INVALID, POLICY_DENIED, SOLVE_FAILED,
+        INSTALL_FAILED, NOT_LOCKED_OFFLINE, PYTHON_UNAVAILABLE, IMPORT_FAILED).
+        INVALID_ARGUMENT: the payload or an override is.
         UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.

@@ -1,0 +1,119 @@
+"""`envctl explain`: why a model has the environment it has, or not that of another one."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from envd.cli import names
+from envd.cli.override import override as override_option
+from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Document, Engine
+
+_ID = re.compile(r"[0-9a-f]{4,64}")
+_MOST = 2
+
+
+@click.command("explain")
+@click.option("-m", "--model", "named", multiple=True, help="A model directory or URI.")
+@click.argument("models", nargs=-1, metavar="[MODEL] [MODEL|ID]")
+@override_option
+@as_json
+@where
+@click.pass_obj
+def command(
+    place: Place,
+    named: tuple[str, ...],
+    models: tuple[str, ...],
+    override: list[str],
+    is_json: bool,  # noqa: FBT001
+) -> None:
+    """Explain the keys of a model: its canonical spec, and every change envd made.
+
+    With two models, or a model and the id of an environment, say what makes their keys
+    differ. An override is the first one's.
+
+    \b
+    Examples:
+      envctl explain -m ./model
+      envctl explain ./model ./other
+      envctl explain ./model a8461d26 --json
+    """
+    from envd.spec.differences import between  # noqa: PLC0415
+
+    asked = (*named, *models)
+    if not 1 <= len(asked) <= _MOST:
+        message = "give one model, or two, or a model and the id of an environment"
+        raise click.UsageError(message)
+    engine = place.engine()
+    found = [_explained(engine, one, [] if number else override)
+             for number, one in enumerate(asked)]  # fmt: skip
+    differences = between(found[0]["spec"], found[-1]["spec"])
+    if is_json:
+        document = found[0] | {"differences": [one.document() for one in differences]}
+        others = {"other": found[1]} if len(found) == _MOST else {}
+        click.echo(json.dumps(document | others, indent=1))
+    elif len(found) == 1:
+        _say(found[0])
+    else:
+        _compare(found, [one.message for one in differences])
+
+
+def _explained(engine: Engine, name: str, override: list[str]) -> Document:
+    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.errors import EnvironmentNotFoundError  # noqa: PLC0415
+
+    model = names.model(name)
+    if model != name or not _ID.fullmatch(name):
+        return engine.explain(Wanted(model, override))
+    if override:
+        message = f"an override is for a model, and `{name}` is an environment"
+        raise click.UsageError(message)
+    shown = engine.show(name)
+    if shown["spec"] is None:
+        message = f"the spec of the environment {shown['id']} is not kept any more"
+        raise EnvironmentNotFoundError(message, id=shown["id"])
+    return {"spec_key": shown["spec_key"], "env_id": shown["id"],
+            "spec": shown["spec"], "notes": shown["notes"]}  # fmt: skip
+
+
+def _say(found: Document) -> None:
+    spec = found["spec"]
+    python = spec["python"]
+    rows: list[tuple[str, Any]] = [
+        ("spec key", found["spec_key"]),
+        ("env id", found["env_id"] or "not locked yet: `envctl lock` or `envctl build`"),
+        ("manager", spec["manager"]),
+        ("python", f"{python['version']} ({python['abi']}, {python['libc']})"),
+        ("as of", spec["as_of"] or "today"),
+        ("index", ", ".join(spec["indexes"]["urls"]) or "https://pypi.org/simple"),
+    ]
+    rows += [("links", one) for one in spec["indexes"]["find_links"]]
+    rows += [("build", _text(one)) for one in spec["build"]]
+    rows += [("asks for", _text(one)) for one in spec["requirements"]]
+    rows += [("constraint", _text(one)) for one in spec["constraints"]]
+    rows += [("note", one["message"]) for one in found["notes"]]
+    for title, value in rows:
+        click.echo(f"{title:<10} {value}")
+
+
+def _text(one: Document) -> str:
+    source = f" @ {one['source']}" if one["source"] else ""
+    return f"{one['text'] if one['name'] else ''}{source}".strip(" @")
+
+
+def _compare(found: list[Document], messages: list[str]) -> None:
+    for title, one in zip(("first", "second"), found, strict=True):
+        click.echo(f"{title:<7} spec {one['spec_key'][:12]}  env {one['env_id'] or 'not locked'}")
+    for message in messages:
+        click.echo(f"- {message}")
+    ids = {one["env_id"] for one in found}
+    if not messages:
+        click.echo("their specs are the same, and so is their environment")
+    elif len(ids) == 1 and None not in ids:
+        click.echo("their specs differ and resolve to the same lock: they share one environment")

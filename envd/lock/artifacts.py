@@ -1,0 +1,86 @@
+"""Chooses one artifact per distribution, as pip does: the best wheel, else the source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from packaging import tags, utils
+
+from envd.errors import SolveFailedError
+from envd.spec import Python
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of a distribution: a wheel, or a source archive."""
+
+    name: str
+    version: str
+    filename: str
+    url: str
+    sha256: str
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether it can be installed as it is."""
+        return self.filename.endswith(".whl")
+
+
+def choose(
+    package: Mapping[str, Any], python: Python, allowed: Collection[str], *, from_source: bool
+) -> Artifact:
+    """Choose the file of *package*, an entry of a `pylock.toml` (PEP 751), for *python*.
+
+    *allowed* are the hashes the model allows, none for any; with *from_source* no wheel
+    is taken.
+
+    Raises:
+        SolveFailedError: no file fits.
+    """
+    ranks = _tag_ranks(python)
+    ranked = []
+    for wheel in () if from_source else package.get("wheels", ()):
+        rank = _rank(_filename(wheel), ranks)
+        if rank is not None:
+            ranked.append((rank, _filename(wheel), wheel))
+    if archive := package.get("sdist") or package.get("archive"):
+        ranked.append((len(ranks), _filename(archive), archive))
+    fitting = [
+        found for found in ranked
+        if not allowed or f"sha256:{found[2]['hashes']['sha256']}" in allowed
+    ]  # fmt: skip
+    name = package["name"]
+    if not fitting:
+        why = "none of its files has a hash the model allows" if ranked else "no file of it fits"
+        message = f"`{name}=={package.get('version')}` cannot be installed on this Python: {why}"
+        raise SolveFailedError(message, package=name)
+    _, filename, file = min(fitting, key=lambda found: found[:2])
+    place = file.get("url") or file.get("path") or ""
+    return Artifact(name, package["version"], filename, place, file["hashes"]["sha256"])
+
+
+def _filename(artifact: Mapping[str, Any]) -> str:
+    place = artifact.get("name") or artifact.get("url") or artifact.get("path") or ""
+    return unquote(urlsplit(place).path.rpartition("/")[2])
+
+
+def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> int | None:
+    _, _, _, wheel_tags = utils.parse_wheel_filename(filename)
+    return min((ranks[tag] for tag in wheel_tags if tag in ranks), default=None)
+
+
+@lru_cache(16)
+def _tag_ranks(python: Python) -> dict[tags.Tag, int]:
+    """Return the tags *python* accepts with their rank, the best first (PEP 425)."""
+    # The ABI of CPython 3.7 is called cpython-37m in its files and cp37m in wheels.
+    abi = "cp" + python.abi.removeprefix("cpython-").split("-")[0]
+    platforms = list(tags.platform_tags())
+    supported = [
+        *tags.cpython_tags(python.release[:2], [abi], platforms),
+        *tags.compatible_tags(python.release[:2], "cp{}{}".format(*python.release), platforms),
+    ]
+    return {tag: rank for rank, tag in reversed(list(enumerate(supported)))}

@@ -1,0 +1,183 @@
+"""Resolves requirements with `uv pip compile`, as of a day, into the entries of a `pylock.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envd.errors import InstallFailedError, SolveFailedError
+from envd.events import Line, OnEvent
+from envd.lock.sources import Sources
+from envd.lock.undated import Undated
+from envd.lock.uv import Uv, explanation
+from envd.process import Finished
+from envd.spec import Spec
+
+# Releases of these pin releases of those exactly: a pinned mlflow is no use without its own
+# mlflow-skinny, whatever the date.
+_SIBLINGS = {
+    "jax": ("jaxlib",),
+    "mlflow": ("mlflow-skinny", "mlflow-tracing"),
+    "mlflow-skinny": ("mlflow-tracing",),
+    "pydantic": ("pydantic-core",),
+}
+_BUILD_TOOLS = {"cython", "setuptools", "wheel"}
+
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A spec to be locked, and what that needs besides: where, when, and for which model.
+
+    `day` is the day the model was logged (`2024-02-14`), for where its month gives no
+    answer. With `refresh` the indexes are asked again, whatever is cached of them.
+    """
+
+    spec: Spec
+    interpreter: Path
+    model: Path
+    day: str | None
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """What was uploaded from a `moment` on does not exist; `day` is what to call it.
+
+    `logged` is the moment the day ended on which the model was logged.
+    """
+
+    day: str
+    moment: str
+    logged: str
+
+
+class Compiler:
+    """Resolves the parts of one spec, each preferring what those before it chose."""
+
+    def __init__(
+        self,
+        uv: Uv,
+        question: Question,
+        undated: Undated,
+        cutoff: Cutoff,
+        work: Path,
+        on_event: OnEvent,
+    ) -> None:
+        """Write into the directory *work*."""
+        self._uv = uv
+        self._question = question
+        self._undated = undated
+        self._spec = spec = question.spec
+        self._cutoff = cutoff
+        self._work = work
+        self._on_event = on_event
+        _write(work / "build-constraints.txt", spec.build_constraints)
+        _write(work / "constraints.txt", (one.text for one in spec.constraints))
+
+    @property
+    def build_options(self) -> list[str]:
+        """What holds for building source archives: limits, and the month for all they need."""
+        file, moment = self._work / "build-constraints.txt", self._cutoff.moment
+        options = ["--build-constraints", str(file)] if self._spec.build_constraints else []
+        return options + (["--exclude-newer", moment] if moment else [])
+
+    def _exempt_pins(self) -> list[str]:
+        """Exempt from the date what the model pinned: it was there."""
+        if not self._cutoff.moment:
+            return []
+        spec = self._spec
+        pins = {one.name for one in (*spec.requirements, *spec.constraints, *spec.build) if one.pin}
+        pins |= {sibling for name in pins for sibling in _SIBLINGS.get(name, ())}
+        # uv exempts a package where it builds others with it as well, and old sources do
+        # not build with today's tools.
+        until = {name: self._cutoff.logged if name in _BUILD_TOOLS else "false" for name in pins}
+        return [
+            f"--exclude-newer-package={name}={moment}" for name, moment in sorted(until.items())
+        ]
+
+    def compile(self, lines: Sequence[str]) -> dict[str, Entry]:
+        """Resolve the requirement *lines*; the entries are by name.
+
+        Raises:
+            SolveFailedError: no set of versions satisfies them.
+            InstallFailedError: a source could not be asked for its metadata.
+        """
+        if not lines:
+            return {}
+        _write(self._work / "requirements.txt", lines)
+        # What stands in the output is preferred; uv takes no empty one.
+        output = self._work / "pylock.toml"
+        before = output.read_text() if output.exists() else None
+
+        def ask(sources: Sources) -> Finished:
+            output.unlink(missing_ok=True)
+            if before is not None:
+                output.write_text(before)
+            return self._run(output, sources)
+
+        finished = self._undated.run(ask)
+        if finished.status != 0:
+            raise _failure(finished, lines)
+        entries = tomllib.loads(output.read_text()).get("packages", [])
+        return {one["name"]: one for one in entries}
+
+    def _run(self, output: Path, sources: Sources) -> Finished:
+        spec = self._spec
+        options = [*self.build_options, *self._exempt_pins()]
+        # uv warns of an empty file.
+        options += (
+            ["--constraints", str(self._work / "constraints.txt")] if spec.constraints else []
+        )
+        options += [f"--only-binary={name}" for name in spec.only_binary]
+        options += [f"--no-binary={name}" for name in spec.no_binary]
+        options += ["--no-deps"] if spec.closed else []
+        is_asked_again = self._question.refresh and not self._uv.settings.index.offline
+        options += ["--refresh"] if is_asked_again else []
+        options += ["--prerelease=allow"] if spec.prereleases else []
+        options += ["--no-build"] if self._uv.settings.security.profile == "strict" else []
+        return self._uv.run(
+            [
+                "pip", "compile", str(self._work / "requirements.txt"),
+                "--python", str(self._question.interpreter),
+                "--format", "pylock.toml", "--output-file", str(output), *options,
+            ],
+            on_line=_without_output(self._on_event),
+            sources=sources,
+        )  # fmt: skip
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _without_output(on_event: OnEvent) -> Callable[[str], None]:
+    """Return what passes lines on until the lock itself begins, which uv prints as well."""
+    is_over = False
+
+    def on_line(text: str) -> None:
+        nonlocal is_over
+        is_over = is_over or text.startswith("# This file was autogenerated")
+        if not is_over:
+            on_event(Line(text))
+
+    return on_line
+
+
+def _failure(finished: Finished, lines: Iterable[str]) -> Exception:
+    why, asked = explanation(finished), ", ".join(lines)
+    if "building from source is disabled for all packages" in why:
+        message = (
+            "no set of wheels satisfies the model's requirements, and "
+            f'`security.profile = "strict"` takes wheels only. {why}'
+        )
+        return SolveFailedError(message, requirements=asked, setting="security.profile")
+    if "No solution found" in why or "not found in the" in why:
+        message = f"no set of packages satisfies the model's requirements. {why}"
+        return SolveFailedError(message, requirements=asked)
+    message = f"the model's requirements could not be resolved. {why}"
+    return InstallFailedError(message, requirements=asked)

@@ -1,0 +1,208 @@
+"""Wheels that envd makes and keeps: of source archives, repositories, and models' own packages.
+
+Below the root, `wheels/<sha256>/<file>.whl`, and `wheels/made/<recipe>.json` says which
+wheel a recipe made: a source and all that decides what its build gives. Each is built
+once, with build requirements of the same month as everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from packaging import utils
+
+from envd import durable, held, process
+from envd.errors import InstallFailedError
+from envd.events import Line, OnEvent, Stage
+from envd.lock.lock import Lock
+from envd.lock.sources import Sources
+from envd.lock.undated import Undated
+from envd.lock.uv import Uv, explanation
+from envd.process import Finished
+from envd.spec import Python
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A wheel that is kept, and what it was made from."""
+
+    name: str
+    version: str
+    sha256: str
+    filename: str
+    made_from: str
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """How the wheels of one lock are built: with which Python, packages and limits.
+
+    `options` are uv's on dates and build constraints, `rules` what they say.
+    """
+
+    uv: Uv
+    interpreter: Path
+    python: Python
+    undated: Undated
+    options: tuple[str, ...]
+    rules: tuple[str, ...]
+    on_event: OnEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a wheel is built from: the requirement `line` that uv is given, and how to call it.
+
+    `identity` names it by its content; it is empty for what may be another thing
+    tomorrow, a branch for one, whose `made_from` may hold `{commit}`.
+    """
+
+    title: str
+    line: str
+    identity: tuple[str, ...]
+    made_from: str
+    options: tuple[str, ...] = ()
+
+
+class Wheels:
+    """The wheels kept below one root."""
+
+    def __init__(self, root: Path) -> None:
+        """Keep them below *root*."""
+        self._root = root
+        self._folder = root / "wheels"
+
+    def path(self, sha256: str, filename: str) -> Path:
+        """Return where the wheel *filename* lies, or would."""
+        return self._folder / sha256 / filename
+
+    def has_all(self, lock: Lock) -> bool:
+        """Whether every wheel is still there that *lock* needs from here."""
+        return all(
+            self.path(one.sha256, one.filename).exists()
+            for one in lock.packages
+            if one.origin == "kept"
+        )
+
+    def keep(self, wheel: Path, made_from: str) -> Kept:
+        """Keep the file *wheel*."""
+        content = wheel.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        name, version, _, _ = utils.parse_wheel_filename(wheel.name)
+        target = self.path(sha256, wheel.name)
+        if not target.exists():
+            # A lock names it for good: half a wheel would never be mended.
+            durable.write_bytes(target, content)
+        return Kept(name, str(version), sha256, wheel.name, made_from)
+
+    def built(self, source: Source, builder: Builder) -> Kept:
+        """Return the wheel of *source*, building it if that was never done.
+
+        Raises:
+            InstallFailedError: it cannot be built.
+            IndexUnreachableError: it or its build requirements cannot be had.
+        """
+        recipe = [source.identity or source.line, builder.python.document(), builder.rules]
+        key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+        record = self._folder / "made" / f"{key}.json"
+        with held.exclusively(self._root / "held" / f"wheel-{key}", lambda _: None) as holder:
+            if source.identity and (found := self._read(record)):
+                # Another model may have brought the same under another name.
+                return replace(found, made_from=source.made_from)
+            kept = self._build(source, replace(builder, uv=builder.uv.held_by(holder)))
+            if source.identity:
+                durable.write_json(record, asdict(kept))
+            return kept
+
+    def sha256(self, url: str, builder: Builder) -> str:
+        """Return the SHA-256 of the source archive at *url*.
+
+        Raises:
+            InstallFailedError: it is none.
+            IndexUnreachableError: it, or what says its name, cannot be had.
+        """
+        with self._scratch() as work:
+            (work / "source.txt").write_text(f"{url}\n")
+            output = work / "pylock.toml"
+            finished = builder.undated.run(
+                lambda sources: builder.uv.run(
+                    [
+                        "pip", "compile", "--python", str(builder.interpreter), "--no-deps",
+                        "--format", "pylock.toml", "--output-file", str(output),
+                        *builder.options, str(work / "source.txt"),
+                    ],
+                    on_line=lambda _: None,
+                    sources=sources,
+                )
+            )  # fmt: skip
+            if finished.status != 0:
+                raise _failure(url, finished)
+            [entry] = tomllib.loads(output.read_text())["packages"]
+            return str(entry["archive"]["hashes"]["sha256"])
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        scratch = self._root / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.wheel.", dir=scratch) as folder:
+            yield Path(folder)
+
+    def _read(self, record: Path) -> Kept | None:
+        try:
+            found = Kept(**json.loads(record.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if self.path(found.sha256, found.filename).exists() else None
+
+    def _build(self, source: Source, builder: Builder) -> Kept:
+        builder.on_event(Stage("building", f"building a wheel of {source.title}"))
+        with self._scratch() as work:
+            finished = builder.undated.run(
+                lambda sources: self._install(source, builder, sources, work)
+            )
+            if finished.status != 0:
+                raise _failure(source.title, finished)
+            return self._kept(work, source.made_from)
+
+    def _install(self, source: Source, builder: Builder, sources: Sources, work: Path) -> Finished:
+        """Install *source* below *work*, anew: of a try before, the wheel would stay as well."""
+        for name in ("target", "cache"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        asked = work / "source.txt"
+        asked.write_text(f"{source.line}\n")
+        return builder.uv.run(
+            [
+                "pip", "install", "--python", str(builder.interpreter), "--no-deps",
+                "--target", str(work / "target"), *builder.options,
+                "--requirement", str(asked), *source.options,
+            ],
+            on_line=lambda text: builder.on_event(Line(text)),
+            sources=sources,
+            # uv keeps the wheel in its cache; in one of its own there is no other of the name.
+            cache=work / "cache",
+        )  # fmt: skip
+
+    def _kept(self, work: Path, made_from: str) -> Kept:
+        [info] = (work / "target").glob("*.dist-info")
+        name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        direct = info / "direct_url.json"
+        vcs = json.loads(direct.read_text()).get("vcs_info", {}) if direct.exists() else {}
+        for wheel in sorted((work / "cache").glob("sdists-*/**/*.whl")):
+            found = utils.parse_wheel_filename(wheel.name)
+            if found[0] == utils.canonicalize_name(name) and str(found[1]) == version:
+                return self.keep(wheel, made_from.replace("{commit}", vcs.get("commit_id", "")))
+        message = f"the installer built `{name}` and left no wheel of it"
+        raise InstallFailedError(message, package=name)
+
+
+def _failure(title: str, finished: Finished) -> InstallFailedError:
+    message = f"`{title}` could not be built. {explanation(finished)}"
+    return InstallFailedError(message, package=title)

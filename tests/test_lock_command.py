@@ -1,0 +1,203 @@
+"""`envctl lock`: a lock is made once, kept, carried in the model, and renewed when asked to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Envctl
+from tests.index import Index
+from tests.tiny import Tiny, wheel
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Wheels of this module's own, to which newer ones are added."""
+    return Tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def growing(tiny: Tiny) -> str:
+    """Return the name of a distribution that has one version so far: 1.0."""
+    name = f"growing-{next(NUMBERS)}"
+    wheel(tiny.wheels, name, "1.0")
+    return name
+
+
+def model_of(tiny: Tiny, path: Path, name: str) -> Path:
+    body = f"        import importlib.metadata as m; return m.version('{name}')"
+    return tiny.model(path, "tiny-a==1.0", f"{name}>=1", body=body)
+
+
+def predicted(envctl: Envctl, model: Path) -> Any:
+    done = envctl("predict", "-m", model, stdin='{"inputs": [1]}')
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["predictions"]
+
+
+def locked(text: str) -> dict[str, str]:
+    return {one["name"]: one["version"] for one in tomllib.loads(text)["packages"]}
+
+
+def test_a_lock_is_a_pylock_toml_on_standard_output_or_in_a_file(
+    either: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", "tiny-a>=1", "tiny-b")
+    output = tmp_path / "deep" / "pylock.toml"
+
+    printed = either("lock", "-m", model)
+    written = either("lock", "-m", model, "-o", output)
+    as_json = either("lock", "-m", model, "--json")
+    json_written = either("lock", "-m", model, "--json", "-o", tmp_path / "lock.json")
+
+    assert printed.returncode == 0, printed.stderr
+    document = tomllib.loads(printed.stdout)
+    assert document["lock-version"] == "1.0"
+    assert locked(printed.stdout) == {"setuptools": "68.0", "tiny-a": "2.0", "tiny-b": "1.0"}
+    for one in document["packages"]:
+        (file,) = one["wheels"]
+        assert len(file["hashes"]["sha256"]) == 64
+        assert file["name"].endswith(".whl")
+    assert (written.stdout, json_written.stdout) == ("", "")
+    assert output.read_text() == printed.stdout
+    assert [one.name for one in output.parent.iterdir()] == ["pylock.toml"]
+    assert json.loads(as_json.stdout) == document
+    assert (tmp_path / "lock.json").read_text() == as_json.stdout
+    assert not [one for one in either.root.glob("environments/*") if (one / "ready.json").exists()]
+
+
+def test_a_lock_replaces_a_file_as_a_whole(either: Envctl, tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny.model(tmp_path / "model", "tiny-a>=1", "tiny-b")
+    output = tmp_path / "pylock.toml"
+    output.write_text("old")
+    os.link(output, tmp_path / "other-name")
+    (tmp_path / "blocked").write_text("a file")
+
+    done = either("lock", "-m", model, "-o", output)
+    failed = either("lock", "-m", model, "-o", tmp_path / "blocked" / "pylock.toml")
+
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(output.read_text())["created-by"] == "envd"
+    assert (tmp_path / "other-name").read_text() == "old"
+    assert failed.returncode == 1
+    assert str(tmp_path / "blocked") in failed.stderr
+    assert either("lock", "-m", model, "-o", tmp_path).returncode == 2
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_lock_is_kept_until_it_is_upgraded(
+    either: Envctl, tiny: Tiny, growing: str, tmp_path: Path
+) -> None:
+    model = model_of(tiny, tmp_path / "model", growing)
+
+    first = either("lock", "-m", model)
+    answers = [predicted(either, model)]
+    wheel(tiny.wheels, growing, "1.5")
+    second = either("lock", "-m", model)
+    answers.append(predicted(either, model))
+    before = json.loads(either("build", "-m", model, "--json").stdout)
+    upgraded = either("lock", "-m", model, "--upgrade")
+    answers.append(predicted(either, model))
+    after = json.loads(either("build", "-m", model, "--json").stdout)
+
+    assert first.stdout == second.stdout
+    assert "locking:" not in second.stderr
+    assert locked(first.stdout)[growing] == "1.0"
+    assert locked(upgraded.stdout)[growing] == "1.5", upgraded.stderr
+    assert answers == ["1.0", "1.0", "1.5"]
+    assert before["spec_key"] == after["spec_key"]
+    assert before["id"] != after["id"]
+    assert before["cached"]
+    assert after["cached"]
+    assert json.loads(either("show", before["id"], "--json").stdout)["state"] == "ready"
+
+
+def test_an_upgrade_that_fails_leaves_the_lock_that_was(
+    either: Envctl, tiny: Tiny, growing: str, tmp_path: Path
+) -> None:
+    model = model_of(tiny, tmp_path / "model", growing)
+    first = either("lock", "-m", model)
+    (tiny.wheels / f"{growing.replace('-', '_')}-2.0-py3-none-any.whl").write_text("no wheel")
+
+    failed = either("lock", "-m", model, "--upgrade")
+    second = either("lock", "-m", model)
+
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert growing in failed.stderr
+    assert "the log is in" in failed.stderr
+    assert second.stdout == first.stdout
+
+
+def test_a_lock_in_the_model_goes_with_it(
+    either: Envctl, tiny: Tiny, growing: str, tmp_path: Path
+) -> None:
+    model = model_of(tiny, tmp_path / "model", growing)
+    # Written on another machine, as it were.
+    elsewhere = ("--root", tmp_path / "elsewhere")
+    done = either("lock", "-m", model, "-o", model / "pylock.toml", *elsewhere)
+    assert done.returncode == 0, done.stderr
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    (copy / "pylock.toml").unlink()
+    wheel(tiny.wheels, growing, "1.5")
+
+    answers = [predicted(either, one) for one in (model, copy)]
+    explained = json.loads(either("explain", "-m", model, "--json").stdout)
+    renewed = either("lock", "-m", model, "--upgrade", "-o", model / "pylock.toml")
+    built = json.loads(either("build", "-m", model, "--json").stdout)
+    answers.append(predicted(either, model))
+
+    assert answers == ["1.0", "1.5", "1.5"]
+    assert "LOCK_HONOURED" in [one["code"] for one in explained["notes"]]
+    assert renewed.returncode == 0, renewed.stderr
+    assert locked((model / "pylock.toml").read_text())[growing] == "1.5"
+    assert built["cached"]
+    assert built["id"] == json.loads(either("build", "-m", copy, "--json").stdout)["id"]
+
+
+@pytest.mark.parametrize("with_daemon", [False, True], ids=["alone", "daemon"])
+def test_what_is_locked_needs_no_network_and_what_is_not_says_so(
+    start_daemon: Callable[..., Any],
+    envctl: Envctl,
+    tiny: Tiny,
+    tmp_path: Path,
+    *,
+    with_daemon: bool,
+) -> None:
+    known = tiny.model(tmp_path / "known", "tiny-a==1.0")
+    unknown = tiny.model(tmp_path / "unknown", "tiny-b==1.0", "tiny-a")
+    with Index() as index:
+        for one in tiny.wheels.glob("[ts]*.whl"):
+            index.add(one)
+        settings = {"ENVD_INDEX__URLS": index.url, "ENVD_INDEX__NO_INDEX": "false",
+                    "ENVD_INDEX__FIND_LINKS": ""}  # fmt: skip
+        first = envctl("lock", "-m", known, **settings)
+        answer = envctl("predict", "-m", known, stdin='{"inputs": [1]}', **settings)
+    settings["ENVD_INDEX__OFFLINE"] = "true"
+    if with_daemon:
+        start_daemon(envctl.root, **settings)
+
+    again = envctl("lock", "-m", known, **settings)
+    renewed = envctl("predict", "-m", known, stdin='{"inputs": [1]}', **settings)
+    refused = [
+        envctl(*verb, "-m", unknown, stdin='{"inputs": [1]}', **settings)
+        for verb in (("lock",), ("predict",), ("lock", "--upgrade"))
+    ]
+
+    assert first.returncode == 0, first.stderr
+    assert again.stdout == first.stdout
+    assert renewed.stdout == answer.stdout == '{"predictions": ["1.0", [1]]}\n'
+    for done in refused:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "not locked yet and envd is offline" in done.stderr
+        assert "`envctl lock`" in done.stderr
