@@ -2,7 +2,8 @@
 PYTHON ?= python3
 UV = .venv/bin/uv
 RUN = .venv/bin
-PARALLEL = -n 2 --dist loadgroup
+# A file is one process's: its daemons and roots are started once.
+PARALLEL = -n 2 --dist loadfile
 
 # uv and pip find the machine's own certificates, and no configuration but the project's.
 export UV_SYSTEM_CERTS = 1

@@ -54,7 +54,7 @@ class Keys:
         picked = found.interpreters.pick(dependencies.python, known)
         assert picked is not None
         asked = environments.asked(read, dependencies, *picked, settings)
-        lock = found.store.specs.lock(asked.spec.key)
+        lock = found.kept_lock(asked)
         assert lock is not None
         return lock.env_id(asked.spec.python)
 

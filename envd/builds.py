@@ -36,12 +36,14 @@ class Build:
     """One build, under way or over. `done` gets the environment or the error.
 
     It was first asked for by `model`; `cached` says that its lock had an environment already.
+    One that upgrades begins when the plain one `after` which it was asked for is over.
     """
 
     asked: Asked
     model: Model
     upgrade: bool
     done: asyncio.Future[Environment]
+    after: Build | None = None
     models: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
@@ -90,7 +92,7 @@ class Builds:
         self._environments = Environments(settings)
         self._by_spec: OrderedDict[str, Build] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], Build] = {}
 
     async def learn(self) -> None:
         """Ask the Pythons of this machine what they are, so that `ask` need not."""
@@ -135,7 +137,10 @@ class Builds:
         if picked is None:
             message = f"Python {requested} was obtained and is not there any more; try again"
             raise BuildInterruptedError(message)
-        return environments.asked(model, dependencies, *picked, self._settings)
+        # Likewise: what belongs on this Python is selected from a lock of any length.
+        return await asyncio.to_thread(
+            environments.asked, model, dependencies, *picked, self._settings
+        )
 
     def find(self, asked: Asked) -> Environment | None:
         """Return the environment of *asked* if it is ready.
@@ -143,7 +148,7 @@ class Builds:
         Raises:
             PolicyDeniedError: its lock is made of what the settings do not allow.
         """
-        return self._environments.find(asked.spec)
+        return self._environments.find(asked)
 
     def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
         """Return all that is worth knowing of *found*, the environment *model* asked for."""
@@ -155,10 +160,9 @@ class Builds:
         Raises:
             EnvdError: it cannot be resolved.
         """
-        specs = self._environments.store.specs
-        if specs.lock(asked.spec.key) is None:
-            await self._once("lock", asked.document(), asked.spec.key)
-        if lock := specs.lock(asked.spec.key):
+        if self._environments.kept_lock(asked) is None:
+            await self._once("lock", asked.document(), f"{asked.spec.key} {asked.day}")
+        if lock := self._environments.kept_lock(asked):
             return lock
         message = "the lock was removed as soon as it was made; try again"
         raise BuildInterruptedError(message)
@@ -172,21 +176,25 @@ class Builds:
 
     def leave_all(self) -> None:
         """End every following of a build, because the daemon is stopping."""
-        for build in self._by_spec.values():
+        for build in self._under_way.values():
             build.is_left = True
             build.wake()
 
     def start(self, asked: Asked, model: Model, *, upgrade: bool = False) -> Build:
         """Return the build of *asked* that is under way, or start one, for *model*.
 
-        With *upgrade* it is locked anew.
+        With *upgrade* it is locked anew, when a plain build that is under way is over.
         """
         key = asked.spec.key
         found = self._by_spec.get(key)
-        if found and not found.done.done():
+        if found and found.done.done():
+            found = None
+        if found and found.after and not upgrade:
+            found = found.after
+        if found and (found.upgrade or not upgrade):
             found.models.add(model.path)
             return found
-        build = Build(asked, model, upgrade, asyncio.get_running_loop().create_future())
+        build = Build(asked, model, upgrade, asyncio.get_running_loop().create_future(), found)
         build.models.add(model.path)
         # Nobody may be waiting for it; its error is kept to be shown.
         build.done.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -194,8 +202,8 @@ class Builds:
         self._by_spec.move_to_end(key)
         self._drop_old()
         task = asyncio.create_task(self._build(build))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._under_way[task] = build
+        task.add_done_callback(self._under_way.pop)
         return build
 
     def _drop_old(self) -> None:
@@ -205,6 +213,10 @@ class Builds:
 
     async def _build(self, build: Build) -> None:
         try:
+            if build.after:
+                build.add(Stage("waiting", "waiting for the build under way"))
+                await asyncio.wait([build.after.done])
+                build.after = None
             task = {"build": build.asked.document(), "upgrade": build.upgrade}
             build.cached = (await self._run(task, build.add))["cached"]
             found = self._built(build)
@@ -220,7 +232,7 @@ class Builds:
             build.wake()
 
     def _built(self, build: Build) -> Environment:
-        if found := self._environments.find(build.asked.spec):
+        if found := self._environments.find(build.asked):
             for path in build.models:
                 self._environments.store.record_model(found, path)
             return found

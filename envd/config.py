@@ -22,7 +22,7 @@ import platformdirs
 
 from envd import values
 from envd.errors import SettingsInvalidError
-from envd.values import Bytes, Location, Seconds
+from envd.values import Bytes, IndexUrl, Location, Prefix, Seconds
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -33,7 +33,9 @@ def _setting(default: Any, meaning: str) -> Any:
 class Index:
     """Where packages come from."""
 
-    urls: tuple[str, ...] = _setting((), "Package indexes, the first preferred; none means PyPI.")
+    urls: tuple[IndexUrl, ...] = _setting(
+        (), "Package indexes, the first preferred; none means PyPI."
+    )
     find_links: tuple[Location, ...] = _setting(
         (), "Directories or pages of wheels to look in as well."
     )
@@ -61,8 +63,8 @@ class Security:
         "`dev` allows and notes, `standard` allows what is listed here, `strict` wheels only; "
         "`auto` is `dev` for the owner alone and `standard` for anybody else.",
     )
-    indexes: tuple[str, ...] = _setting((), "Indexes a model may name, by how their URLs begin.")
-    sources: tuple[str, ...] = _setting(
+    indexes: tuple[Prefix, ...] = _setting((), "Indexes a model may name, by how their URLs begin.")
+    sources: tuple[Prefix, ...] = _setting(
         (), "URLs and repositories a model may install from, by how they begin."
     )
     channels: tuple[str, ...] = _setting((), "Conda channels a model may use besides conda-forge.")
@@ -287,5 +289,6 @@ def _parse(row: Field, value: object, where: str) -> object:
     try:
         return values.parse(row.type, value)
     except ValueError as error:
-        message = f"{where}: `{row.section}.{row.name}` cannot be {value!r}; {error}"
+        shown = values.without_secrets(value)
+        message = f"{where}: `{row.section}.{row.name}` cannot be {shown!r}; {error}"
         raise SettingsInvalidError(message, setting=f"{row.section}.{row.name}") from error

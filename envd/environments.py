@@ -144,21 +144,25 @@ class Environments:
         interpreter, note = self.interpreters.obtain(dependencies.python, on_event)
         return asked(model, dependencies, interpreter, note, self.settings)
 
-    def find(self, spec: Spec) -> Environment | None:
-        """Return the environment of *spec* if it is ready; reads a few files, waits for nothing.
+    def find(self, asked: Asked) -> Environment | None:
+        """Return the environment of *asked* if it is ready; reads a few files, waits for nothing.
 
         Raises:
             PolicyDeniedError: its lock is made of what the settings do not allow.
         """
-        lock = self.store.specs.lock(spec.key)
+        lock = self.kept_lock(asked)
         if lock is None:
             return None
         lock.check(self._policy)
-        return self._admitted(self.store.find(lock.env_id(spec.python)))
+        return self._admitted(self.store.find(lock.env_id(asked.spec.python)))
+
+    def kept_lock(self, asked: Asked) -> Lock | None:
+        """Return the lock of *asked* if there is one."""
+        return self.store.specs.lock(asked.spec.key, asked.day)
 
     def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
         """Return all that is worth knowing of *found*, the environment *model* asked for."""
-        lock = self.store.specs.lock(asked.spec.key)
+        lock = self.kept_lock(asked)
         versions = {one.name: one.version for one in found.manifest.lock.packages}
         return (
             *asked.notes,
@@ -174,7 +178,7 @@ class Environments:
         Raises:
             EnvdError: it could not be locked or built; the metadata's `log` names the log.
         """
-        if not upgrade and (found := self.find(asked.spec)):
+        if not upgrade and (found := self.find(asked)):
             return Ready(found, cached=True)
         sweep.leftovers(self.store)
         return self._logged(asked, on_event, lambda event: self._build(asked, event, upgrade))
@@ -234,7 +238,7 @@ class Environments:
         """Return the lock of *asked*; without *keep* a new one, which is not kept yet."""
         spec = asked.spec
         with self.store.locking(spec.key, lambda by: on_event(_waiting(by))) as held:
-            found = self.store.specs.lock(spec.key) if keep else None
+            found = self.kept_lock(asked) if keep else None
             if found and self._wheels.has_all(found):
                 found.check(self._policy)
                 return found

@@ -26,7 +26,7 @@ def asked_for(
     message.python.requested = asked.requested_python or ""
     del message.notes[:]
     message.notes.extend(notes(noted))
-    if lock := store.specs.lock(asked.spec.key):
+    if lock := store.specs.lock(asked.spec.key, asked.day):
         message.as_of = lock.as_of
     return message
 
@@ -110,7 +110,9 @@ def unready(asked: Asked, seconds: float, error: EnvdError | None) -> api.Enviro
 
 def failure(error: EnvdError) -> api.Failure:
     """Return the message of a failed build's error."""
-    message = api.Failure(reason=error.reason, message=error.message)
+    # The name of a file in it may not be UTF-8, which a message has to be.
+    text = error.message.encode(errors="replace").decode()
+    message = api.Failure(reason=error.reason, message=text)
     setattr(message, "class", error.blame.value)
     message.retry_delay.FromNanoseconds(int((error.retry_after_s or 0.0) * 1e9))
     return message

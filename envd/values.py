@@ -12,6 +12,10 @@ Seconds = typing.NewType("Seconds", float)
 Bytes = typing.NewType("Bytes", int)
 # A directory, or a URL.
 Location = typing.NewType("Location", str)
+# The URL of a package index, with its name before it or without.
+IndexUrl = typing.NewType("IndexUrl", str)
+# How URLs begin.
+Prefix = typing.NewType("Prefix", str)
 
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {
@@ -19,6 +23,9 @@ _BYTES = {
     "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
+_INDEX_URL = re.compile(r"""([A-Za-z0-9][\w.-]*=)?(https?|file)://[^\s"'`]+""", re.IGNORECASE)
+_PREFIX = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'`]*""")
+_SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -42,6 +49,13 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)
+
+
+def without_secrets(value: object) -> object:
+    """Return *value* as it may stand in a message, cutting rather too much than too little."""
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return _SECRET.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
 def _choice(value: object, allowed: tuple[str, ...]) -> str:
@@ -80,6 +94,14 @@ def _location(value: object) -> str:
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 
+def _url(value: object, form: re.Pattern[str], example: str) -> str:
+    text = _text(value)
+    if not form.fullmatch(text):
+        message = f"give URLs, as in {example}; in a variable, commas separate the items of a list"
+        raise ValueError(message)
+    return text
+
+
 def _scaled(value: object, units: Mapping[str, float], example: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value).strip())
     if match is None or match[2] not in units:
@@ -92,6 +114,10 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     bool: _bool,
     str: _text,
     Location: _location,
+    IndexUrl: lambda value: _url(
+        value, _INDEX_URL, "`https://host/simple`, `name=https://host/simple` or `file:///path`"
+    ),
+    Prefix: lambda value: _url(value, _PREFIX, "`https://host/path` or `git+https://host/path`"),
     Seconds: lambda value: _scaled(value, _SECONDS, "`60s` or `30d`"),
     Bytes: lambda value: int(_scaled(value, _BYTES, "`64MiB` or `20GB`")),
 }

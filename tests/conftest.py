@@ -36,11 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    # The longest group first, so that no process waits for it at the end.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("real",))
+    # The longest file first, so that no process waits for it at the end.
+    items.sort(key=lambda item: item.path.stem != "test_main_job")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

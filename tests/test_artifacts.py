@@ -58,6 +58,24 @@ def test_the_best_wheel_that_is_allowed_is_taken_else_the_source(
     assert found.is_wheel == filename.endswith(".whl")
 
 
+@pytest.mark.parametrize("turned", [1, -1])
+def test_of_wheels_that_fit_alike_the_latest_build_is_taken(turned: int) -> None:
+    builds = [f"a-1.0{build}-{PURE}.whl" for build in ("", "-1", "-2", "-10", "-10b", "-10a")]
+    wheels = [file(name, str(number)) for number, name in enumerate(builds)]
+    one = {"name": "a", "version": "1.0", "wheels": wheels[::turned]}
+
+    assert choose(one, PYTHON, (), from_source=False).filename == f"a-1.0-10b-{PURE}.whl"
+    plain = ("sha256:0", "sha256:1", "sha256:2", "sha256:3")
+    assert choose(one, PYTHON, plain, from_source=False).filename == f"a-1.0-10-{PURE}.whl"
+
+
+def test_a_better_tag_counts_for_more_than_a_later_build() -> None:
+    wheels = [file(f"a-1.0-9-{PURE}.whl", "11"), file("a-1.0-cp39-none-any.whl", "22")]
+    one = {"name": "a", "version": "1.0", "wheels": wheels}
+
+    assert choose(one, PYTHON, (), from_source=False).sha256 == "22"
+
+
 def test_the_name_of_a_file_is_read_from_its_url() -> None:
     found = choose(ENTRY, PYTHON, ("sha256:11",), from_source=False)
 

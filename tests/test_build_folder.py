@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from envd.cli.engine import Document, Wanted
+from envd.cli.local import Local
+from envd.cli.remote import Remote
+from envd.events import OnEvent
+from tests.called import Called, one_python
 from tests.conftest import Envctl
 from tests.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
-def more_settings() -> dict[str, str]:
-    return {"ENVD_SECURITY__PROFILE": "standard"}
+def either(either: Envctl) -> Envctl:
+    return Called(either.root, either.env)
+
+
+@pytest.fixture(scope="module")
+def more_settings(tools: Path) -> dict[str, str]:
+    return {"ENVD_SECURITY__PROFILE": "standard"} | one_python(tools)
 
 
 def tree(tiny: Tiny, folder: Path) -> Path:
@@ -89,6 +100,67 @@ def outcomes(text: str) -> dict[str, int]:
     table = text.partition("8 models:\n")[2]
     rows = [line.split(None, 1) for line in table.splitlines()]
     return {re.sub(" +", " ", title): int(count) for count, title in rows}
+
+
+def test_a_model_whose_path_is_not_utf_8_costs_the_others_nothing(
+    either: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    good = tiny.model(tmp_path / "models" / "good", "tiny-a==1.0")
+    odd = tmp_path / "models" / os.fsdecode(b"\xff\xfebad")
+    tiny.model(odd, "tiny-a==1.0")
+
+    done = either("build", tmp_path / "models", "--json")
+    (built, refused) = sorted(json.loads(done.stdout), key=lambda one: one["state"] != "ready")
+    # As an envd that did not look left it.
+    mark = either.root / "environments" / built["id"] / "used-by" / "0123456789abcdef"
+    mark.write_bytes(os.fsencode(odd))
+    alone = either("build", "-m", odd)
+    missing = either("build", "-m", f"{odd}-missing", "--json")
+    verbs = [either(verb, "-m", odd) for verb in ("lock", "explain")]
+    verbs.append(either("predict", "-m", odd, stdin="[1]"))
+    listed = json.loads(either("list", "--json").stdout)
+    again = either("build", good)
+
+    shown = f"{tmp_path}/models/\ufffd\ufffdbad"
+    assert built["model"] == str(good)
+    assert (refused["model"], refused["failure"]["reason"]) == (shown, "MODEL_INVALID")
+    assert f"`{shown}` is not UTF-8; rename it" in refused["failure"]["message"]
+    assert json.loads(missing.stdout)["failure"]["class"] == "spec"
+    for one in (alone, *verbs):
+        assert one.returncode == 1
+        assert "is not UTF-8; rename it" in one.stderr
+    assert again.returncode == 0
+    mark.unlink()
+    (models,) = (one["models"] for one in listed if one["id"] == built["id"])
+    assert {str(good), shown} <= {*models}
+
+
+def test_what_is_unexpected_of_one_model_of_several_is_a_row_of_its_own(
+    either: Envctl, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [tiny.model(tmp_path / "models" / name, "tiny-a==1.0") for name in "abc"]
+
+    def build(engine: Local | Remote, wanted: Wanted, on_event: OnEvent) -> Document:
+        if wanted.model == str(models[1]):
+            message = "never thought of"
+            raise ZeroDivisionError(message)
+        return builds[type(engine)](engine, wanted, on_event)
+
+    builds = {engine: engine.build for engine in (Local, Remote)}
+    for engine in builds:
+        monkeypatch.setattr(engine, "build", build)
+
+    done = either("build", tmp_path / "models", "--json")
+    with pytest.raises(ZeroDivisionError):
+        either("build", models[1], "--json")
+
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert [one["model"] for one in found] == [*map(str, models)]
+    assert [one["state"] for one in found] == ["ready", "failed", "ready"]
+    failure = found[1]["failure"]
+    assert (failure["class"], failure["reason"]) == ("local", "INTERNAL")
+    assert "ZeroDivisionError('never thought of')" in failure["message"]
 
 
 def test_a_folder_of_one_good_model_is_a_list_of_one(

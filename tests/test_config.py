@@ -144,6 +144,11 @@ def test_an_unknown_variable_is_told(tmp_path: Path, variable: str) -> None:
     [
         ("index.urls", "1", "give a list of texts"),
         ("index.urls", "[1, 2]", "give a list of texts"),
+        ("index.urls", "['a.org/simple']", "give URLs"),
+        ("index.urls", "['git+https://a.org/simple']", "give URLs"),
+        ("index.urls", "['https://a https://b']", "give URLs"),
+        ("security.indexes", "['a.org']", "give URLs"),
+        ("security.sources", "['https://a.org', 'github.com/a']", "give URLs"),
         ("index.offline", "'maybe'", "give `true` or `false`"),
         ("index.offline", "2", "give `true` or `false`"),
         ("python.match", "'major'", "give one of `minor`, `exact`"),
@@ -220,12 +225,60 @@ def test_a_number_needs_no_quotes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", ()), ("a", ("a",)), ("a,b", ("a", "b")), (" a , b ,", ("a", "b"))],
+    [
+        ("", ()),
+        ("https://a", ("https://a",)),
+        ("https://a,HTTP://b:8080/x", ("https://a", "HTTP://b:8080/x")),
+        (" own=https://u:p@a , file:///b ,", ("own=https://u:p@a", "file:///b")),
+    ],
 )
 def test_a_list_is_separated_by_commas_in_a_variable(
     tmp_path: Path, text: str, expected: tuple[str, ...]
 ) -> None:
     assert load(tmp_path, ENVD_INDEX__URLS=text).index.urls == expected
+
+
+@pytest.mark.parametrize(
+    "variable", ["ENVD_INDEX__URLS", "ENVD_SECURITY__INDEXES", "ENVD_SECURITY__SOURCES"]
+)
+def test_a_list_in_a_variable_is_not_written_as_in_the_file(tmp_path: Path, variable: str) -> None:
+    error = refusal(tmp_path, **{variable: '["https://a","https://b"]'})
+
+    assert "in a variable, commas separate the items of a list" in error.message
+
+
+def test_prefixes_are_the_beginnings_of_urls(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        "[security]\nindexes = ['https://a.org/own']\n",
+        ENVD_SECURITY__SOURCES="git+https://a.org/b/,file:///c,https://",
+    )
+
+    assert found.security.indexes == ("https://a.org/own",)
+    assert found.security.sources == ("git+https://a.org/b/", "file:///c", "https://")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://me:s3cret@a.org/simple https://b",
+        "https://b,me:s3cret@a.org/simple",
+        "https://me:x,s3cret@a.org/simple",
+        "https://me:x/s3cret y@a.org/simple",
+        '["https://b","https://s3cret@a.org"]',
+        "s3cret@a.org",
+    ],
+)
+def test_a_refused_url_is_told_without_its_password(tmp_path: Path, text: str) -> None:
+    errors = [
+        refusal(tmp_path, f"[index]\nurls = ['https://a', '{text} ']\n"),
+        refusal(tmp_path, ENVD_INDEX__URLS=text),
+        refusal(tmp_path, ENVD_SECURITY__SOURCES=text),
+    ]
+
+    for error in errors:
+        assert "***@" in error.message
+        assert "s3cret" not in f"{error.message}{error.metadata}"
 
 
 @pytest.mark.parametrize(

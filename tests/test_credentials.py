@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from envd.errors import EnvdError
-from envd.lock import pylock
+from envd import config
+from envd.errors import EnvdError, IndexUnreachableError, PolicyDeniedError
+from envd.lock import Sources, pylock
+from envd.spec import Indexes
 from tests import tiny
 from tests.conftest import wait_for
 from tests.house import House, versions, wheel_file
@@ -116,21 +119,123 @@ def arguments_of(house: House) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("option", ["--extra-index-url", "--index-url"])
-def test_an_index_of_the_model_on_a_host_of_the_settings_gets_their_credentials(
-    house: House, start_index: Callable[..., Index], option: str
+def test_an_index_of_the_model_gets_the_credentials_of_the_index_it_lies_below(
+    house: House, start_index: Callable[..., Index]
+) -> None:
+    index = start_index(login=LOGIN)
+    house.with_indexes(f"http://reader:{SECRET}@{index.host}/team")
+    index.add(wheel_file(house.wheels, "tiny-a", "1.0"))
+
+    line = f"--index-url http://someone:else@{index.host}/team/simple"
+    lock = house.environments.lock(house.ask(line, "tiny-a"))
+
+    assert versions(lock) == ["tiny-a==1.0"]
+    assert "/team/simple/tiny-a/" in index.requests
+    assert set(index.logins) <= {"", LOGIN}
+    assert_nowhere(house)
+
+
+# uv keeps what it is told of its indexes in an order that depends on the port.
+@pytest.mark.parametrize("_again", range(4))
+@pytest.mark.parametrize(("mine", "other"), [("team", "other"), ("team", "team2")])
+def test_a_strangers_index_on_the_host_of_an_index_gets_none(
+    house: House, start_index: Callable[..., Index], mine: str, other: str, _again: int
+) -> None:
+    index = start_index(login=LOGIN)
+    house.with_indexes(f"http://reader:{SECRET}@{index.host}/{mine}/simple")
+    index.add(wheel_file(house.wheels, "tiny-a", "1.0"))
+
+    line = f"--extra-index-url http://{index.host}/{other}/simple"
+    lock = house.environments.lock(house.ask(line, "tiny-a"))
+
+    assert versions(lock) == ["tiny-a==1.0"]
+    asked = set(zip(index.requests, index.logins, strict=True))
+    assert {login for path, login in asked if path.startswith(f"/{other}/")} == {""}
+    assert (f"/{mine}/simple/tiny-a/", LOGIN) in asked
+    assert_nowhere(house)
+
+
+@pytest.mark.parametrize("place", ["other/simple", "simple2", "SIMPLE/x"])
+def test_a_strangers_index_in_the_place_of_an_index_gets_none(
+    house: House, start_index: Callable[..., Index], place: str
 ) -> None:
     index = start_index(login=LOGIN)
     house.with_indexes(with_login(index))
     index.add(wheel_file(house.wheels, "tiny-a", "1.0"))
-    line = f"{option} http://someone:else@{index.host}/other/simple"
 
-    lock = house.environments.lock(house.ask(line, "tiny-a"))
+    with pytest.raises(IndexUnreachableError, match="lack of valid authentication credentials"):
+        house.environments.lock(house.ask(f"--index-url http://{index.host}/{place}", "tiny-a"))
+
+    assert index.requests == [f"/{place}/tiny-a/"]
+    assert index.logins == [""]
+
+
+@pytest.mark.parametrize(
+    ("mine", "line"),
+    [
+        ("simple", "--extra-index-url http://{host}/other/simple"),
+        ("a/simple", "--extra-index-url http://{host}/simple"),
+        ("a/+simple", "--extra-index-url http://{host}/a/b"),
+        ("a/simple", "--find-links http://{host}/b/tiny-a/"),
+    ],
+)
+def test_an_index_that_uv_would_give_the_credentials_to_is_refused(
+    house: House, start_index: Callable[..., Index], mine: str, line: str
+) -> None:
+    index = start_index(login=LOGIN)
+    house.with_indexes(f"http://reader:{SECRET}@{index.host}/{mine}")
+    url = line.partition(" ")[2].format(host=index.host)
+
+    with pytest.raises(PolicyDeniedError, match="uv would send them there") as caught:
+        house.environments.lock(house.ask(line.format(host=index.host), "tiny-a"))
+
+    assert caught.value.metadata["index"] == url
+    assert index.requests == []
+    assert_nowhere(house, caught.value.message)
+
+
+def test_an_index_of_the_settings_beside_one_with_credentials_is_no_strangers(
+    house: House, start_index: Callable[..., Index]
+) -> None:
+    index = start_index(login=LOGIN)
+    house.with_indexes(with_login(index), f"http://{index.host}/other/simple")
+    index.add(wheel_file(house.wheels, "tiny-a", "1.0"))
+
+    lock = house.resolve("tiny-a")
 
     assert versions(lock) == ["tiny-a==1.0"]
-    assert "/other/simple/tiny-a/" in index.requests
-    assert set(index.logins) <= {"", LOGIN}
-    assert_nowhere(house)
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "login"),
+    [
+        ("https://u:p@host/simple", "https://host:443/simple/x", "u:p"),
+        ("http://u:p@Host:80/a@b", "http://host/a@b", "u:p"),
+        ("name=https://u@host/simple/", "https://host/simple", "u"),
+        ("https://u:p@host/simple", "http://host/simple", ""),
+        ("https://u:p@host/simple", "https://host:8443/simple", ""),
+        ("https://u:p@host/simple", "https://host/simpleton", ""),
+        ("https://u:p@host/simple", "https://host.evil/simple", ""),
+    ],
+)
+def test_which_index_lies_below_which_is_read_off_their_urls(
+    setting: str, url: str, login: str
+) -> None:
+    sources = Sources(Indexes(urls=(url,)))
+
+    (found,) = tomllib.loads(sources.configuration(config.Index(urls=(setting,))))["index"]
+
+    expected = url.replace("://", f"://{login}@") if login else url
+    assert found == {"url": expected, "default": True}
+
+
+def test_of_two_settings_the_inner_one_has_the_credentials() -> None:
+    urls = ("https://u:p@host/a", "https://v:q@host/a/b")
+    sources = Sources(Indexes(urls=("https://host/a/b/simple",)))
+
+    for settings in (urls, urls[::-1]):
+        text = sources.configuration(config.Index(urls=settings))
+        assert "https://v:q@host/a/b/simple" in text
 
 
 def test_an_index_of_the_model_on_another_host_gets_none(

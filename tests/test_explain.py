@@ -12,13 +12,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envd.cli import explain
 from envd.spec.differences import between
+from tests.called import Called, one_python
 from tests.conftest import Envctl
 from tests.tiny import Tiny
 
+
+@pytest.fixture(scope="module")
+def more_settings(tools: Path) -> dict[str, str]:
+    return one_python(tools)
+
+
+@pytest.fixture(scope="module")
+def either(either: Envctl) -> Envctl:
+    return Called(either.root, either.env)
+
+
+@pytest.fixture
+def envctl(envctl: Envctl, more_settings: dict[str, str]) -> Envctl:
+    return Called(envctl.root, envctl.env | more_settings)
+
+
 KEYS = {"spec_key", "env_id", "spec", "notes", "differences"}
 
-quick = settings(max_examples=200, deadline=None, database=None, derandomize=True)
+quick = settings(max_examples=100, deadline=None, database=None, derandomize=True)
 
 
 def requirement(name: str, text: str = "", source: str = "", *hashes: str) -> dict[str, Any]:
@@ -163,11 +181,49 @@ def test_a_model_is_explained_before_and_after_it_is_locked(
     assert re.fullmatch("[0-9a-f]{32}", after["env_id"])
     assert after == before | {"env_id": after["env_id"]}
     rows = [re.split("  +", line, maxsplit=1) for line in text.splitlines()]
-    assert ["spec key", before["spec_key"]] in [line.split("   ", 1) for line in text.splitlines()]
+    assert ["spec key", before["spec_key"]] in [line.split("    ", 1) for line in text.splitlines()]
     assert ["asks for", "tiny-b"] in rows
     assert ["as of", "today"] in rows
     assert ["links", str(tiny.wheels)] in rows
     assert "not locked yet" in text
+
+
+def test_the_text_of_one_model_has_all_that_may_make_keys_differ(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    digest = "sha256:" + "0" * 64
+    options = ["--pre", "--only-binary tiny-a,tiny-b", "--no-binary six",
+               "--extra-index-url https://a.org/simple"]  # fmt: skip
+    pins = [f"tiny-a==1.0 --hash={digest} --hash={digest[:-1]}1", f"tiny-b==1.0 --hash={digest}"]
+    model = tiny.model(tmp_path / "model", *options, *pins)
+    locked = tiny.model(tmp_path / "locked", "tiny-a==1.0")
+    envctl("lock", "-m", locked, "-o", locked / "pylock.toml")
+
+    of_model = envctl("explain", model).stdout.splitlines()
+    of_lock = envctl("explain", locked).stdout.splitlines()
+    plain = envctl("explain", tiny.model(tmp_path / "plain"), ENVD_INDEX__NO_INDEX="no").stdout
+
+    assert {
+        "no index    only the links are looked in",
+        "best match  every index is asked for every package",
+        "prereleases are taken",
+        "no wheels   six",
+        "asks for    tiny-a==1 (2 hashes)",
+        "asks for    tiny-b==1 (1 hash)",
+    } <= {*of_model}
+    (wheels,) = (line for line in of_model if line.startswith("wheels only "))
+    assert {"tiny-a", "tiny-b"} <= {*wheels.removeprefix("wheels only ").split(", ")}
+    assert "closed      the requirements are a whole lock" in of_lock
+    assert not re.search("^(no |best|prereleases|closed|build limit)", plain, re.MULTILINE)
+
+
+def test_the_text_has_the_limits_on_builds(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = SPEC | {"constraints": [], "no_binary": [], "build_constraints": ["setuptools<81"]}
+    spec["python"] = spec["python"] | {"libc": "glibc-2.36"}
+
+    explain._say({"spec_key": "0" * 64, "env_id": None, "spec": spec, "notes": []})
+
+    assert "build limit setuptools<81" in capsys.readouterr().out.splitlines()
 
 
 def test_two_models_are_compared_and_one_environment_of_both_is_said(
@@ -230,14 +286,14 @@ def test_one_or_two_are_explained_and_not_more(envctl: Envctl, tiny: Tiny, tmp_p
 
 
 def test_the_daemon_explains_what_the_command_does(
-    start_daemon, envctl: Envctl, tiny: Tiny, tmp_path: Path
+    start_daemon, envctl: Envctl, tiny: Tiny, more_settings: dict[str, str], tmp_path: Path
 ) -> None:
     model = tiny.model(tmp_path / "model", "tiny-a", "tiny-b==1.0")
     other = tiny.model(tmp_path / "other", "tiny-b", python="3.11")
     calls = [(model,), (model, other), (model, "-r", "tiny-b>=1")]
 
     alone = [envctl("explain", *one, "--json").stdout for one in calls]
-    start_daemon(envctl.root, **tiny.settings)
+    start_daemon(envctl.root, **tiny.settings, **more_settings)
     asked = [envctl("explain", *one, "--json").stdout for one in calls]
 
     assert asked == alone

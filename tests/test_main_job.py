@@ -23,9 +23,6 @@ from envd.build import Interpreters
 from tests.conftest import Daemon, Envctl, environment, expected, is_running, link_cache, wait_for
 from tests.tiny import Tiny, sdist
 
-# One process: they share the root with the real environments.
-pytestmark = pytest.mark.xdist_group("real")
-
 ANSWERING = ["a", "b", "b3", "c1", "c2", "d"]
 
 

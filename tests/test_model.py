@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -184,6 +185,20 @@ def test_windows_line_ends_change_nothing(tmp_path: Path) -> None:
 
     for name in ("loader_module", "code", "env_vars", "mlflow_version", "created", "flavors"):
         assert getattr(as_there, name) == getattr(as_here, name)
+
+
+def test_a_path_that_is_not_utf_8_is_to_be_renamed(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfebad"))
+    path.mkdir()
+    (path / "MLmodel").write_text(MLFLOW_1_8)
+
+    with pytest.raises(ModelInvalidError, match="is not UTF-8; rename it") as caught:
+        read(path)
+
+    shown = f"{tmp_path}/\ufffd\ufffdbad"
+    assert f"`{shown}`" in caught.value.message
+    assert caught.value.metadata == {"model": shown}
+    assert json.dumps(caught.value.document(), ensure_ascii=False).encode()
 
 
 def test_a_directory_that_is_not_there_is_no_model(tmp_path: Path) -> None:

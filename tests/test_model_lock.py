@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from envd.spec.policy import Policy
 from envd.spec.python import Python
 from envd.spec.requirement import Requirement
 from envd.spec.spec import of
+from tests.hostile.probe import _kib
 from tests.tiny import wheel
 
 UV = str(Path(sys.executable).parent / "uv")
@@ -577,7 +579,7 @@ def test_what_the_project_does_not_reach_is_not_judged(tmp_path: Path) -> None:
         ([{"name": "b", "version": "3"}], "no package"),
         ([{"name": "b", "marker": "nonsense"}, {"name": "c", "marker": "x"}], "several packages"),
         ([{"name": "c", "marker": "nonsense"}], "not a marker"),
-        ([{"name": "c", "marker": "(" * 5000}], "not a marker"),
+        ([{"name": "c", "marker": "(" * 3000}], "not a marker"),
         ([{"name": "-r /etc/shadow"}], "not the name"),
     ],
 )
@@ -668,6 +670,84 @@ def test_a_lock_of_two_mebibytes_is_read(tmp_path: Path) -> None:
     padding = "# nothing\n" * 200_000
 
     assert texts(select(tmp_path, pylock(a()) + padding)) == ["tiny-a==1"]
+
+
+@pytest.mark.parametrize("text", ['x = "{}"', 'x = "{}', "# {}"])
+@pytest.mark.parametrize("escapes", ["\\\\" * 1_200_000, '\\"' * 1_200_000])
+def test_a_lock_of_escapes_takes_little_memory_and_time(
+    tmp_path: Path, text: str, escapes: str
+) -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak, of all the tests so far
+    before, started = _kib("VmRSS"), time.process_time()
+
+    refused(tmp_path, f'"lock-version" = "9"\n{text.format(escapes)}\n')
+
+    assert _kib("VmHWM") - before < 64 << 10
+    assert time.process_time() - started < 2
+
+
+def _marker(number: int, size: int) -> str:
+    return f"os_name != '{number:0{size - 13}}'"
+
+
+@pytest.mark.parametrize("lock", ["packages", "environments", "uv.lock", "supported-markers"])
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ([4_000], None),
+        ([4_001], "is over 4000 characters"),
+        ([3_900] * 33, None),
+        ([3_900] * 34, "its markers are over 4096 different ones or 131072 characters"),
+        ([20] * 4_000, None),
+        ([20] * 4_097, "its markers are over 4096 different ones or 131072 characters"),
+    ],
+    ids=str,
+)
+def test_the_markers_of_a_lock_are_short_and_few(
+    tmp_path: Path, lock: str, sizes: list[int], why: str | None
+) -> None:
+    found = [_marker(number, size) for number, size in enumerate(sizes)]
+    needs = [{"name": "b", "marker": one} for one in found]
+    text = {
+        "packages": lambda: pylock(*[a(name=f"p{n}", marker=one) for n, one in enumerate(found)]),
+        "environments": lambda: pylock(a(), environments=found),
+        "uv.lock": lambda: uv_lock(uv("b"), needs=needs),
+        "supported-markers": lambda: uv_lock(
+            uv("b"), needs=[{"name": "b"}], **{"supported-markers": found}
+        ),
+    }[lock]()
+
+    if why is None:
+        assert select(tmp_path, text)
+    else:
+        assert why in refused(tmp_path, text).message
+
+
+def test_a_marker_that_is_over_the_limit_is_told_by_its_line(tmp_path: Path) -> None:
+    text = pylock(a(), a(name="b", marker=_marker(1, 5_000)))
+
+    assert refused(tmp_path, text).metadata["line"] == "6"
+
+
+@pytest.mark.parametrize(
+    ("specifiers", "why"),
+    [
+        ([">=3" + ",!=2.*" * 82], None),
+        ([">=3" + ",!=2.*" * 83], "is over 500 characters"),
+        ([f">=3,!=2.{number}" + ",!=2.*" * 50 for number in range(60)],
+         "its `requires-python` are over 4096 different ones or 16384 characters"),
+    ],
+    ids=lambda one: str(len(one or "")),
+)  # fmt: skip
+def test_what_a_lock_says_of_pythons_is_short(
+    tmp_path: Path, specifiers: list[str], why: str | None
+) -> None:
+    packages = [a(name=f"p{n}", **{"requires-python": one}) for n, one in enumerate(specifiers)]
+
+    if why is None:
+        assert select(tmp_path, pylock(*packages))
+    else:
+        assert why in refused(tmp_path, pylock(*packages)).message
 
 
 PYLOCK: dict[str, Any] = {

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.called import Called, one_python
 from tests.conftest import Daemon, Envctl
 from tests.tiny import Tiny, wheel
+
+
+@pytest.fixture(scope="module")
+def more_settings(tools: Path) -> dict[str, str]:
+    return one_python(tools)
+
+
+@pytest.fixture(scope="module")
+def either(either: Envctl) -> Envctl:
+    return Called(either.root, either.env)
 
 
 @pytest.fixture(scope="module")

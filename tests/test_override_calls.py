@@ -7,6 +7,7 @@ import json
 import subprocess
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,32 @@ from envd_client import AsyncClient, Client
 from envd_client.errors import RequestInvalidError, SolveFailedError
 from envd_client.v1 import envd_pb2 as api
 
-from tests.conftest import Daemon, Envctl
+from tests.called import Called, one_python
+from tests.conftest import Daemon, Envctl, launch, stop
 from tests.tiny import Tiny
+
+
+@pytest.fixture(scope="module")
+def more_settings(tools: Path) -> dict[str, str]:
+    return one_python(tools)
+
+
+@pytest.fixture(scope="module")
+def either(either: Envctl) -> Envctl:
+    return Called(either.root, either.env)
+
+
+@pytest.fixture(scope="module")
+def daemon(
+    tmp_path_factory: pytest.TempPathFactory, home: Path, tiny: Tiny, more_settings: dict[str, str]
+) -> Iterator[Daemon]:
+    """A daemon of this module's, on a root of its own."""
+    found = launch(
+        tmp_path_factory.mktemp("clients") / "root", home, **tiny.settings, **more_settings
+    )
+    yield found
+    stop(found)
+
 
 OPTION = "--pip-requirements-override"
 # The version of the one package, and whether the other is there as well.
@@ -58,15 +83,16 @@ def test_an_override_is_given_in_any_form_and_order_and_leaks_to_nobody(
     before = predicted(either, model)
     overridden = [
         predicted(either, model, OPTION, "tiny-b,Tiny_A == 1.0"),
-        predicted(either, model, OPTION, "tiny-a==1.0", OPTION, "tiny-b"),
         predicted(either, model, "-r", "tiny-b", "-r", "tiny-a>=1,<2"),
     ]
+    twice = said(either("explain", model, "--json", OPTION, "tiny-a==1.0", OPTION, "tiny-b"))
     added = predicted(either, model, "-r", "tiny-b")
     after = predicted(either, model)
 
     assert before == after
     assert before[0] == ["2.0", False]
-    assert [answer for answer, _ in overridden] == [["1.0", True]] * 3
+    assert [answer for answer, _ in overridden] == [["1.0", True]] * 2
+    assert twice["env_id"] == overridden[0][1]
     assert added[0] == ["2.0", True]
     assert len({before[1], added[1], *(env_id for _, env_id in overridden)}) == 3
 
@@ -179,7 +205,7 @@ def _refuse(client: Client, model: Path) -> None:
 def test_callers_with_and_without_overrides_at_once_keep_apart(
     daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
-    model = tiny.model(tmp_path / "model", body=BOTH)
+    model = tiny.model(tmp_path / "model", "tiny-a==2.0", body=BOTH)
     cases = [
         ((), ["2.0", False]),
         (("tiny-a==1.0",), ["1.0", False]),
@@ -202,4 +228,4 @@ def test_callers_with_and_without_overrides_at_once_keep_apart(
     ids = {(number, env_id) for number, _, env_id, _ in cold + warm}
     assert Counter(number for number, _ in ids) == {0: 1, 1: 1, 2: 1}
     assert len({env_id for _, env_id in ids}) == 3
-    assert len(list(daemon.root.glob("environments/*"))) == 3
+    assert {one.name for one in daemon.root.glob("environments/*")} == {one for _, one in ids}

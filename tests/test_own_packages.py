@@ -157,7 +157,7 @@ def test_a_url_with_another_hash_is_refused(house: House, index: Index, kind: st
     with pytest.raises(InstallFailedError, match="Hash mismatch for `tiny-a"):
         house.ready(asked)
 
-    assert house.environments.find(asked.spec) is None
+    assert house.environments.find(asked) is None
 
 
 def test_a_url_with_extras_brings_what_they_ask_for(house: House, index: Index) -> None:

@@ -59,7 +59,7 @@ def test_strict_takes_wheels_only_whatever_was_locked_before(
 
     allow(house, "strict", sources)
     with pytest.raises(PolicyDeniedError, match="takes wheels only"):
-        house.environments.find(asked.spec)
+        house.environments.find(asked)
     with pytest.raises(PolicyDeniedError, match="takes wheels only"):
         house.environments.lock(asked)
     with pytest.raises(first, match="takes wheels only"):
@@ -122,7 +122,7 @@ def test_an_environment_serves_its_own_profile_and_laxer_ones(
     built = house.ready(asked).environment
 
     house.with_security(profile=second)
-    found = house.environments.find(asked.spec)
+    found = house.environments.find(asked)
     again = house.ready(asked)
 
     assert (found is not None) == again.cached == is_used
@@ -131,4 +131,4 @@ def test_an_environment_serves_its_own_profile_and_laxer_ones(
     assert again.environment.manifest.profile == (built.manifest.profile if is_used else second)
     assert again.environment.python.exists()
     assert built.python.exists()
-    assert house.environments.find(asked.spec) == again.environment
+    assert house.environments.find(asked) == again.environment

@@ -41,18 +41,19 @@ def kept(made_from: str, **fields: Any) -> dict[str, Any]:
     return table
 
 
-def test_the_lock_says_for_which_python_it_is() -> None:
+def test_the_lock_says_for_which_pythons_it_is() -> None:
     found, _ = read(Lock(()))
 
-    assert str(found.requires_python) == "==3.9.18"
+    assert str(found.requires_python) == "==3.9.*"
     assert found.created_by == "envd"
     (marker,) = found.environments or ()
-    assert marker.evaluate(
-        {"python_full_version": "3.9.18", "sys_platform": "linux", "platform_machine": "x86_64"}
-    )
-    assert not marker.evaluate(
-        {"python_full_version": "3.9.17", "sys_platform": "linux", "platform_machine": "x86_64"}
-    )
+    on = {"python_version": "3.9", "sys_platform": "linux", "platform_machine": "x86_64"}
+    assert marker.evaluate(on | {"python_full_version": "3.9.18"})
+    assert marker.evaluate(on | {"python_full_version": "3.9.17"})
+    for other in (
+        {"python_version": "3.10"}, {"sys_platform": "darwin"}, {"platform_machine": "aarch64"}
+    ):  # fmt: skip
+        assert not marker.evaluate(on | other)
 
 
 def test_a_wheel_of_an_index_has_its_url_and_its_hash() -> None:

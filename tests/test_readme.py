@@ -8,12 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Daemon, environment
-
-# One process: they share the root with the real environments.
-pytestmark = pytest.mark.xdist_group("real")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -28,7 +28,7 @@ def index(house: House, start_index: Callable[..., Index]) -> Index:
 
 
 def found_version(house: House, asked: Asked) -> list[str]:
-    found = house.environments.find(asked.spec)
+    found = house.environments.find(asked)
     return versions(found.manifest.lock) if found else []
 
 
@@ -143,8 +143,8 @@ def test_an_upgrade_that_fails_leaves_the_old_environment(house: House, index: I
     with pytest.raises(InstallFailedError, match="no luck"):
         house.ready(asked, upgrade=True)
 
-    assert house.environments.find(asked.spec) == old
+    assert house.environments.find(asked) == old
     index.files.clear()
     with pytest.raises(SolveFailedError):
         house.ready(asked, upgrade=True)
-    assert house.environments.find(asked.spec) == old
+    assert house.environments.find(asked) == old

@@ -95,8 +95,8 @@ def test_no_rule_applies_where_repair_is_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mlflow", "added"),
     [("2.10.0", "mlflow==2.10"), ("2.10.0+databricks", "mlflow==2.10"),
-     ("2.0.0rc0", "mlflow==2rc0"), ("", "mlflow>=1.26"), ("newest", "mlflow>=1.26"),
-     ("2.10.1.dev0", "mlflow>=1.26"), ("9" * 5_000, "mlflow>=1.26")],
+     ("2.0.0rc0", "mlflow==2rc0"), ("", "mlflow"), ("newest", "mlflow"),
+     ("2.10.1.dev0", "mlflow"), ("9" * 5_000, "mlflow")],
 )  # fmt: skip
 def test_mlflow_is_added_at_the_version_that_wrote_the_model(
     tmp_path: Path, mlflow: str, added: str
@@ -104,6 +104,7 @@ def test_mlflow_is_added_at_the_version_that_wrote_the_model(
     found = mended(tmp_path, "six", mlflow=mlflow)
 
     assert texts(found) == ["six", added]
+    assert found.bounds == (("mlflow>=1.26",) if added == "mlflow" else ())
     assert found.notes[0].code == "MLFLOW_ADDED"
     assert f"`{MLFLOW}` needs it" in found.notes[0].message
     assert texts(untouched(tmp_path)) == ["six"]
@@ -139,7 +140,7 @@ def test_an_added_mlflow_is_the_same_as_one_that_was_named(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("mlflow", "bounded"),
-    [("2.20.0", "mlflow>=2.20"), ("2.16.0+local", "mlflow>=2.16"), ("", "mlflow>=1.26"),
+    [("2.20.0", "mlflow>=2.20.0"), ("2.16.0+local", "mlflow>=2.16.0"), ("", "mlflow>=1.26"),
      ("2.20.0.dev0", "mlflow>=1.26"), ("nonsense", "mlflow>=1.26")],
 )  # fmt: skip
 def test_a_bare_mlflow_is_not_older_than_the_model(
@@ -147,26 +148,27 @@ def test_a_bare_mlflow_is_not_older_than_the_model(
 ) -> None:
     found = mended(tmp_path, "mlflow\nsix", mlflow=mlflow)
 
-    assert texts(found) == [bounded, "six"]
-    assert found.notes[0].code == "MLFLOW_BOUNDED"
-    assert bounded in found.notes[0].message
-    # What comes out can be taken apart again.
-    assert found.asked.requirements[0].specifier.contains("3.0")
-    assert texts(untouched(tmp_path)) == ["mlflow", "six"]
+    assert (texts(found), found.bounds) == (["mlflow", "six"], (bounded,))
+    (note,) = (one for one in found.notes if one.code == "MLFLOW_BOUNDED")
+    assert note.subject == "mlflow"
+    assert f"from {bounded.partition('>=')[2]} on" in note.message
+    assert of(found, PYTHON, Index()).bounds == (bounded,)
+    assert untouched(tmp_path).asked == found.asked
+    assert untouched(tmp_path).bounds == ()
 
 
 @pytest.mark.parametrize(
     ("files", "mlmodel", "expected"),
     [
-        (["requirements.txt", "conda.yaml"], "", "mlflow>=1.18"),
-        (["requirements.txt"], "signature: {inputs: '[]'}", "mlflow>=1.18"),
-        (["conda.yaml"], "signature: {inputs: '[]'}", "mlflow>=1.9"),
-        (["conda.yaml"], "", "mlflow"),
-        (["conda.yaml"], "mlflow_version: 1.30.0", "mlflow>=1.30"),
+        (["requirements.txt", "conda.yaml"], "", ["mlflow>=1.18"]),
+        (["requirements.txt"], "signature: {inputs: '[]'}", ["mlflow>=1.18"]),
+        (["conda.yaml"], "signature: {inputs: '[]'}", ["mlflow>=1.9"]),
+        (["conda.yaml"], "", []),
+        (["conda.yaml"], "mlflow_version: 1.30.0", ["mlflow>=1.30.0"]),
     ],
 )
 def test_without_a_version_the_format_says_which_mlflow_wrote_it(
-    tmp_path: Path, files: list[str], mlmodel: str, expected: str
+    tmp_path: Path, files: list[str], mlmodel: str, expected: list[str]
 ) -> None:
     content = {
         "requirements.txt": "mlflow",
@@ -178,19 +180,24 @@ def test_without_a_version_the_format_says_which_mlflow_wrote_it(
         f"{mlmodel}\nflavors: {{python_function: {{loader_module: {MLFLOW}}}}}"
     )
 
-    assert texts(_read(tmp_path)) == [expected]
-    assert texts(untouched(tmp_path)) == ["mlflow"]
+    found = _read(tmp_path)
+
+    assert (texts(found), list(found.bounds)) == (["mlflow"], expected)
 
 
 @pytest.mark.parametrize(
-    ("line", "bounded"),
-    [("mlflow[extras]", "mlflow[extras]>=2.16"), ("mlflow-skinny", "mlflow-skinny>=2.16"),
-     ("mlflow; python_version > '3.6'", 'mlflow>=2.16; python_version > "3.6"')],
+    ("lines", "bound"),
+    [("mlflow[extras]", "mlflow>=2.16.0"), ("mlflow-skinny", "mlflow-skinny>=2.16.0"),
+     ("mlflow; python_version > '3.6'", "mlflow>=2.16.0"),
+     ("mlflow-skinny\nmlflow", "mlflow>=2.16.0")],
 )  # fmt: skip
-def test_a_bound_keeps_the_extras_the_marker_and_the_name(
-    tmp_path: Path, line: str, bounded: str
+def test_a_bound_leaves_the_requirement_as_it_stands(
+    tmp_path: Path, lines: str, bound: str
 ) -> None:
-    assert texts(mended(tmp_path, line, mlflow="2.16.0")) == [bounded]
+    found = mended(tmp_path, lines, mlflow="2.16.0")
+
+    assert found.bounds == (bound,)
+    assert found.asked.requirements == untouched(tmp_path).asked.requirements
 
 
 @pytest.mark.parametrize(
@@ -205,6 +212,7 @@ def test_an_mlflow_of_which_a_line_says_the_version_is_left_alone(
     found = mended(tmp_path, requirements, mlflow="2.16.0", limits="mlflow==2.1")
 
     assert found.asked.requirements == untouched(tmp_path).asked.requirements
+    assert found.bounds == ()
     assert "MLFLOW_BOUNDED" not in codes(found)
 
 
@@ -394,7 +402,7 @@ def test_what_the_model_chose_itself_may_be_built(tmp_path: Path, line: str) -> 
 def test_what_is_added_is_bounded_after(tmp_path: Path) -> None:
     found = mended(tmp_path, "six", python="3.12")
 
-    assert texts(found) == ["six", "mlflow>=1.26"]
+    assert (texts(found), found.bounds) == (["six", "mlflow"], ("mlflow>=1.26",))
     assert builds(found) == ["setuptools<81"]
     assert codes(found) == ["MLFLOW_ADDED", "MLFLOW_BOUNDED", "SETUPTOOLS_ADDED"]
 
@@ -408,7 +416,8 @@ def test_all_rules_apply_to_one_model(tmp_path: Path) -> None:
     )
 
     assert builds(found) == ["setuptools<81", "wheel"]
-    assert texts(found) == ["pyyaml==5.4.1", "certifi==2020.12.5", "mlflow>=1.26"]
+    assert texts(found) == ["pyyaml==5.4.1", "certifi==2020.12.5", "mlflow"]
+    assert found.bounds == ("mlflow>=1.26",)
     assert codes(found) == [
         "MLFLOW_ADDED", "MLFLOW_BOUNDED", "CONDA_VERSION", "SETUPTOOLS_BOUNDED",
         "BUILD_CONSTRAINED",
@@ -421,7 +430,7 @@ def test_a_model_that_is_mended_is_not_mended_again(tmp_path: Path) -> None:
 
     again = repairs.applied(read_model(tmp_path), found)
 
-    assert (again.build, again.asked) == (found.build, found.asked)
+    assert (again.build, again.asked, again.bounds) == (found.build, found.asked, found.bounds)
 
 
 def test_pins_hashes_and_sources_are_left_as_they_are(tmp_path: Path) -> None:
@@ -441,7 +450,7 @@ def test_options_and_constraints_outlive_a_repair(tmp_path: Path) -> None:
 
     found = mended(tmp_path, requirements, mlflow="2.9.2", limits="numpy<2")
 
-    assert texts(found) == ["mlflow>=2.9.2"]
+    assert (texts(found), found.bounds) == (["mlflow"], ("mlflow>=2.9.2",))
     assert [one.text for one in found.asked.constraints] == ["numpy<2"]
     assert found.asked.options.extra_index_urls == ("https://host/simple",)
     assert codes(found)[-2:] == ["MLFLOW_BOUNDED", "SETUPTOOLS_ADDED"]
@@ -468,6 +477,18 @@ def test_a_build_of_an_override_is_mended_too(tmp_path: Path) -> None:
 
     assert found.build_constraints == ("cython<3", "setuptools<66")
     assert "numba" not in found.only_binary
+
+
+@pytest.mark.parametrize(
+    ("override", "bounds"),
+    [("mlflow==2.1", ()), ("mlflow", ()), ("six==1.0", ("mlflow>=2.9.2",))],
+)
+def test_an_override_says_the_version_of_mlflow_itself(
+    tmp_path: Path, override: str, bounds: tuple[str, ...]
+) -> None:
+    found = mended(tmp_path, "mlflow\nsix", mlflow="2.9.2", override=(override,))
+
+    assert of(found, PYTHON, Index()).bounds == bounds
 
 
 def test_an_override_of_the_old_pyyaml_needs_no_mending(tmp_path: Path) -> None:

@@ -334,6 +334,59 @@ def test_what_breaks_the_parser_is_refused_in_few_words(tmp_path: Path, line: st
     assert len(error.metadata["requirement"]) < 1_000
 
 
+@pytest.mark.parametrize(
+    ("marker", "why"),
+    [
+        ('os_name ~= "posix"', "Undefined"),
+        ('"x" ~= platform_release', "Undefined"),
+        ('"a" in extras', "'extras' means something in a lock only"),
+        ('"d" in dependency_groups', "'dependency_groups' means something in a lock only"),
+    ],
+)
+@pytest.mark.parametrize("what", ["six", "six @ https://host/six-1.0.zip"])
+def test_a_marker_that_cannot_be_evaluated_is_refused(
+    tmp_path: Path, what: str, marker: str, why: str
+) -> None:
+    error = refusal(tmp_path, f"numpy\n{what} ; {marker}")
+
+    assert "requirements.txt`, line 2: " in error.message
+    assert why in error.message
+
+
+@pytest.mark.parametrize("line", ["six>=1;", "six>=1 ; ", "six (>=1);"])
+def test_a_semicolon_without_a_marker_means_nothing(tmp_path: Path, line: str) -> None:
+    assert texts(read(tmp_path, line)) == ["six>=1"]
+
+
+def test_two_semicolons_are_no_requirement(tmp_path: Path) -> None:
+    assert "is not a requirement" in refusal(tmp_path, "six>=1;;").message
+
+
+@pytest.mark.parametrize("option", ["--no-binary", "--only-binary"])
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("{0} :none:", ()),
+        ("{0} six\n{0} :none:", ()),
+        ("{0} :all:\n{0} :none:\n{0} numpy", ("numpy",)),
+        ("{0} six,:none:,numpy", ("numpy",)),
+        ("{0} six\n-r more.txt", ("numpy",)),
+    ],
+)
+def test_none_takes_back_what_was_said_of_forms_before(
+    tmp_path: Path, option: str, lines: str, names: tuple[str, ...]
+) -> None:
+    other = "--only-binary" if option == "--no-binary" else "--no-binary"
+    more = f"{option} :none:\n{option} numpy"
+
+    found = read(tmp_path, f"{other} scipy\n{lines.format(option)}", more=more).options
+
+    ours, others = found.no_binary, found.only_binary
+    if option == "--only-binary":
+        ours, others = others, ours
+    assert (ours, others) == (names, ("scipy",))
+
+
 @pytest.mark.parametrize("character", ["\\n", "\\r", "\\x0a", "\\u000a", "\\N{LINE FEED}", "\x1b"])
 def test_no_requirement_reaches_over_into_another_line(tmp_path: Path, character: str) -> None:
     # `packaging` evaluates the escapes in a marker's text.

@@ -12,10 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -31,10 +33,19 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from envd import environments
+from envd.build import Interpreters
+from envd.builds import Build, Builds
+from envd.environments import Asked
+from envd.errors import SolveFailedError
+from envd.events import OnEvent
+from envd.model import mlmodel
 from envd.run import worker
 from envd.run.channel import Channel
+from envd.run.processes import Processes
 from envd.store import Store
 from tests.conftest import Daemon, Envctl, environment
+from tests.house import House
 from tests.tiny import Tiny, sdist
 
 ASK = '{"inputs": [1]}'
@@ -500,3 +511,73 @@ def _refused(client: Client, model: Path) -> EnvdError:
     with pytest.raises(EnvdError) as raised:
         client.predict(model, {"inputs": []})
     return raised.value
+
+
+def test_a_lock_of_any_length_is_selected_from_beside_the_loop(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.ask("tiny-a")
+    builds = builds_of(house, monkeypatch)
+    threads = []
+    select = environments.asked
+
+    def slow(*given: Any) -> Asked:
+        threads.append(threading.current_thread())
+        return select(*given)
+
+    monkeypatch.setattr(environments, "asked", slow)
+
+    asyncio.run(builds.ask(mlmodel.read(house.model)))
+
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_upgrade_waits_for_the_build_under_way_and_then_starts(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    asked = house.ask("tiny-a")
+    model = mlmodel.read(house.model)
+    builds = builds_of(house, monkeypatch)
+    begun, may_end = [], asyncio.Event()
+
+    async def run(task: dict[str, Any], _: OnEvent) -> dict[str, Any]:
+        begun.append(task["upgrade"])
+        await may_end.wait()
+        if fails and not task["upgrade"]:
+            message = "no such package"
+            raise SolveFailedError(message)
+        return {"cached": False}
+
+    async def ask() -> tuple[list[Build], list[bool]]:
+        plain = builds.start(asked, model)
+        upgrade = builds.start(asked, model, upgrade=True)
+        again = builds.start(asked, model, upgrade=True)
+        joined = builds.start(asked, model)
+        await asyncio.sleep(0.05)
+        early = [*begun]
+        may_end.set()
+        await asyncio.wait([upgrade.done])
+        assert plain.done.done()
+        assert bool(plain.done.exception()) is fails
+        assert upgrade.done.exception() is None
+        return [plain, upgrade, again, joined], early
+
+    monkeypatch.setattr(builds, "_run", run)
+    monkeypatch.setattr(builds, "_built", lambda build: build)
+
+    (plain, upgrade, again, joined), early = asyncio.run(ask())
+
+    assert early == [False]
+    assert begun == [False, True]
+    assert again is upgrade is not plain
+    assert joined is plain
+    assert builds.get(asked.spec.key) is upgrade
+
+
+def builds_of(house: House, monkeypatch: pytest.MonkeyPatch) -> Builds:
+    """Return the builds of a daemon that knows one Python, and starts no process."""
+    known = (house.interpreter,), True
+    monkeypatch.setattr(Interpreters, "known", lambda _: known)
+    return Builds(house.settings, cast("Processes", None))

@@ -6,8 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.called import Called, one_python
 from tests.conftest import Envctl
 from tests.tiny import Tiny
+
+
+@pytest.fixture(scope="module")
+def more_settings(tools: Path) -> dict[str, str]:
+    return one_python(tools)
+
+
+@pytest.fixture(scope="module")
+def either(either: Envctl) -> Envctl:
+    return Called(either.root, either.env)
+
 
 CONDA = """\
 name: {name}

@@ -50,13 +50,13 @@ def command(
     if not asked:
         message = f"there is no model in {', '.join(given)}" if given else "give at least one model"
         raise click.UsageError(message)
+    is_one = [names.model(one) for one in given] == asked and len(asked) == 1
     engine = place.engine()
     found = []
     for model in asked:
-        found.append(_built(engine, model, override))
+        found.append(_built(engine, model, override, is_one=is_one))
         if not is_json:
-            _say(model, found[-1])
-    is_one = [names.model(one) for one in given] == asked and len(asked) == 1
+            _say(found[-1])
     if is_json:
         click.echo(json.dumps(found[0] if is_one else found, indent=1))
     if not is_one:
@@ -75,11 +75,11 @@ def _models(name: str) -> list[str]:
     return [str(one.absolute()) for one in sorted(found) if found.isdisjoint(one.parents)]
 
 
-def _built(engine: Engine, model: str, override: list[str]) -> Document:
+def _built(engine: Engine, model: str, override: list[str], *, is_one: bool) -> Document:
     from envd.cli import documents  # noqa: PLC0415
     from envd.cli.engine import Wanted  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
-    from envd.errors import EnvdError  # noqa: PLC0415
+    from envd.errors import EnvdError, InternalError  # noqa: PLC0415
 
     with Progress() as progress:
         try:
@@ -88,7 +88,12 @@ def _built(engine: Engine, model: str, override: list[str]) -> Document:
             if error.reason == "DAEMON_UNREACHABLE":
                 raise
             built = documents.failed(error)
-    return {"model": model} | built
+        except Exception as error:
+            # What is wrong with envd or this machine must not cost the others their turn.
+            if is_one:
+                raise
+            built = documents.failed(InternalError(f"envd failed unexpectedly: {error!r}"))
+    return {"model": names.shown(model)} | built
 
 
 def _is_misused(document: Document) -> bool:
@@ -96,7 +101,8 @@ def _is_misused(document: Document) -> bool:
     return failure is not None and failure["reason"] == "REQUEST_INVALID"
 
 
-def _say(model: str, document: Document) -> None:
+def _say(document: Document) -> None:
+    model = document["model"]
     for note in document["notes"]:
         click.echo(f"note: {note['message']}", err=True)
     if document["failure"]:

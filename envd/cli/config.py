@@ -21,7 +21,8 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
     """Show the settings: the variable that sets each, its value, and what it means.
 
     Settings come from a TOML file (`--config`, ENVD_CONFIG) and from variables, which
-    win. `*` marks what is not the default.
+    win. In a variable, commas separate the items of a list. `*` marks what is not the
+    default.
 
     \b
     Examples:

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[0-9a-f]{4,64}")
 _MOST = 2
+_SWITCHES = (
+    ("no_index", "no index", "only the links are looked in"),
+    ("best_match", "best match", "every index is asked for every package"),
+    ("prereleases", "prereleases", "are taken"),
+    ("closed", "closed", "the requirements are a whole lock"),
+)
+_NAMES = (("only_binary", "wheels only"), ("no_binary", "no wheels"))
 
 
 @click.command("explain")
@@ -94,17 +101,24 @@ def _say(found: Document) -> None:
         ("index", ", ".join(spec["indexes"]["urls"]) or "https://pypi.org/simple"),
     ]
     rows += [("links", one) for one in spec["indexes"]["find_links"]]
+    rows += [(title, meaning) for key, title, meaning in _SWITCHES
+             if spec.get(key) or spec["indexes"].get(key)]  # fmt: skip
+    rows += [(title, ", ".join(spec[key])) for key, title in _NAMES if spec[key]]
     rows += [("build", _text(one)) for one in spec["build"]]
+    rows += [("build limit", one) for one in spec["build_constraints"]]
     rows += [("asks for", _text(one)) for one in spec["requirements"]]
     rows += [("constraint", _text(one)) for one in spec["constraints"]]
+    rows += [("bound", one) for one in spec.get("bounds", ())]
     rows += [("note", one["message"]) for one in found["notes"]]
     for title, value in rows:
-        click.echo(f"{title:<10} {value}")
+        click.echo(f"{title:<11} {value}")
 
 
 def _text(one: Document) -> str:
     source = f" @ {one['source']}" if one["source"] else ""
-    return f"{one['text'] if one['name'] else ''}{source}".strip(" @")
+    count = len(one["hashes"])
+    hashes = f" ({count} hash{'es' if count > 1 else ''})" if count else ""
+    return f"{one['text'] if one['name'] else ''}{source}".strip(" @") + hashes
 
 
 def _compare(found: list[Document], messages: list[str]) -> None:

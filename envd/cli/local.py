@@ -85,7 +85,7 @@ class Local:
     def explain(self, wanted: Wanted) -> Document:
         """Return the canonical spec of a model."""
         _, asked = self._asked(wanted, ignore)
-        return documents.resolved(messages.resolved(asked, self._store.specs.lock(asked.spec.key)))
+        return documents.resolved(messages.resolved(asked, self._environments.kept_lock(asked)))
 
     def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
         """Return the lock of a model."""

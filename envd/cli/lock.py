@@ -9,15 +9,14 @@ from pathlib import Path
 import click
 
 from envd.cli import names
+from envd.cli.output import output as output_option
 from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
 
 
 @click.command("lock")
 @click.option("-m", "--model", required=True, help="A model directory or URI.")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the lock there."
-)
+@output_option("Write the lock there.")
 @click.option("--upgrade", is_flag=True, help="Lock it anew, whatever was locked before.")
 @override_option
 @as_json

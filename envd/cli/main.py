@@ -57,7 +57,8 @@ class Verbs(click.Group):
 def group(ctx: click.Context) -> None:
     """Run MLflow models, each in the environment it asks for, built once and kept.
 
-    envctl asks the daemon of its root; where none runs, it does the work itself.
+    envctl asks the daemon of its root, whose settings count then; where none runs, it
+    does the work itself.
 
     \b
     Examples:

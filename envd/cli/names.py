@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -14,3 +15,8 @@ def model(name: str) -> str:
     if is_path and not (":" in name and not Path(name).exists()):
         return str(Path(name).absolute())
     return name
+
+
+def shown(model: str) -> str:
+    """Return the name *model* as it may be printed, whatever bytes its path has."""
+    return os.fsencode(model).decode(errors="replace")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envd.cli import names
+from envd.cli.output import output as output_option
 from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
 
@@ -36,12 +37,7 @@ def _params(
 @click.command("predict")
 @click.option("-m", "--model", required=True, help="A model directory or URI.")
 @click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the answer there.",
-)
+@output_option("Write the answer there.")
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
 @click.option("--params", metavar="JSON", callback=_params, help="Inference parameters, an object.")
 @override_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import envd_client
@@ -15,10 +16,10 @@ from envd.cli import documents
 from envd.cli.engine import Document, Input, Predicted, Wanted
 from envd.errors import EnvdError, from_document
 from envd.events import Line, Note, OnEvent, Stage
+from envd.model.mlmodel import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _DAY_S = 86400.0
 _CONNECT_S = 5.0
@@ -82,6 +83,7 @@ class Remote:
             return self._resolved(wanted, lock=True).lock_toml
 
     def _resolved(self, wanted: Wanted, *, lock: bool) -> api.ResolvedSpec:
+        check_path(Path(wanted.model))
         return self._client.resolve(
             wanted.model,
             pip_requirements_override=wanted.override,
@@ -106,6 +108,7 @@ class Remote:
 
     def _built(self, wanted: Wanted, on_event: OnEvent) -> api.Environment:
         """Start a build and see it through."""
+        check_path(Path(wanted.model))
         message = self._client.build(
             wanted.model, pip_requirements_override=wanted.override, upgrade=wanted.upgrade
         )

@@ -35,6 +35,8 @@ def choose(
 ) -> Artifact:
     """Choose the file of *package*, an entry of a `pylock.toml` (PEP 751), for *python*.
 
+    Of two wheels that fit as well the one of the later build is taken.
+
     *allowed* are the hashes the model allows, none for any; with *from_source* no wheel
     is taken.
 
@@ -48,7 +50,7 @@ def choose(
         if rank is not None:
             ranked.append((rank, _filename(wheel), wheel))
     if archive := package.get("sdist") or package.get("archive"):
-        ranked.append((len(ranks), _filename(archive), archive))
+        ranked.append(((-len(ranks), ()), _filename(archive), archive))
     fitting = [
         found for found in ranked
         if not allowed or f"sha256:{found[2]['hashes']['sha256']}" in allowed
@@ -58,7 +60,8 @@ def choose(
         why = "none of its files has a hash the model allows" if ranked else "no file of it fits"
         message = f"`{name}=={package.get('version')}` cannot be installed on this Python: {why}"
         raise SolveFailedError(message, package=name)
-    _, filename, file = min(fitting, key=lambda found: found[:2])
+    by_name = sorted(fitting, key=lambda found: found[1])
+    _, filename, file = max(by_name, key=lambda found: found[0])
     place = file.get("url") or file.get("path") or ""
     return Artifact(name, package["version"], filename, place, file["hashes"]["sha256"])
 
@@ -68,9 +71,11 @@ def _filename(artifact: Mapping[str, Any]) -> str:
     return unquote(urlsplit(place).path.rpartition("/")[2])
 
 
-def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> int | None:
-    _, _, _, wheel_tags = utils.parse_wheel_filename(filename)
-    return min((ranks[tag] for tag in wheel_tags if tag in ranks), default=None)
+def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> tuple[int, utils.BuildTag] | None:
+    """Return how well a wheel fits, more being better: its best tag, then its build."""
+    _, _, build, wheel_tags = utils.parse_wheel_filename(filename)
+    found = [ranks[tag] for tag in wheel_tags if tag in ranks]
+    return (-min(found), build) if found else None
 
 
 @lru_cache(16)

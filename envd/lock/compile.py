@@ -10,20 +10,13 @@ from typing import Any
 
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line, OnEvent
+from envd.lock.rungs import SIBLINGS, Rung
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
 from envd.process import Finished
 from envd.spec import Spec
 
-# Releases of these pin releases of those exactly: a pinned mlflow is no use without its own
-# mlflow-skinny, whatever the date.
-_SIBLINGS = {
-    "jax": ("jaxlib",),
-    "mlflow": ("mlflow-skinny", "mlflow-tracing"),
-    "mlflow-skinny": ("mlflow-tracing",),
-    "pydantic": ("pydantic-core",),
-}
 _BUILD_TOOLS = {"cython", "setuptools", "wheel"}
 
 Entry = Mapping[str, Any]
@@ -44,18 +37,6 @@ class Question:
     refresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cutoff:
-    """What was uploaded from a `moment` on does not exist; `day` is what to call it.
-
-    `logged` is the moment the day ended on which the model was logged.
-    """
-
-    day: str
-    moment: str
-    logged: str
-
-
 class Compiler:
     """Resolves the parts of one spec, each preferring what those before it chose."""
 
@@ -64,7 +45,7 @@ class Compiler:
         uv: Uv,
         question: Question,
         undated: Undated,
-        cutoff: Cutoff,
+        rung: Rung,
         work: Path,
         on_event: OnEvent,
     ) -> None:
@@ -73,29 +54,31 @@ class Compiler:
         self._question = question
         self._undated = undated
         self._spec = spec = question.spec
-        self._cutoff = cutoff
+        self._rung = rung
         self._work = work
         self._on_event = on_event
         _write(work / "build-constraints.txt", spec.build_constraints)
-        _write(work / "constraints.txt", (one.text for one in spec.constraints))
+        self._limits = [*(one.text for one in spec.constraints), *rung.limits]
+        _write(work / "constraints.txt", self._limits)
 
     @property
     def build_options(self) -> list[str]:
         """What holds for building source archives: limits, and the month for all they need."""
-        file, moment = self._work / "build-constraints.txt", self._cutoff.moment
+        file, moment = self._work / "build-constraints.txt", self._rung.moment
         options = ["--build-constraints", str(file)] if self._spec.build_constraints else []
         return options + (["--exclude-newer", moment] if moment else [])
 
     def _exempt_pins(self) -> list[str]:
         """Exempt from the date what the model pinned: it was there."""
-        if not self._cutoff.moment:
+        if not self._rung.moment:
             return []
         spec = self._spec
         pins = {one.name for one in (*spec.requirements, *spec.constraints, *spec.build) if one.pin}
-        pins |= {sibling for name in pins for sibling in _SIBLINGS.get(name, ())}
+        pins |= {sibling for name in pins for sibling in SIBLINGS.get(name, ())}
         # uv exempts a package where it builds others with it as well, and old sources do
         # not build with today's tools.
-        until = {name: self._cutoff.logged if name in _BUILD_TOOLS else "false" for name in pins}
+        until = {name: self._rung.logged if name in _BUILD_TOOLS else "false" for name in pins}
+        until |= dict.fromkeys(self._rung.exempt, self._rung.logged)
         return [
             f"--exclude-newer-package={name}={moment}" for name, moment in sorted(until.items())
         ]
@@ -130,16 +113,12 @@ class Compiler:
         spec = self._spec
         options = [*self.build_options, *self._exempt_pins()]
         # uv warns of an empty file.
-        options += (
-            ["--constraints", str(self._work / "constraints.txt")] if spec.constraints else []
-        )
-        options += [f"--only-binary={name}" for name in spec.only_binary]
-        options += [f"--no-binary={name}" for name in spec.no_binary]
+        options += ["--constraints", str(self._work / "constraints.txt")] if self._limits else []
+        options += self._forms()
         options += ["--no-deps"] if spec.closed else []
         is_asked_again = self._question.refresh and not self._uv.settings.index.offline
         options += ["--refresh"] if is_asked_again else []
         options += ["--prerelease=allow"] if spec.prereleases else []
-        options += ["--no-build"] if self._uv.settings.security.profile == "strict" else []
         return self._uv.run(
             [
                 "pip", "compile", str(self._work / "requirements.txt"),
@@ -149,6 +128,13 @@ class Compiler:
             on_line=_without_output(self._on_event),
             sources=sources,
         )  # fmt: skip
+
+    def _forms(self) -> list[str]:
+        """Say which packages are taken as wheels, and which as sources."""
+        if self._uv.settings.security.profile == "strict":
+            return ["--only-binary=:all:"]
+        only = [f"--only-binary={name}" for name in self._spec.only_binary]
+        return only + [f"--no-binary={name}" for name in self._spec.no_binary]
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

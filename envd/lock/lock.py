@@ -37,13 +37,15 @@ class Package:
 class Lock:
     """The artifacts of one spec, sorted by name.
 
-    `as_of` is the day that what the model left open was resolved as of, empty for the
-    day it was locked. Neither it nor the notes are part of the environment's id.
+    `as_of` is the day that what the model left open was resolved as of, empty for the day
+    it was locked; `day` is the day of logging that the answer depends on, empty where it
+    is that of the whole month. None of these are part of the environment's id.
     """
 
     packages: tuple[Package, ...]
     as_of: str = ""
     notes: tuple[Note, ...] = ()
+    day: str = ""
 
     def env_id(self, python: Python) -> str:
         """Return the id of the environment this lock makes on *python*: 32 hex digits.
@@ -87,6 +89,7 @@ class Lock:
             "packages": [asdict(one) for one in self.packages],
             "as_of": self.as_of,
             "notes": [note.document() for note in self.notes],
+            "day": self.day,
         }
 
 
@@ -96,4 +99,5 @@ def from_document(document: dict[str, Any]) -> Lock:
         tuple(Package(**one) for one in document["packages"]),
         document.get("as_of", ""),
         tuple(Note(**note) for note in document.get("notes", ())),
+        document.get("day", ""),
     )

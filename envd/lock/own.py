@@ -49,6 +49,7 @@ class OwnPackages:
         if one.source.startswith(("https://", "http://", "file://")) and _is_wheel(one.source):
             url = f"{one.source}#{_hash(one)}" if _hash(one) else one.source
             name = one.name
+            self._wheels.check_remote(url, builder)
         else:
             kept = self._made(one, builder)
             self._kept[kept.sha256] = kept

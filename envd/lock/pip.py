@@ -7,10 +7,10 @@ version that the build dependencies pin.
 
 from __future__ import annotations
 
-import datetime as dt
+import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from envd import process
@@ -21,11 +21,12 @@ from envd.errors import (
     NotLockedOfflineError,
     SolveFailedError,
 )
-from envd.events import Note, OnEvent
+from envd.events import OnEvent
 from envd.lock.artifacts import choose
-from envd.lock.compile import Compiler, Cutoff, Entry, Question
+from envd.lock.compile import Compiler, Entry, Question
 from envd.lock.lock import Lock, Package
 from envd.lock.own import OwnPackages
+from envd.lock.rungs import Rung, rungs
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv
@@ -59,44 +60,22 @@ def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
 
 
 def _by_rungs(question: Question, uv: Uv, work: Path, on_event: OnEvent) -> Lock:
-    """Resolve as of the month's first day, else of the day; going on to today hid the reason."""
     failed: list[tuple[str, EnvdError]] = []
-    for cutoff in _cutoffs(question):
+    for rung in rungs(question.spec, question.day):
         try:
-            lock = _Resolution(question, uv, work, cutoff, on_event).lock()
+            lock = _Resolution(question, uv, work, rung, on_event).lock()
         except (SolveFailedError, InstallFailedError) as error:
-            failed.append((cutoff.day, error))
+            failed.append((rung.day, error))
             continue
-        return replace(lock, notes=(*lock.notes, *_rung_notes(failed, cutoff)))
+        day = question.day if rung.of_day else None
+        return replace(lock, notes=(*lock.notes, *rung.notes), day=day or "")
     raise _unanswered(failed)
-
-
-def _cutoffs(question: Question) -> list[Cutoff]:
-    month = question.spec.as_of
-    if not month:
-        return [Cutoff("", "", "")]
-    first = f"{month}-01"
-    # What was uploaded on the day itself may have been there already.
-    after = dt.date.fromisoformat(question.day or first) + dt.timedelta(days=1)
-    logged = f"{after.isoformat()}T00:00:00Z"
-    cutoffs = [Cutoff(first, f"{first}T00:00:00Z", logged)]
-    return [*cutoffs, Cutoff(question.day, logged, logged)] if question.day else cutoffs
-
-
-def _rung_notes(failed: list[tuple[str, EnvdError]], cutoff: Cutoff) -> list[Note]:
-    if not failed:
-        return []
-    message = (
-        f"nothing satisfied the model's requirements as of {failed[0][0]}; "
-        f"they are resolved as of {cutoff.day}, the day it was logged"
-    )
-    return [Note("AS_OF_DAY", message, cutoff.day)]
 
 
 def _unanswered(failed: list[tuple[str, EnvdError]]) -> EnvdError:
     # The later rung had more to choose from: its reason is the one left.
     days, error = list(dict.fromkeys(day for day, _ in failed if day)), failed[-1][1]
-    if not days:
+    if not days or not isinstance(error, SolveFailedError):
         return error
     message = (
         f"{error.message} (resolved as of {' and of '.join(days)}, when the model was logged; "
@@ -117,15 +96,15 @@ class _Resolution:
     """One spec, as of one day."""
 
     def __init__(
-        self, question: Question, uv: Uv, work: Path, cutoff: Cutoff, on_event: OnEvent
+        self, question: Question, uv: Uv, work: Path, rung: Rung, on_event: OnEvent
     ) -> None:
-        self._question, self._spec, self._cutoff = question, question.spec, cutoff
+        self._question, self._spec, self._rung = question, question.spec, rung
         self._uv, self._on_event = uv, on_event
         self._policy = policy.of(uv.settings.security)
         self._own = OwnPackages(question.model, Wheels(uv.settings.root), self._policy, work)
         sources = Sources(self._spec.indexes, self._own.copied_links(self._spec.indexes))
-        self._undated = Undated(uv, question.interpreter, sources, cutoff.moment, work)
-        self._compiler = Compiler(uv, question, self._undated, cutoff, work, on_event)
+        self._undated = Undated(uv, question.interpreter, sources, rung.moment, work)
+        self._compiler = Compiler(uv, question, self._undated, rung, work, on_event)
 
     def lock(self) -> Lock:
         """Return the lock."""
@@ -134,7 +113,7 @@ class _Resolution:
         chosen = self._compiler.compile(build) | self._compiler.compile(asked)
         with ThreadPoolExecutor(_BUILDS_AT_ONCE) as pool:
             packages = list(pool.map(self._package, chosen.values()))
-        return Lock(tuple(sorted(packages)), self._cutoff.day, self._undated.notes)
+        return Lock(tuple(sorted(packages)), self._rung.day, self._undated.notes)
 
     def _line(self, one: Requirement) -> str:
         """Return the line for *one*; what comes from a source is made a wheel first."""
@@ -147,7 +126,11 @@ class _Resolution:
             python=self._spec.python,
             undated=self._undated,
             options=tuple(self._compiler.build_options),
-            rules=(self._cutoff.moment, *self._spec.build_constraints),
+            rules=(
+                self._rung.moment,
+                *self._spec.build_constraints,
+                json.dumps(asdict(self._spec.indexes), sort_keys=True),
+            ),
             on_event=self._on_event,
         )
 

@@ -18,13 +18,13 @@ def text(lock: Lock, python: Python) -> str:
     """Return *lock* as the text of a `pylock.toml` for *python*."""
     system, _, machine = python.platform.partition("-")
     marker = (
-        f"python_full_version == '{python.version}' and sys_platform == '{system}' "
+        f"python_version == '{python.minor}' and sys_platform == '{system}' "
         f"and platform_machine == '{machine}'"
     )
     lines = [
         'lock-version = "1.0"',
         f"environments = {_toml([marker])}",
-        f'requires-python = "=={python.version}"',
+        f'requires-python = "=={python.minor}.*"',
         'created-by = "envd"',
         *([] if lock.packages else ["packages = []"]),
     ]

@@ -4,69 +4,119 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from envd.config import Index
+from envd.errors import PolicyDeniedError
 from envd.spec import Indexes
-from envd.spec.urls import canonical_host, has_credentials, without_credentials
+from envd.spec.urls import canonical_host, without_credentials
 
 _PYPI = "https://pypi.org/simple"
+_LOGIN = re.compile(r"://([^/?#]*)@")
+# The port that is meant where none is named.
+_PORT = re.compile(r"^(http://[^/]*):80(?=/|$)|^(https://[^/]*):443(?=/|$)")
+_SIMPLE = re.compile(r"/\+?simple$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The indexes of a spec, the directories `copied` from its model, and uv's `config` file."""
+    """The indexes of a spec, and the directories `copied` from its model.
+
+    Those of the indexes that are `exempt` do not date their files.
+    """
 
     indexes: Indexes
     copied: tuple[Path, ...] = ()
-    config: Path | None = None
-
-    def variables(self, settings: Index) -> dict[str, str]:
-        """Return uv's variables: credentials must not show in the arguments of a process."""
-        links = [*_with_credentials(self.indexes.find_links, settings.find_links),
-                 *map(str, self.copied)]  # fmt: skip
-        found = {"UV_INDEX_STRATEGY": _strategy(self.indexes)}
-        if links:
-            # A comma in a path would end it.
-            found["UV_FIND_LINKS"] = ",".join(
-                one if "://" in one else Path(one).as_uri() for one in links
-            )
-        *others, default = [f"{name}={url}" for name, url in self._named()]
-        if self.config is None and self.indexes.urls:
-            found |= {"UV_DEFAULT_INDEX": default, "UV_INDEX": " ".join(others)}
-        for name, url in self._named():
-            found |= _credentials(name, url, settings.urls)
-        return found
-
-    def write_config(self, path: Path, exempt: Collection[str]) -> None:
-        """Write the indexes into the uv configuration *path*, *exempt* ones without dates."""
-        tables = []
-        for name, url in self._named():
-            lines = ["[[index]]", f'name = "{name}"', f"url = {json.dumps(url)}"]
-            if url in exempt:
-                lines.append("exclude-newer = false")
-            tables.append(lines)
-        tables[-1].append("default = true")
-        preview = 'preview-features = ["index-exclude-newer"]\n'
-        path.write_text(preview + "\n".join(line for lines in tables for line in lines))
+    exempt: frozenset[str] = frozenset()
 
     @property
     def urls(self) -> list[str]:
         """The indexes, PyPI where none is named."""
         return [_unnamed(url) for url in self.indexes.urls or (_PYPI,)]
 
-    def _named(self) -> list[tuple[str, str]]:
-        return [(f"envd{number}", url) for number, url in enumerate(self.urls)]
+    def configuration(self, settings: Index) -> str:
+        """Return uv's configuration, which holds what is secret.
+
+        It is read from memory: what stands in the arguments or the variables of uv is seen
+        by others, and every build it runs inherits its variables.
+        """
+        keeper = _Keeper(settings)
+        links = [one for one in self.indexes.find_links if not one.startswith("./")]
+        strangers = keeper.strangers(self.urls, links)
+        lines = [
+            'preview-features = ["index-exclude-newer"]',
+            f'index-strategy = "{_strategy(self.indexes)}"',
+            # Paths may hold commas, URLs do not.
+            "find-links = "
+            + json.dumps([*map(keeper.known, links), *(one.as_uri() for one in self.copied)]),
+        ]
+        for url in self.urls:
+            lines += ["[[index]]", f"url = {json.dumps(keeper.with_login(url))}"]
+            if url in strangers:
+                lines.append('authenticate = "never"')
+            if url in self.exempt:
+                lines.append("exclude-newer = false")
+        return "\n".join([*lines, "default = true"])
+
+
+class _Keeper:
+    """Gives the credentials of the settings to what lies below the URL they stand in.
+
+    uv gives what it has for one index to all of its host that asks for a login, where
+    strangers may have indexes of their own.
+    """
+
+    def __init__(self, settings: Index) -> None:
+        named = [_unnamed(one) for one in (*settings.urls, *settings.find_links)]
+        self._given = {_bare(one): one for one in named}
+        logins = {_bare(one): found[1] for one in named if (found := _LOGIN.search(one))}
+        # The innermost first.
+        self._logins = dict(sorted(logins.items(), key=lambda one: -len(one[0])))
+
+    def known(self, link: str) -> str:
+        """Return the page of *link* as the settings have it."""
+        return self._given.get(_bare(link), link)
+
+    def with_login(self, url: str) -> str:
+        """Return *url* with the credentials of the setting it lies below."""
+        user = self._login(url)
+        return url.replace("://", f"://{user}@", 1) if user else url
+
+    def strangers(self, urls: Sequence[str], links: Sequence[str]) -> set[str]:
+        """Return the indexes of *urls* that uv must be kept from logging in to.
+
+        Raises:
+            PolicyDeniedError: it cannot be kept from it.
+        """
+        everything = [*urls, *links]
+        own = [_bare(one) for one in everything if self._login(one) or _bare(one) in self._given]
+        hosts = {_origin(one) for one in everything if self._login(one)}
+        found = {one for one in everything if _origin(one) in hosts and _bare(one) not in own}
+        for one in sorted(found):
+            # Pages of links have no setting for it, and of indexes that lie below each
+            # other uv takes either's.
+            if one in links or any(_overlap(one, other) for other in own):
+                message = (
+                    f"`{one}` lies on the host of an index that the settings have credentials "
+                    "for, and uv would send them there; to allow that, name it in `index.urls` "
+                    "or `index.find_links` as well"
+                )
+                raise PolicyDeniedError(message, index=one, setting="index.urls")
+        return found
+
+    def _login(self, url: str) -> str:
+        below = f"{_bare(url)}/"
+        return next((user for at, user in self._logins.items() if below.startswith(f"{at}/")), "")
 
 
 def redactor(settings: Index) -> Callable[[str], str]:
     """Return what takes the credentials of *settings*, and of any URL, out of a line."""
     secrets = set()
     for url in (*settings.urls, *settings.find_links):
-        if found := re.search(r"://([^/?#]*)@", url):
+        if found := _LOGIN.search(url):
             password = found[1].partition(":")[2] or found[1]
             secrets |= {password, unquote(password)}
 
@@ -83,32 +133,24 @@ def _strategy(indexes: Indexes) -> str:
     return "unsafe-best-match" if indexes.best_match else "first-index"
 
 
-def _with_credentials(links: tuple[str, ...], settings: tuple[str, ...]) -> list[str]:
-    """Return *links* as the settings have them; those of the model are `copied` instead."""
-    given = {without_credentials(one): one for one in settings}
-    return [given.get(one, one) for one in links if not one.startswith("./")]
+def _overlap(one: str, other: str) -> bool:
+    """Whether uv takes what it is told of the one index for the other's as well."""
+    # It does so beside `/simple` too, for the files.
+    first, second = (f"{_SIMPLE.sub('', _bare(url))}/" for url in (one, other))
+    return first.startswith(second) or second.startswith(first)
 
 
-def _credentials(name: str, url: str, settings: tuple[str, ...]) -> dict[str, str]:
-    """Return the credentials that the settings have for *url*, or for another of its host."""
-    known = [_unnamed(one) for one in settings if has_credentials(one)]
-    exact = [one for one in known if without_credentials(one).rstrip("/") == url.rstrip("/")]
-    same = [one for one in known if _origin(one) == _origin(url)]
-    if not (exact or same):
-        return {}
-    parts = urlsplit((exact or same)[0])
-    prefix = f"UV_INDEX_{name.upper()}"
-    return {
-        f"{prefix}_USERNAME": unquote(parts.username or ""),
-        f"{prefix}_PASSWORD": unquote(parts.password or ""),
-    }
-
-
-def _unnamed(url: str) -> str:
-    """Return *url* without a name: uv takes `name=https://...` as well, and envd names its own."""
-    return re.sub(r"^[\w.-]+=(?=\w+://)", "", url)
+def _bare(url: str) -> str:
+    """Return *url* as two of them compare: one spelling of the host, no login, no usual port."""
+    bare = canonical_host(without_credentials(url)).rstrip("/")
+    return _PORT.sub(r"\1\2", bare)
 
 
 def _origin(url: str) -> str:
-    found = re.match(r"[^:/]+://[^/?#]*", canonical_host(without_credentials(url)))
-    return found[0] if found else url
+    scheme, _, rest = _bare(url).partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def _unnamed(url: str) -> str:
+    """Return *url* without a name, which uv takes as well: `name=https://...`."""
+    return re.sub(r"^[\w.-]+=(?=\w+://)", "", url)

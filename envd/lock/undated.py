@@ -32,7 +32,6 @@ class Undated:
         self._sources = sources
         self._moment = moment
         self._work = work
-        self._exempt: set[str] = set()
         self._lock = threading.Lock()
 
     def run(self, ask: Callable[[Sources], Finished]) -> Finished:
@@ -53,18 +52,15 @@ class Undated:
             return bool(files) and self._sources is not sources
 
     def _exempt_indexes_of(self, files: Collection[str]) -> None:
-        urls = [url for url in self._sources.urls if url not in self._exempt]
+        urls = [url for url in self._sources.urls if url not in self._sources.exempt]
         undated = urls if len(urls) == 1 else [url for url in urls if self._is_undated(url, files)]
         if not undated:
             return
         for url in undated:
             message = f"the index `{url}` does not date its files; all of them are considered"
             self.notes = (*self.notes, Note("INDEX_UNDATED", message, url))
-        self._exempt |= set(undated)
-        # Another thread's uv may read the one before.
-        config = self._work / f"uv-{len(self._exempt)}.toml"
-        self._sources.write_config(config, self._exempt)
-        self._sources = replace(self._sources, config=config)
+        exempt = self._sources.exempt | set(undated)
+        self._sources = replace(self._sources, exempt=exempt)
 
     def _is_undated(self, url: str, files: Collection[str]) -> bool:
         """Ask the index *url* alone for the distributions of *files*."""

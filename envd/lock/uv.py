@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +37,7 @@ _UNREACHABLE = re.compile(
     r"error sending request|dns error|failed to lookup address|Connection refused|"
     r"connection closed|operation timed out|HTTP status server error|tunnel error|"
     r"[Nn]etwork connectivity is disabled|network was disabled|not found in the cache|"
-    r"Could not connect|Network is unreachable|"
+    r"Could not connect|Network is unreachable|lack of valid authentication credentials|"
     # git's, of a repository
     r"Could not resolve host|Failed to connect to|Couldn't connect to server"
 )
@@ -85,40 +87,44 @@ class Uv:
             CacheFullError: the disk is full.
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
-        is_offline = offline or self.settings.index.offline
-        config_file = ["--config-file", str(sources.config)] if sources and sources.config else []
-        argv = [find_uv_bin(), *arguments, *(config_file or ["--no-config"]), "--system-certs"]
-        if sources and sources.indexes.no_index:
-            argv.append("--no-index")
-        # A pyproject.toml in the current directory redirects uv's index.
-        empty = self.settings.root / "empty"
-        empty.mkdir(parents=True, exist_ok=True)
-        variables = self._environment(may_download_python=may_download_python)
-        if sources:
-            variables |= sources.variables(self.settings.index)
-        if cache:
-            variables["UV_CACHE_DIR"] = str(cache)
         redact = redactor(self.settings.index)
-        finished = process.run(
-            [*argv, "--offline"] if is_offline else argv,
-            env=variables,
-            cwd=empty,
-            timeout_s=self.settings.build.timeout,
-            on_line=lambda line: on_line(redact(line)),
-            on_start=self.held.names_installer if self.held else on_start,
-            pass_fds=[self.held.descriptor] if self.held else pass_fds,
-        )
+        with _in_memory(sources.configuration(self.settings.index) if sources else "") as memory:
+            finished = process.run(
+                self._argv(arguments, sources, memory, offline=offline),
+                env=self._environment(cache or self.cache, may_download=may_download_python),
+                cwd=self._empty(),
+                timeout_s=self.settings.build.timeout,
+                on_line=lambda line: on_line(redact(line)),
+                on_start=self.held.names_installer if self.held else on_start,
+                pass_fds=[memory, *([self.held.descriptor] if self.held else pass_fds)],
+            )
         finished = replace(finished, tail=tuple(map(redact, finished.tail)))
         if finished.status != 0 and (error := self._machine_fault(finished)):
             raise error
         return finished
 
-    def _environment(self, *, may_download_python: bool) -> dict[str, str]:
+    def _argv(
+        self, arguments: Sequence[str], sources: Sources | None, memory: int, *, offline: bool
+    ) -> list[str]:
+        argv = [find_uv_bin(), *arguments, "--system-certs"]
+        argv += ["--config-file", f"/proc/self/fd/{memory}"] if sources else ["--no-config"]
+        argv += ["--no-index"] if sources and sources.indexes.no_index else []
+        # A source tree may say for itself where its packages come from, past every policy.
+        argv += ["--no-sources"] if sources else []
+        return [*argv, "--offline"] if offline or self.settings.index.offline else argv
+
+    def _empty(self) -> Path:
+        # A pyproject.toml in the current directory redirects uv's index.
+        empty = self.settings.root / "empty"
+        empty.mkdir(parents=True, exist_ok=True)
+        return empty
+
+    def _environment(self, cache: Path, *, may_download: bool) -> dict[str, str]:
         return config.passed(PASSED) | {
             "GIT_TERMINAL_PROMPT": "0",
             # What a build writes into a wheel must not depend on when it runs.
             "SOURCE_DATE_EPOCH": "315532800",
-            "UV_CACHE_DIR": str(self.cache),
+            "UV_CACHE_DIR": str(cache),
             # Packages may bring the same file (mlflow and mlflow-skinny do): which of them
             # wins must not depend on which thread is faster.
             "UV_CONCURRENT_INSTALLS": "1",
@@ -126,13 +132,14 @@ class Uv:
             "UV_LINK_MODE": self.settings.build.link_mode,
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_INSTALL_DIR": str(self.pythons),
-            "UV_PYTHON_DOWNLOADS": "automatic" if may_download_python else "never",
+            "UV_PYTHON_DOWNLOADS": "automatic" if may_download else "never",
         }
 
     def _machine_fault(self, finished: process.Finished) -> EnvdError | None:
         # What a package's own build says is no word of uv's on the index or the disk.
         ours = itertools.takewhile(lambda line: not _BUILD_OUTPUT.search(line), finished.tail)
-        text = "\n".join(ours)
+        # uv wraps its lines.
+        text = re.sub(r"\s+", " ", " ".join(line.strip(_MARKS) for line in ours))
         if finished.timed_out:
             message = f"uv was stopped after {self.settings.build.timeout:.0f} s (`build.timeout`)"
             return BuildInterruptedError(message)
@@ -140,10 +147,23 @@ class Uv:
             message = f"the disk of `{self.settings.root}` is full; free some of it"
             return CacheFullError(message, root=self.settings.root)
         if found := _UNREACHABLE.search(text):
-            line = next(line for line in finished.tail if found[0] in line)
-            message = f"a package index cannot be reached: {line.strip()}"
-            return IndexUnreachableError(message, detail=line.strip())
+            line = next((one for one in finished.tail if found[0] in one), text).strip()[-1000:]
+            what = "a package index cannot be reached"
+            if self.settings.index.offline:
+                what = "envd is offline (`index.offline`), and something is not cached"
+            return IndexUnreachableError(f"{what}: {line}", detail=line)
         return None
+
+
+@contextlib.contextmanager
+def _in_memory(text: str) -> Iterator[int]:
+    """Yield the descriptor of a file that holds *text* and lies on no disk."""
+    descriptor = os.memfd_create("uv.toml")
+    try:
+        os.write(descriptor, text.encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def explanation(finished: process.Finished) -> str:

@@ -22,6 +22,7 @@ from packaging import utils
 from envd import durable, held, process
 from envd.errors import InstallFailedError
 from envd.events import Line, OnEvent, Stage
+from envd.lock import metadata
 from envd.lock.lock import Lock
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
@@ -45,7 +46,8 @@ class Kept:
 class Builder:
     """How the wheels of one lock are built: with which Python, packages and limits.
 
-    `options` are uv's on dates and build constraints, `rules` what they say.
+    `options` are uv's on dates and build constraints; `rules` say what they mean, and
+    where build requirements come from.
     """
 
     uv: Uv
@@ -93,7 +95,13 @@ class Wheels:
         )
 
     def keep(self, wheel: Path, made_from: str) -> Kept:
-        """Keep the file *wheel*."""
+        """Keep the file *wheel*.
+
+        Raises:
+            SolveFailedError: it depends on what is no package of an index.
+            InstallFailedError: it is no wheel.
+        """
+        metadata.check_wheel(wheel, made_from)
         content = wheel.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         name, version, _, _ = utils.parse_wheel_filename(wheel.name)
@@ -121,6 +129,30 @@ class Wheels:
             if source.identity:
                 durable.write_json(record, asdict(kept))
             return kept
+
+    def check_remote(self, url: str, builder: Builder) -> None:
+        """See that the wheel at *url* depends on packages of indexes only.
+
+        Raises:
+            SolveFailedError: it does not.
+            InstallFailedError: it is no wheel.
+            IndexUnreachableError: it cannot be had.
+        """
+        with self._scratch() as work:
+            finished = builder.undated.run(
+                lambda sources: builder.uv.run(
+                    [
+                        "pip", "install", "--python", str(builder.interpreter), "--no-deps",
+                        "--no-build", "--target", str(work / "target"), url,
+                    ],
+                    on_line=lambda text: builder.on_event(Line(text)),
+                    sources=sources,
+                )
+            )  # fmt: skip
+            if finished.status != 0:
+                raise _failure(url, finished)
+            for found in (work / "target").glob("*.dist-info/METADATA"):
+                metadata.check(found.read_text(errors="replace"), url)
 
     def sha256(self, url: str, builder: Builder) -> str:
         """Return the SHA-256 of the source archive at *url*.

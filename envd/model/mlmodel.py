@@ -53,8 +53,9 @@ def read(path: Path) -> Model:
 
     Raises:
         ModelNotFoundError: there is no such directory, or no `MLmodel` in it.
-        ModelInvalidError: its `MLmodel` cannot be used; the message says why.
+        ModelInvalidError: its path or its `MLmodel` cannot be used; the message says why.
     """
+    check_path(path)
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
         message = f"the model `{path}` {what}; give the directory that holds an `MLmodel` file"
@@ -63,6 +64,20 @@ def read(path: Path) -> Model:
         message = f"no `MLmodel` file in `{path}`; give the directory that holds it"
         raise ModelNotFoundError(message, model=path)
     return _model(path, documents.read(path, "MLmodel"))
+
+
+def check_path(path: Path) -> None:
+    """See that *path* is one that messages, records and workers can name.
+
+    Raises:
+        ModelInvalidError: it is not UTF-8.
+    """
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        name = os.fsencode(path).decode(errors="replace")
+        message = f"the path of the model `{name}` is not UTF-8; rename it"
+        raise ModelInvalidError(message, model=name) from error
 
 
 def _model(path: Path, document: dict[str, Document]) -> Model:

@@ -51,7 +51,7 @@ class Environments(services.EnvironmentsServicer):
         asked = await self._builds.ask(model, override, fresh=request.upgrade)
         if request.lock:
             return messages.resolved(asked, await self._builds.lock(asked), with_lock=True)
-        return messages.resolved(asked, self._store.specs.lock(asked.spec.key))
+        return messages.resolved(asked, self._store.specs.lock(asked.spec.key, asked.day))
 
     @status.unary
     async def BuildEnvironment(  # noqa: N802

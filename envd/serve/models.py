@@ -18,7 +18,7 @@ _MAX_KNOWN = 10_000
 @dataclass(frozen=True, slots=True)
 class _Known:
     digest: str
-    spec_key: str
+    lock: Path
     environment: Environment
     notes: tuple[Note, ...]
     files: tuple[tuple[int, int], ...]
@@ -57,7 +57,8 @@ class ReadyModels:
         found = self._builds.find(asked)
         if found is None:
             found = await self._built(self._builds.start(asked, model), wait=wait)
-        files = self._files(asked.spec.key, found)
+        lock = self._store.specs.lock_path(asked.spec.key, asked.day)
+        files = self._files(lock, found)
         # What was found before its files were looked at may be out of date by now.
         found = self._builds.find(asked) if files else None
         if found is None or files is None:
@@ -67,9 +68,7 @@ class ReadyModels:
         if len(self._known) >= _MAX_KNOWN:
             # An override is the caller's: what it was asked with must not be kept for ever.
             self._known.clear()
-        self._known[model.path, override] = _Known(
-            model.digest, asked.spec.key, found, notes, files
-        )
+        self._known[model.path, override] = _Known(model.digest, lock, found, notes, files)
         return found, notes
 
     def forget(self, model: Model, override: tuple[str, ...]) -> None:
@@ -80,17 +79,16 @@ class ReadyModels:
         known = self._known.get((model.path, override))
         if known is None or known.digest != model.digest:
             return None
-        is_same = known.files == self._files(known.spec_key, known.environment)
+        is_same = known.files == self._files(known.lock, known.environment)
         return known if is_same and known.environment.manifest.base.is_there() else None
 
-    def _files(self, spec_key: str, found: Environment) -> tuple[tuple[int, int], ...] | None:
-        """Return which files the lock and the manifest are, None where one is not there.
+    def _files(self, lock: Path, found: Environment) -> tuple[tuple[int, int], ...] | None:
+        """Return which files *lock* and the manifest are, None where one is not there.
 
         Whoever locks or builds anew writes a new file.
         """
-        layout = self._store.layout
         try:
-            both = [layout.lock(spec_key).stat(), layout.manifest(found.id).stat()]
+            both = [lock.stat(), self._store.layout.manifest(found.id).stat()]
         except FileNotFoundError:
             return None
         return tuple((one.st_ino, one.st_mtime_ns) for one in both)

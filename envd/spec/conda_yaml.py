@@ -19,7 +19,7 @@ from envd.spec.policy import Policy
 from envd.spec.python import first_version
 from envd.spec.urls import without_token
 
-_MATCH_SPEC = re.compile(r"(?:([\w./:-]+)::)?([A-Za-z0-9_.-]+)\s*([=<>!~].*|\s[\d*].*)?")
+_MATCH_SPEC = re.compile(r"(?:([\w./:-]+)::)?([A-Za-z0-9_.-]+)\s*([=<>!~][^;]*|\s[\d*].*)?")
 _BUILD_PACKAGES = ("pip", "setuptools", "wheel")
 # Whose packages are PyPI's under the same names, as far as they are Python packages.
 _ORDINARY = re.compile(

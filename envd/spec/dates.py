@@ -11,7 +11,8 @@ from envd.model import Model
 from envd.model.texts import shown
 from envd.spec.dependencies import Dependencies
 
-_DAY = re.compile(r"(\d{4}|\d{2})-(\d{2})-(\d{2})(?!\d)")
+_DAY = re.compile(r"(\d{4}|\d{2})-(\d{2})-(\d{2})(?!\d)", re.ASCII)
+_YEARS = range(1990, 2201)
 
 
 def with_day(model: Model, found: Dependencies) -> Dependencies:
@@ -25,11 +26,16 @@ def with_day(model: Model, found: Dependencies) -> Dependencies:
 
 
 def parse(text: str) -> dt.date | None:
-    """Return the day a `utc_time_created` begins with; a year of two digits is of this century."""
+    """Return the day a `utc_time_created` begins with, None where no model can be of it.
+
+    A year of two digits is of this century.
+    """
     if not (match := _DAY.match(text.strip())):
         return None
-    year, month, day = (int(part) for part in match.groups())
+    year = int(match[1] if len(match[1]) > len("19") else f"20{match[1]}")
+    if year not in _YEARS:
+        return None
     try:
-        return dt.date(year if year > 99 else 2000 + year, month, day)  # noqa: PLR2004
+        return dt.date(year, int(match[2]), int(match[3]))
     except ValueError:
         return None

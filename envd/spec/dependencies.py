@@ -34,7 +34,7 @@ class Dependencies:
 
     `python` is a version of one to three numbers, or None where the model names none;
     `day` the date it was logged (`2024-02-14`), or None where it is unknown or does not
-    matter. `build_constraints` and `only_binary` are what repairs add. `overrides` take
+    matter. `build_constraints`, `only_binary` and `bounds` are what repairs add. `overrides` take
     the place of requirements of the same names. `lock` is the lock that lies in the
     model; `closed` says that the requirements are all there is to install.
     """
@@ -46,6 +46,7 @@ class Dependencies:
     day: str | None = None
     build_constraints: tuple[str, ...] = ()
     only_binary: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
     overrides: tuple[Requirement, ...] = ()
     lock: ModelLock | None = None
     closed: bool = False
@@ -67,6 +68,7 @@ class Dependencies:
             self,
             build=tuple(one for one in self.build if one.name not in names),
             asked=replace(self.asked, requirements=(*kept, *overrides), constraints=limits),
+            bounds=tuple(one for one in self.bounds if one.partition(">=")[0] not in names),
             overrides=(),
             closed=False,
         )
@@ -77,10 +79,20 @@ class Dependencies:
         notes = self.notes
         if unmet:
             what = ", ".join(one.text for one in unmet)
-            message = f"`{lock.file}` of the model does not hold what it asks for: {what}"
+            message = f"`{lock.file}` of the model does not hold what the model asks for: {what}"
             if lock.must_agree:
-                message += "; write it again with `envctl lock --upgrade -m MODEL -o MODEL/..`"
+                again = f"envctl lock --upgrade -m MODEL -o MODEL/{lock.file}"
+                message += f"; write it again with `{again}`"
                 raise ModelInvalidError(message, path=lock.file, requirements=what)
             notes = (*notes, Note("LOCK_DIFFERS", message, lock.file))
         asked = replace(self.asked, requirements=packages, constraints=())
-        return replace(self, build=(), asked=asked, notes=notes, lock=None, closed=True)
+        return replace(
+            self,
+            build=(),
+            asked=asked,
+            notes=notes,
+            only_binary=(),
+            bounds=(),
+            lock=None,
+            closed=True,
+        )

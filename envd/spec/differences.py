@@ -10,6 +10,7 @@ Document = Mapping[str, Any]
 
 _NAMES = {
     "as_of": "what is left open is resolved as of",
+    "bounds": "bound where the packages of then allow it",
     "best_match": "all indexes are asked for every package",
     "build": "build dependency",
     "build_constraints": "limit on builds",

@@ -51,7 +51,8 @@ def read(
         found = dates.with_day(model, found)
     found = replace(found, overrides=overrides.read(model.path, override, rules))
     if not fresh and (lock := model_lock.read(model.path, rules)):
-        return model_lock.honoured(lock, found)
+        needing = repairs.with_mlflow(model, found) or found
+        return model_lock.honoured(lock, replace(found, asked=needing.asked))
     return repairs.applied(model, found) if settings.resolve.repair else found
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from packaging.markers import Marker
 
 from envd.spec.python import Python
-from envd.spec.requirement import Requirement
+
+if TYPE_CHECKING:  # it asks here whether its markers can be evaluated
+    from envd.spec.requirement import Requirement
+
+_ANY = Python("cpython", "3.11.0", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
 
 
 def environment(python: Python) -> dict[str, str]:
@@ -34,6 +39,22 @@ def environment(python: Python) -> dict[str, str]:
 def applies(marker: str, python: Python) -> bool:
     """Whether *marker* holds on *python*; an empty one always does."""
     return not marker or Marker(marker).evaluate(environment(python))
+
+
+def must_evaluate(marker: str) -> None:
+    """Evaluate *marker* as `applies` will, to know that it can be.
+
+    Whether it can hangs on what is compared how, and not on the Python.
+
+    Raises:
+        ValueError: it is not one, or compares what cannot be compared.
+        RecursionError: it is nested too deep.
+    """
+    try:
+        applies(marker, _ANY)
+    except KeyError as error:
+        message = f"{error} means something in a lock only"
+        raise ValueError(message) from error
 
 
 def unmet(

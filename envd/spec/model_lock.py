@@ -25,6 +25,12 @@ from envd.spec.policy import Policy
 from envd.spec.python import Python
 from envd.spec.requirement import Requirement
 
+# A character of a marker takes up to 3 us to read, one of a specifier 4; each text is read
+# once, as `_evaluated` and `_admits` keep as many as there may be.
+_MAX_TEXTS = 4_096
+_MAX_MARKER, _MAX_MARKERS = 4_000, 128 << 10
+_MAX_SPECIFIER, _MAX_SPECIFIERS = 500, 16 << 10
+
 _Reader = Callable[[Path, str, Policy], Contents]
 # In this order; with whether the requirements of the model have to agree with it. What
 # MLflow writes beside a uv.lock is what the model imports, and the lock is the project's.
@@ -81,8 +87,34 @@ def read(model: Path, policy: Policy) -> Lock | None:
     """
     for name, must_agree, reader in _FORMATS:
         if files.exists(model, name):
-            return Lock(name, must_agree, reader(model, name, policy))
+            contents = reader(model, name, policy)
+            _must_be_short(contents)
+            return Lock(name, must_agree, contents)
     return None
+
+
+def _must_be_short(contents: Contents) -> None:
+    """Refuse a lock whose markers or `requires-python` would take long to read."""
+    markers = dict.fromkeys(contents.environments, contents.place)
+
+    def noted(place: Place, marker: str) -> bool:
+        markers.setdefault(marker, place)
+        return True
+
+    packages = contents.reached(noted)
+    specifiers = {one.requires_python: one.place for one in packages}
+    specifiers |= {contents.requires_python: contents.place}
+    for what, places, longest, most in (
+        ("markers", markers, _MAX_MARKER, _MAX_MARKERS),
+        ("`requires-python`", specifiers, _MAX_SPECIFIER, _MAX_SPECIFIERS),
+    ):
+        for text, place in places.items():
+            if len(text) > longest:
+                why = f"`{shown(text)}` is over {longest} characters"
+                raise place.invalid(why)
+        if len(places) > _MAX_TEXTS or sum(map(len, places)) > most:
+            why = f"its {what} are over {_MAX_TEXTS} different ones or {most} characters"
+            raise contents.place.invalid(why)
 
 
 def honoured(lock: Lock, found: Dependencies) -> Dependencies:
@@ -103,13 +135,18 @@ def honoured(lock: Lock, found: Dependencies) -> Dependencies:
 
 def _must_admit(place: Place, what: str, requires_python: str, python: Python) -> None:
     try:
-        is_admitted = SpecifierSet(requires_python).contains(python.version, prereleases=True)
+        is_admitted = _admits(requires_python, python.version)
     except ValueError as error:
         why = f"`requires-python` of {what} is no specifier: `{shown(requires_python)}`"
         raise place.invalid(why) from error
     if not is_admitted:
         why = f"{what} is for Python {requires_python}, and this is {python.version}"
         raise place.invalid(why, python=python.version)
+
+
+@lru_cache(_MAX_TEXTS)
+def _admits(requires_python: str, version: str) -> bool:
+    return SpecifierSet(requires_python).contains(version, prereleases=True)
 
 
 def _applies(place: Place, marker: str, python: Python, groups: frozenset[str]) -> bool:
@@ -120,7 +157,7 @@ def _applies(place: Place, marker: str, python: Python, groups: frozenset[str]) 
         raise place.invalid(why, marker=shown(marker)) from error
 
 
-@lru_cache(4096)
+@lru_cache(_MAX_TEXTS)
 def _evaluated(marker: str, python: Python, groups: frozenset[str]) -> bool:
     if not marker:
         return True

@@ -38,6 +38,8 @@ class Options:
     prereleases: bool = False
     only_binary: tuple[str, ...] = ()
     no_binary: tuple[str, ...] = ()
+    # The options that took back, with `:none:`, what was said before.
+    taken_back: frozenset[str] = frozenset()
 
     def __add__(self, other: Options) -> Options:
         """Return both together; of two indexes the later one wins, as with pip."""
@@ -47,9 +49,13 @@ class Options:
             _once(self.find_links + other.find_links),
             self.no_index or other.no_index,
             self.prereleases or other.prereleases,
-            _once(self.only_binary + other.only_binary),
-            _once(self.no_binary + other.no_binary),
+            _once(self._unless("--only-binary", other).only_binary + other.only_binary),
+            _once(self._unless("--no-binary", other).no_binary + other.no_binary),
+            self.taken_back | other.taken_back,
         )
+
+    def _unless(self, name: str, other: Options) -> Options:
+        return NO_OPTIONS if name in other.taken_back else self
 
 
 NO_OPTIONS = Options()
@@ -67,11 +73,7 @@ def parse(place: Place, line: str, policy: Policy) -> tuple[Options, tuple[Note,
     if name in _URLS and value:
         return _location(place, name, value, policy)
     if name in _NAMES and _NAME_LIST.fullmatch(value):
-        names = tuple(one if one.startswith(":") else canonicalize_name(one)
-                      for one in re.split(r"\s*,\s*", value))  # fmt: skip
-        if name == "--only-binary":
-            return Options(only_binary=names), ()
-        return Options(no_binary=names), ()
+        return _names(name, re.split(r"\s*,\s*", value)), ()
     if not value and name in {"--no-index", "--pre"} | _IMPLIED:
         return Options(no_index=name == "--no-index", prereleases=name == "--pre"), ()
     why = (
@@ -79,6 +81,17 @@ def parse(place: Place, line: str, policy: Policy) -> tuple[Options, tuple[Note,
         "settings (`index.urls`, `index.find_links`)"
     )
     raise place.invalid(why, option=shown(name, 100))
+
+
+def _names(option: str, values: list[str]) -> Options:
+    is_taken_back = ":none:" in values
+    # Of what stands in one list only what comes after it counts, too.
+    after = values[len(values) - values[::-1].index(":none:") :] if is_taken_back else values
+    names = _once(tuple(one if one == ":all:" else canonicalize_name(one) for one in after))
+    taken_back = frozenset({option} if is_taken_back else ())
+    if option == "--only-binary":
+        return Options(only_binary=names, taken_back=taken_back)
+    return Options(no_binary=names, taken_back=taken_back)
 
 
 def _location(

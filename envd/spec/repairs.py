@@ -47,7 +47,8 @@ def applied(model: Model, found: Dependencies) -> Dependencies:
     return found
 
 
-def _with_mlflow(model: Model, found: Dependencies) -> Dependencies | None:
+def with_mlflow(model: Model, found: Dependencies) -> Dependencies | None:
+    """Return *found* with the mlflow that the loader of *model* needs, None where it is named."""
     is_named = any(one.name in _MLFLOW or _may_be_mlflow(one) for one in found.asked.requirements)
     if is_named or model.loader_module.split(".")[0] != "mlflow":
         return None
@@ -68,10 +69,10 @@ def _bounded_mlflow(model: Model, found: Dependencies) -> Dependencies | None:
     lowest = _oldest_mlflow(model)
     if not bare or not lowest:
         return None
-    changed = _replaced(found, {one: one.at(f">={lowest}") for one in bare})
     name = min(bare).name
-    message = f"`{name}` is read as `{name}>={lowest}`, what the model's format needs"
-    return _noted(changed, "MLFLOW_BOUNDED", message, name)
+    bound = f"{name}>={lowest}"
+    message = f"`{name}` is taken from {lowest} on, which the model was logged with or needs"
+    return _noted(replace(found, bounds=(bound,)), "MLFLOW_BOUNDED", message, name)
 
 
 def _oldest_mlflow(model: Model) -> str | None:
@@ -155,7 +156,7 @@ def _compiled_as_wheels(_: Model, found: Dependencies) -> Dependencies | None:
 # In this order: what is added first may be bounded after.
 RULES = (
     Rule("the loader imports mlflow, and older files of conda packages do not name it",
-         _with_mlflow),
+         with_mlflow),
     Rule("a bare mlflow went back to 1.1.0 where later ones asked for too much, and that "
          "refuses the MLmodel of its successors", _bounded_mlflow),
     Rule("conda builds carry dates as post-releases that PyPI never had "

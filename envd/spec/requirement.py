@@ -10,6 +10,7 @@ from packaging.specifiers import InvalidSpecifier, Specifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from envd.model.texts import shown
+from envd.spec import markers
 from envd.spec.place import Place
 
 # Without its hashes. The longest of public models has 200.
@@ -70,10 +71,14 @@ def parse(place: Place, text: str) -> Requirement:
         ModelInvalidError: it is not one, or names a URL.
     """
     bare, hashes = without_hashes(text)
+    head, _, marker = bare.partition(";")
+    bare = bare if marker.strip() else head.rstrip()
     _must_be_plain(place, bare, hashes)
     try:
         parsed = requirements.Requirement(modern(bare))
         text = canonical(parsed)
+        found = Requirement(utils.canonicalize_name(parsed.name), text, hashes)
+        markers.must_evaluate(found.marker)
     except (ValueError, RecursionError) as error:
         why = f"`{shown(bare)}` is not a requirement: {shown(str(error).partition(chr(10))[0])}"
         raise place.invalid(why, requirement=shown(bare)) from error
@@ -83,7 +88,7 @@ def parse(place: Place, text: str) -> Requirement:
     if parsed.url is not None:
         why = f"`{parsed.name}` comes from a URL or path; name a version that an index has"
         raise place.invalid(why, requirement=parsed.name)
-    return Requirement(utils.canonicalize_name(parsed.name), text, hashes)
+    return found
 
 
 def _must_be_plain(place: Place, bare: str, hashes: tuple[str, ...]) -> None:

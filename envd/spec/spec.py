@@ -38,7 +38,8 @@ class Spec:
 
     Requirements are sorted and without duplicates: their order means nothing to a
     resolver. The order of indexes does, and is kept. `as_of` is a month (`2024-02`), or
-    empty for today. A `closed` spec is a whole lock: nothing is added to its requirements.
+    empty for today. `bounds` (`mlflow>=2.9`) hold where the packages of then allow it. A
+    `closed` spec is a whole lock: nothing is added to its requirements.
     """
 
     manager: str
@@ -47,6 +48,7 @@ class Spec:
     requirements: tuple[Requirement, ...]
     constraints: tuple[Requirement, ...]
     build_constraints: tuple[str, ...]
+    bounds: tuple[str, ...]
     indexes: Indexes
     only_binary: tuple[str, ...]
     no_binary: tuple[str, ...]
@@ -75,6 +77,7 @@ def of(found: Dependencies, python: Python, index: Index) -> Spec:
         requirements=_sorted(asked.requirements),
         constraints=_sorted(asked.constraints),
         build_constraints=tuple(sorted(found.build_constraints)),
+        bounds=tuple(sorted(found.bounds)),
         indexes=_indexes(asked.options, index),
         only_binary=tuple(sorted({*asked.options.only_binary, *found.only_binary})),
         no_binary=tuple(sorted(asked.options.no_binary)),

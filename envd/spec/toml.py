@@ -20,7 +20,9 @@ _MAX_STRUCTURE = 640 << 10
 _MAX_TEXT = 65_536
 _HEADER = re.compile(r"[ \t]*\[\[[ \t]*([\w-]+)[ \t]*\]\]")
 _ERROR_LINE = re.compile(r"at line (\d+)")
-_TEXT_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*')
+# Nothing in it may be tried twice: a text of escapes that never ends would take hours, and
+# one that does 100 bytes for each. `tomllib` refuses what has no end.
+_TEXT_OR_COMMENT = re.compile(r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"?|\'[^\'\n]*\'|#[^\n]*')
 # `tomllib` takes 2 s for one key of 16,000 parts, and four times that for twice as many.
 _LONG_KEY = re.compile(r"(?:\.[ \t]*[\w-]+[ \t]*){8}")
 _KINDS = {str: "a text", list: "a list", dict: "a table"}

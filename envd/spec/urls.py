@@ -76,6 +76,13 @@ def cleaned(place: Place, url: str) -> tuple[str, tuple[Note, ...]]:
     if len(bare) > _LONGEST or not _means_one_place(bare):
         why = f"`{shown(bare)}` is not a URL that means one place"
         raise place.invalid(why)
+    if "?" in bare:
+        # It may be a signature or a token, and no download can do without it.
+        why = (
+            f"`{shown(bare.partition('?')[0])}` has a query (`?...`), which may hold a secret; "
+            "give the file another place, or its index in `index.urls`"
+        )
+        raise place.invalid(why)
     if _without_secret(url) == url:
         return bare, ()
     message = (

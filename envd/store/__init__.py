@@ -11,7 +11,8 @@
     |   `-- <attempt>/                    the prefix, built where it will live
     |-- specs/<spec_key>/
     |   |-- spec.json                     the canonical spec
-    |   `-- lock.json                     what it resolved to
+    |   |-- lock.json                     what it resolved to as of its month
+    |   `-- lock-<day>.json               or as of a day, where the month had no answer
     |-- held/                             files the kernel's locks are taken on; never removed
     |   |-- spec-<spec_key>               held while the spec is locked
     |   |-- build-<env_id>                held while the environment is built

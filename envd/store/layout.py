@@ -43,9 +43,9 @@ class Layout:
         """The canonical document of a spec."""
         return self.root / "specs" / spec_key / "spec.json"
 
-    def lock(self, spec_key: str) -> Path:
-        """The lock of a spec."""
-        return self.root / "specs" / spec_key / "lock.json"
+    def lock(self, spec_key: str, day: str = "") -> Path:
+        """The lock of a spec; of one *day* where that of the whole month has no answer."""
+        return self.root / "specs" / spec_key / f"lock{'-' if day else ''}{day}.json"
 
     def log(self, spec_key: str) -> Path:
         """The log of a spec's last build."""

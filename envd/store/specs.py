@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from envd import durable
 from envd.lock import Lock
@@ -31,13 +32,19 @@ class Specs:
         if not self._layout.spec(spec.key).exists():
             durable.write_json(self._layout.spec(spec.key), json.loads(spec.canonical()))
 
-    def lock(self, spec_key: str) -> Lock | None:
-        """Return the lock cached under *spec_key*, or None."""
+    def lock(self, spec_key: str, day: str | None = None) -> Lock | None:
+        """Return the lock cached under *spec_key*, for a model logged on *day*, or None."""
         try:
-            return lock_from_document(json.loads(self._layout.lock(spec_key).read_text()))
+            text = self.lock_path(spec_key, day).read_text()
+            return lock_from_document(json.loads(text))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def lock_path(self, spec_key: str, day: str | None = None) -> Path:
+        """Return where that lock lies, or would."""
+        of_month, of_day = self._layout.lock(spec_key), self._layout.lock(spec_key, day or "")
+        return of_day if of_day.exists() else of_month
+
     def keep_lock(self, spec_key: str, lock: Lock) -> None:
-        """Cache *lock* under *spec_key*."""
-        durable.write_json(self._layout.lock(spec_key), lock.document())
+        """Cache *lock* under *spec_key*, and under its day where it depends on one."""
+        durable.write_json(self._layout.lock(spec_key, lock.day), lock.document())

@@ -261,12 +261,12 @@ class Store:
         return measured
 
     def models(self, env_id: str) -> tuple[str, ...]:
-        """Return the models that have used *env_id*, by path."""
+        """Return the models that have used *env_id*, by path, as what can be shown."""
         found = []
         for mark in self.layout.used_by(env_id).glob("[!.]*"):
             # The environment may be removed meanwhile.
             with contextlib.suppress(FileNotFoundError):
-                found.append(os.fsdecode(mark.read_bytes()))
+                found.append(mark.read_bytes().decode(errors="replace"))
         return tuple(sorted(found))
 
     def remove(self, env_id: str) -> None:

@@ -255,6 +255,42 @@ def _sparse_device(name: str, more: str = "") -> Callable[[Path], None]:
     return made
 
 
+_HASH = "a" * 64
+# For both formats: each calls the hash by a name of its own.
+_LOCKED = f"""version = "1"
+wheels = [{{url = "https://h/a.whl", hash = "sha256:{_HASH}", hashes = {{sha256 = "{_HASH}"}}}}]
+"""
+
+
+def _pylock(packages: list[str], head: str = "", asked: str = "six") -> Callable[[Path], None]:
+    """Write a lock of six, mlflow and *packages*, each with more lines of its own."""
+
+    def made(model: Path) -> None:
+        _requirements(asked)(model)
+        names = ["six", "mlflow", *(f"p{number}" for number in range(len(packages)))]
+        tables = [
+            f'[[packages]]\nname = "{name}"\n{more}\n{_LOCKED}'
+            for name, more in zip(names, ["", "", *packages], strict=True)
+        ]
+        _write(model / "pylock.toml", f'lock-version = "1.0"\n{head}\n{"".join(tables)}')
+
+    return made
+
+
+def _uvlock(markers: list[str]) -> Callable[[Path], None]:
+    """Write a lock of a project that asks for six under each of *markers*."""
+    edges = "".join(f'{{name = "six", marker = "{marker}"}}, ' for marker in markers)
+    project = f'name = "p"\nsource = {{virtual = "."}}\ndependencies = [{edges}]\n'
+    six = f'name = "six"\nsource = {{registry = "https://pypi.org/simple"}}\n{_LOCKED}'
+    return _file("uv.lock", f"version = 1\n[[package]]\n{project}[[package]]\n{six}")
+
+
+def _markers(count: int, size: int) -> list[str]:
+    """Return markers of about *size* characters that differ, take long, and do not hold."""
+    more = "or((((os_name<''))))" * ((size - 15) // 20)
+    return [f"os_name=='{number:04}'{more}" for number in range(count)]
+
+
 _BOMB = "six-1.0-" + "-".join(".".join(f"{kind}{n}" for n in range(3_000)) for kind in "xyz")
 
 MADE: dict[str, Callable[[Path], None]] = {
@@ -433,7 +469,60 @@ MADE: dict[str, Callable[[Path], None]] = {
     "uvlock_is_sparse_of_10_gb": _sparse("uv.lock", 10**10),
     "uvlock_of_8_mib_and_1": _file("uv.lock", b"version = 1\n".ljust(8 * MIB + 1, b"#")),
     "uvlock_is_latin1": _file("uv.lock", "version = '\xef'\n".encode("latin-1")),
+    "pylock_text_of_escapes": _file("pylock.toml", 'x = "' + "\\\\" * 1_200_000 + '"\n'),
+    "pylock_escapes_that_never_end": _file("pylock.toml", '"\\' * 500_000),
+    "pylock_markers_of_60000": _pylock([f'marker = "{one}"' for one in _markers(44, 60_000)]),
+    "pylock_markers_of_150_kib": _pylock([f'marker = "{one}"' for one in _markers(40, 3_900)]),
+    "pylock_environments_of_4200_kinds": _pylock([], f"environments = {_markers(4_200, 15)}"),
+    "pylock_environments_of_60000": _pylock([], f"environments = {_markers(44, 60_000)}"),
+    "pylock_environments_of_150_kib": _pylock([], f"environments = {_markers(40, 3_900)}"),
+    "pylock_requires_python_of_60000": _pylock(
+        [f'requires-python = ">{number}{",!=1.*" * 10_000}"' for number in range(44)]
+    ),
+    "pylock_requires_python_of_40_kib": _pylock(
+        [f'requires-python = ">{number}{",!=1.*" * 80}"' for number in range(80)]
+    ),
+    "pylock_beside_a_marker_that_compares_no_versions": _pylock(
+        [], asked='six ; os_name ~= "posix"\n'
+    ),
+    "pylock_beside_a_marker_of_extras": _pylock([], asked='six ; "a" in extras\n'),
+    "pylock_beside_a_marker_of_groups": _pylock([], asked='six ; "d" in dependency_groups\n'),
+    "pylock_archive_with_a_query": _pylock(
+        [],
+        asked="six\n",
+        head=(
+            f'packages = [{{name = "six", archive = {{url = "https://h/six-1.zip?sig={CANARY}", '
+            f'hashes = {{sha256 = "{"a" * 64}"}}}}}}]\n[tool]\n'
+        ),
+    ),
+    "uvlock_markers_of_60000": _uvlock(_markers(44, 60_000)),
+    "uvlock_markers_of_150_kib": _uvlock(_markers(40, 3_900)),
+    # URLs that are secrets.
+    "requirements_url_with_a_query": _requirements(
+        f"six @ https://h/six-1.0-py3-none-any.whl?sig={CANARY}"
+    ),
+    "requirements_bare_url_with_a_query": _requirements(
+        f"https://h/six-1.0-py3-none-any.whl?sig={CANARY}#sha256={'a' * 64}"
+    ),
+    "requirements_git_with_a_query": _requirements(f"git+https://h/six?token={CANARY}"),
+    "requirements_index_with_a_query": _requirements(
+        f"six\n--index-url https://h/simple?token={CANARY}"
+    ),
+    "requirements_extra_index_with_a_query": _requirements(
+        f"six\n--extra-index-url https://h/simple?token={CANARY}"
+    ),
+    "requirements_find_links_with_a_query": _requirements(
+        f"six\n--find-links https://h/page?token={CANARY}"
+    ),
     # What looks like an attack and is only read.
+    "tamed_pylock_of_all_the_markers_there_may_be": _pylock(
+        [f'marker = "{one}"' for one in _markers(33, 3_900)]
+    ),
+    "tamed_uvlock_of_all_the_markers_there_may_be": _uvlock(
+        _markers(16, 3_900) + _markers(4_000, 15) * 5
+    ),
+    "tamed_date_of_the_last_year": _file("MLmodel", f"utc_time_created: '9999-12-31'\n{MLMODEL}"),
+    "tamed_date_of_the_first_year": _file("MLmodel", f"utc_time_created: '0001-01-01'\n{MLMODEL}"),
     "tamed_tree_of_many_files_is_read_often": _many_small_files,
     "tamed_tree_is_read_often": _same_tree_often,
     "tamed_conda_python_of_100000_digits": _file(
@@ -460,6 +549,28 @@ SLOW: dict[str, Callable[[Path], None]] = {
     "model_of_100100_directories": _many_directories,
 }
 
+# These take long, and each stops at a limit that no profile changes: read under `dev`, and
+# with `--slow` under the others.
+COSTLY = {
+    "code_holds_gigabytes",
+    "pylock_environments_of_60000",
+    "pylock_escapes_that_never_end",
+    "pylock_markers_of_60000",
+    "pylock_requires_python_of_60000",
+    "pylock_text_of_escapes",
+    "requirements_include_fan_out",
+    "requirements_of_50000_lines",
+    "requirements_of_90_mib",
+    "requirements_of_many_names",
+    "requirements_tree_holds_10100_directories",
+    "requirements_trees_are_many",
+    "tamed_tree_is_read_often",
+    "tamed_tree_of_many_files_is_read_often",
+    "tamed_uvlock_of_all_the_markers_there_may_be",
+    "uvlock_markers_of_60000",
+    "yaml_path_of_a_mib",
+}
+
 _AT = "https://user:canary-in-an-override@example.org"
 
 OVERRIDES: dict[str, tuple[str, ...]] = {
@@ -482,6 +593,8 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "override_with_credentials": (f"six == {_AT}/simple",),
     "override_with_credentials_and_a_newline": (f"six @ {_AT}/six.zip\nx",),
     "override_is_empty": ("",),
+    "override_with_a_query": (f"six @ https://h/six-1.0-py3-none-any.whl?sig={CANARY}",),
+    "override_of_a_marker_of_extras": ("six ; 'a' in extras",),
     "override_is_blank": (" \t",),
     "override_holds_a_nul": ("six\0",),
     "override_of_bytes": ("six\udcff",),

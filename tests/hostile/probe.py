@@ -3,7 +3,7 @@
 Runs as a process of its own: the hook that watches what is opened cannot be taken off,
 and memory is measured by the peak of the process.
 
-    python -m tests.hostile.probe FOLDER < '[[NAME, MODEL, [OVERRIDE, ...]], ...]'
+    python -m tests.hostile.probe FOLDER < '[[NAME, MODEL, [OVERRIDE, ...], [PROFILE, ...]], ...]'
 """
 
 from __future__ import annotations
@@ -64,23 +64,22 @@ class _Watch:
 
 
 def main() -> None:
-    """Read what standard input names, under two profiles."""
+    """Read what standard input names."""
     root = Path(sys.argv[1])
     cases = json.load(sys.stdin)
     given = {
-        profile: config.load(root=root, environ={"ENVD_SECURITY__PROFILE": profile})
-        for profile in ("auto", "standard")
+        profile: config.load(root=root, environ={"ENVD_SECURITY__PROFILE": setting})
+        for profile, setting in (("dev", "auto"), ("standard", "standard"))
     }
     signal.signal(signal.SIGPROF, _end)
     watch = _Watch()
     sys.addaudithook(watch)
     # What the first reading imports and compiles belongs to no case.
-    _outcome(_read, Path(cases[0][1]), given["auto"], [])
-    for name, model, override in cases:
-        for profile, settings in given.items():
-            found = _measured(watch, Path(model), settings, override)
-            found |= {"case": name, "profile": "dev" if profile == "auto" else profile}
-            print(json.dumps(found), flush=True)
+    _outcome(_read, Path(cases[0][1]), given["dev"], [])
+    for name, model, override, profiles in cases:
+        for profile in profiles:
+            found = _measured(watch, Path(model), given[profile], override)
+            print(json.dumps(found | {"case": name, "profile": profile}), flush=True)
 
 
 def _end(*_: object) -> None:
