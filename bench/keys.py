@@ -26,7 +26,8 @@ from mlflow.utils import virtualenv
 from rounds import Aim, Contender, Report
 from setup import BENCH, IRIS
 
-from envd import config, environments, model, spec
+from envd import config, model, spec
+from envd.asked import Asked
 from envd.environments import Environments
 
 # Without types; the names it uses are MLflow's own.
@@ -53,7 +54,7 @@ class Keys:
         known, _ = found.interpreters.known()
         picked = found.interpreters.pick(dependencies.python, known)
         assert picked is not None
-        asked = environments.asked(read, dependencies, *picked, settings)
+        asked = Asked.of(read, dependencies, *picked, settings)
         lock = found.kept_lock(asked)
         assert lock is not None
         return lock.env_id(asked.spec.python)

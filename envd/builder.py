@@ -14,7 +14,8 @@ import sys
 from typing import Any
 
 from envd import config
-from envd.environments import Environments, asked_from_document
+from envd.asked import Asked
+from envd.environments import Environments
 from envd.errors import EnvdError, InternalError
 from envd.events import Event, Stage
 from envd.model.location import locate
@@ -44,10 +45,10 @@ def _do(task: dict[str, Any], on_event: Any) -> dict[str, Any]:
         return {"located": str(locate(task["locate"], settings))}
     environments = Environments(settings)
     if "lock" in task:
-        environments.lock(asked_from_document(task["lock"]), on_event)
+        environments.lock(Asked.from_document(task["lock"]), on_event)
         return {"locked": True}
     if "build" in task:
-        asked = asked_from_document(task["build"])
+        asked = Asked.from_document(task["build"])
         ready = environments.ready(asked, on_event, upgrade=task["upgrade"])
         return {"ready": ready.environment.id, "cached": ready.cached}
     if "obtain" in task:

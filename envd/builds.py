@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envd import config, environments, spec
+from envd import config, spec
+from envd.asked import Asked
 from envd.config import Settings
-from envd.environments import Asked, Environments
+from envd.environments import Environments
 from envd.errors import BuildInterruptedError, EnvdError, ShuttingDownError, from_document
 from envd.events import Event, Line, Note, OnEvent, Stage, ignore
 from envd.lock import Lock
@@ -138,9 +139,7 @@ class Builds:
             message = f"Python {requested} was obtained and is not there any more; try again"
             raise BuildInterruptedError(message)
         # Likewise: what belongs on this Python is selected from a lock of any length.
-        return await asyncio.to_thread(
-            environments.asked, model, dependencies, *picked, self._settings
-        )
+        return await asyncio.to_thread(Asked.of, model, dependencies, *picked, self._settings)
 
     def find(self, asked: Asked) -> Environment | None:
         """Return the environment of *asked* if it is ready.

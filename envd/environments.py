@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO, TypeVar
+from typing import Self, TextIO, TypeVar
 
 from envd import lock as locks
 from envd import spec as specs
+from envd.asked import Asked
 from envd.build import Interpreter, Interpreters, virtualenv
 from envd.build.bytecode import Bytecode
 from envd.config import Settings
@@ -25,79 +26,10 @@ from envd.held import Owner
 from envd.lock import Lock, Question, Sources
 from envd.lock.uv import Uv
 from envd.model import Model
-from envd.spec import Dependencies, Spec, flavors, policy
-from envd.spec.spec import from_canonical
+from envd.spec import flavors, policy
 from envd.store import Attempt, Base, Environment, Manifest, Store, sweep
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A spec with what is needed to build it and is not part of its key.
-
-    `model` is the model's directory, whose own packages a lock may be made of, and `day`
-    the day it was logged.
-    """
-
-    spec: Spec
-    requested_python: str | None
-    interpreter: Path
-    modules: tuple[str, ...]
-    notes: tuple[Note, ...]
-    model: Path
-    day: str | None
-
-    def document(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "spec": self.spec.canonical(),
-            "requested_python": self.requested_python,
-            "interpreter": str(self.interpreter),
-            "modules": self.modules,
-            "notes": [note.document() for note in self.notes],
-            "model": str(self.model),
-            "day": self.day,
-        }
-
-
-def asked_from_document(document: dict[str, Any]) -> Asked:
-    """Return what `Asked.document` described."""
-    return Asked(
-        spec=from_canonical(document["spec"]),
-        requested_python=document["requested_python"],
-        interpreter=Path(document["interpreter"]),
-        modules=tuple(document["modules"]),
-        notes=tuple(Note(**note) for note in document["notes"]),
-        model=Path(document["model"]),
-        day=document["day"],
-    )
-
-
-def asked(
-    model: Model,
-    dependencies: Dependencies,
-    interpreter: Interpreter,
-    note: Note | None,
-    settings: Settings,
-) -> Asked:
-    """Return what *model* asks for on *interpreter*, which was chosen with *note*.
-
-    Raises:
-        ModelInvalidError: a lock that lies in the model does not fit its requirements.
-    """
-    is_mlflow = model.loader_module.split(".")[0] == "mlflow"
-    found = dependencies.on(interpreter.python)
-    notes = (*found.notes, *found.asked.notes)
-    return Asked(
-        spec=specs.of(found, interpreter.python, settings.index),
-        requested_python=found.python,
-        interpreter=interpreter.path,
-        modules=("mlflow.pyfunc", model.loader_module) if is_mlflow else (),
-        notes=(*notes, note) if note else notes,
-        model=model.path,
-        day=found.day,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +74,7 @@ class Environments:
         self._create()
         dependencies = specs.read(model, self.settings, override, fresh=fresh)
         interpreter, note = self.interpreters.obtain(dependencies.python, on_event)
-        return asked(model, dependencies, interpreter, note, self.settings)
+        return Asked.of(model, dependencies, interpreter, note, self.settings)
 
     def find(self, asked: Asked) -> Environment | None:
         """Return the environment of *asked* if it is ready; reads a few files, waits for nothing.

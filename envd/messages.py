@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from envd_client.v1 import envd_pb2 as api
 
-from envd.environments import Asked
+from envd.asked import Asked
 from envd.errors import EnvdError, PythonUnavailableError
 from envd.events import Event, Note, Stage
 from envd.lock import Lock, pylock

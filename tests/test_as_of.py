@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from envd.asked import Asked
 from envd.config import Resolve
-from envd.environments import Asked
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line
 from envd.lock import Lock

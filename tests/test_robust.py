@@ -33,10 +33,9 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from envd import environments
+from envd.asked import Asked
 from envd.build import Interpreters
 from envd.builds import Build, Builds
-from envd.environments import Asked
 from envd.errors import SolveFailedError
 from envd.events import OnEvent
 from envd.model import mlmodel
@@ -519,13 +518,13 @@ def test_a_lock_of_any_length_is_selected_from_beside_the_loop(
     house.ask("tiny-a")
     builds = builds_of(house, monkeypatch)
     threads = []
-    select = environments.asked
+    select = Asked.of
 
     def slow(*given: Any) -> Asked:
         threads.append(threading.current_thread())
         return select(*given)
 
-    monkeypatch.setattr(environments, "asked", slow)
+    monkeypatch.setattr(Asked, "of", slow)
 
     asyncio.run(builds.ask(mlmodel.read(house.model)))
 

@@ -8,9 +8,10 @@ import time
 from typing import TYPE_CHECKING
 
 from envd import messages
+from envd.asked import Asked
 from envd.cli import documents
 from envd.cli.engine import Document, Input, Predicted, Wanted
-from envd.environments import Asked, Environments
+from envd.environments import Environments
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent, ignore
 from envd.lock import pylock

@@ -33,7 +33,7 @@ def command(
     """Lock a model: print its lock as a `pylock.toml` (PEP 751).
 
     A lock is made once and kept. Laid into the model as `pylock.toml` it goes with it:
-    from then on the model gets those packages everywhere. With --upgrade a new one is
+    from then on the model gets those packages wherever its Python is. With --upgrade a new one is
     made and its environment built, while the old one serves.
 
     \b

@@ -1,0 +1,84 @@
+"""What a model asks for on one Python, as it goes from whoever asks to whoever builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envd import spec as specs
+from envd.build import Interpreter
+from envd.config import Settings
+from envd.events import Note
+from envd.model import Model
+from envd.spec import Dependencies, Spec
+from envd.spec.spec import from_canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A spec with what is needed to build it and is not part of its key.
+
+    `model` is the model's directory, whose own packages a lock may be made of, and `day`
+    the day it was logged.
+    """
+
+    spec: Spec
+    requested_python: str | None
+    interpreter: Path
+    modules: tuple[str, ...]
+    notes: tuple[Note, ...]
+    model: Path
+    day: str | None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        dependencies: Dependencies,
+        interpreter: Interpreter,
+        note: Note | None,
+        settings: Settings,
+    ) -> Asked:
+        """Return what *model* asks for on *interpreter*, which was chosen with *note*.
+
+        Raises:
+            ModelInvalidError: a lock that lies in the model does not fit its requirements.
+        """
+        is_mlflow = model.loader_module.split(".")[0] == "mlflow"
+        found = dependencies.on(interpreter.python)
+        notes = (*found.notes, *found.asked.notes)
+        return cls(
+            spec=specs.of(found, interpreter.python, settings.index),
+            requested_python=found.python,
+            interpreter=interpreter.path,
+            modules=("mlflow.pyfunc", model.loader_module) if is_mlflow else (),
+            notes=(*notes, note) if note else notes,
+            model=model.path,
+            day=found.day,
+        )
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Asked:
+        """Return what `document` described."""
+        return cls(
+            spec=from_canonical(document["spec"]),
+            requested_python=document["requested_python"],
+            interpreter=Path(document["interpreter"]),
+            modules=tuple(document["modules"]),
+            notes=tuple(Note(**note) for note in document["notes"]),
+            model=Path(document["model"]),
+            day=document["day"],
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "spec": self.spec.canonical(),
+            "requested_python": self.requested_python,
+            "interpreter": str(self.interpreter),
+            "modules": self.modules,
+            "notes": [note.document() for note in self.notes],
+            "model": str(self.model),
+            "day": self.day,
+        }
