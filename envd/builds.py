@@ -91,7 +91,8 @@ class Builds:
         self._settings = settings
         self._processes = processes
         self._environments = Environments(settings)
-        self._by_spec: OrderedDict[str, Build] = OrderedDict()
+        # By the day as well: where a month has no answer, each day has its own.
+        self._by_spec: OrderedDict[tuple[str, str | None], Build] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
         self._under_way: dict[asyncio.Task[None], Build] = {}
 
@@ -170,8 +171,8 @@ class Builds:
         """Return the latest build of the spec whose key begins with *spec_key*, if one is known."""
         if len(spec_key) < _MIN_PREFIX:
             return None
-        fitting = [key for key in self._by_spec if key.startswith(spec_key)]
-        return self._by_spec[fitting[0]] if len(fitting) == 1 else None
+        fitting = [one for (key, _), one in self._by_spec.items() if key.startswith(spec_key)]
+        return fitting[-1] if len({one.asked.spec.key for one in fitting}) == 1 else None
 
     def leave_all(self) -> None:
         """End every following of a build, because the daemon is stopping."""
@@ -184,7 +185,7 @@ class Builds:
 
         With *upgrade* it is locked anew, when a plain build that is under way is over.
         """
-        key = asked.spec.key
+        key = (asked.spec.key, asked.day)
         found = self._by_spec.get(key)
         if found and found.done.done():
             found = None

@@ -163,7 +163,7 @@ class Environments:
             else:
                 ready = Ready(found, cached=True)
         if upgrade:
-            self.store.specs.keep_lock(asked.spec.key, lock)
+            self.store.specs.keep_lock(asked.spec.key, lock, asked.day)
         return ready
 
     def _lock(self, asked: Asked, on_event: OnEvent, *, keep: bool) -> Lock:
@@ -179,7 +179,7 @@ class Environments:
             lock = locks.resolve(question, self._uv.held_by(held), on_event)
             self.store.specs.keep(spec)
             if keep:
-                self.store.specs.keep_lock(spec.key, lock)
+                self.store.specs.keep_lock(spec.key, lock, asked.day)
             return lock
 
     def _install(self, asked: Asked, lock: Lock, attempt: Attempt, on_event: OnEvent) -> None:

@@ -162,7 +162,7 @@ class House:
 
     def lock_of(self, asked: Asked) -> Lock:
         """Return the lock that is kept of what was asked for."""
-        lock = self.environments.store.specs.lock(asked.spec.key)
+        lock = self.environments.store.specs.lock(asked.spec.key, asked.day)
         assert lock is not None
         return lock
 

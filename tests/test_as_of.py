@@ -114,6 +114,29 @@ def test_where_the_month_has_no_answer_the_day_has(house: House, index: Index) -
     assert "as of 2024-02-01" in note.message
 
 
+def test_an_upgrade_puts_the_answer_of_the_month_in_the_place_of_a_days(
+    house: House, index: Index
+) -> None:
+    upload(house, index, "tiny-a==2.0", "2024-02-10")
+    asked = house.ask("tiny-a>=2", day=DAY)
+    house.ready(asked)
+    assert house.lock_of(asked).day == DAY
+
+    upload(house, index, "tiny-a==2.1", "2024-01-10")
+    upgraded = house.ready(asked, upgrade=True)
+
+    assert house.lock_of(asked).day == ""
+    assert house.environments.find(asked) == upgraded.environment
+
+
+def test_a_bound_yields_to_the_date_and_not_to_the_profile(house: House, mlflows: Index) -> None:
+    upload(house, mlflows, "mlflow==2.7", "2023-01-02")
+    house.with_security(profile="strict")
+
+    with pytest.raises(SolveFailedError):
+        house.environments.lock(ask_mended(house, "mlflow", day=DAY, mlflow="9.0"))
+
+
 def test_where_neither_has_an_answer_both_are_named(house: House, index: Index) -> None:
     upload(house, index, "tiny-a==1.0", "2023-11-02")
     upload(house, index, "tiny-a==2.0", "2024-02-15")

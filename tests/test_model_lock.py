@@ -23,9 +23,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envd import config
 from envd.config import Index, Security
 from envd.errors import EnvdError, ModelInvalidError, PolicyDeniedError
+from envd.model import read as read_model
 from envd.spec import model_lock, policy, requirement_file
+from envd.spec import read as read_spec
 from envd.spec.dependencies import Dependencies
 from envd.spec.place import Place
 from envd.spec.policy import Policy
@@ -605,7 +608,9 @@ def test_a_path_for_a_registry_is_refused(tmp_path: Path) -> None:
 def test_a_stale_pylock_is_refused(tmp_path: Path) -> None:
     found = honoured(tmp_path, pylock(a()), "tiny-a>=2\nsix; python_version < '3'\ntiny-b")
 
-    with pytest.raises(ModelInvalidError, match=r"pylock\.toml.*tiny-a>=2, tiny-b; write it again"):
+    with pytest.raises(
+        ModelInvalidError, match=r"pylock\.toml.*tiny-a>=2, tiny-b; write a new one"
+    ):
         found.on(PYTHON)
 
 
@@ -616,6 +621,32 @@ def test_a_uv_lock_that_differs_is_a_note(tmp_path: Path) -> None:
 
     assert codes(found) == ["LOCK_HONOURED", "LOCK_DIFFERS"]
     assert texts(found.asked.requirements) == ["tiny-a==1"]
+
+
+def test_a_uv_lock_without_the_mlflow_that_is_asked_for_is_refused(tmp_path: Path) -> None:
+    text = uv_lock(uv("tiny-a"), needs=[{"name": "tiny-a"}])
+    found = honoured(tmp_path, text, "tiny-a\nmlflow>=2")
+
+    with pytest.raises(ModelInvalidError, match=r"uv\.lock.*mlflow>=2; write a new one"):
+        found.on(PYTHON)
+
+
+def test_a_uv_lock_with_another_mlflow_than_is_asked_for_is_a_note(tmp_path: Path) -> None:
+    text = uv_lock(uv("mlflow"), needs=[{"name": "mlflow"}])
+
+    assert "LOCK_DIFFERS" in codes(honoured(tmp_path, text, "mlflow>=2").on(PYTHON))
+
+
+def test_an_old_source_in_a_lock_is_built_as_outside_of_one(tmp_path: Path) -> None:
+    (tmp_path / "pylock.toml").write_text(pylock(a(name="pyyaml", version="5.4.1")))
+    (tmp_path / "requirements.txt").write_text("pyyaml==5.4.1")
+    (tmp_path / "MLmodel").write_text("flavors: {python_function: {loader_module: own}}")
+    loaded = config.load(root=tmp_path / "root", environ={})
+
+    found = of(read_spec(read_model(tmp_path), loaded), PYTHON, loaded.index)
+
+    assert found.closed
+    assert found.build_constraints == ("cython<3", "setuptools<66")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -573,6 +574,30 @@ def test_an_upgrade_waits_for_the_build_under_way_and_then_starts(
     assert again is upgrade is not plain
     assert joined is plain
     assert builds.get(asked.spec.key) is upgrade
+
+
+def test_models_of_one_spec_and_other_days_are_built_each(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = house.ask("tiny-a")
+    model = mlmodel.read(house.model)
+    builds = builds_of(house, monkeypatch)
+
+    async def run(task: dict[str, Any], _: OnEvent) -> dict[str, Any]:
+        del task
+        return {"cached": False}
+
+    async def ask() -> list[Build]:
+        return [builds.start(replace(asked, day=day), model)
+                for day in ("2024-02-10", "2024-02-28", "2024-02-10")]  # fmt: skip
+
+    monkeypatch.setattr(builds, "_run", run)
+    monkeypatch.setattr(builds, "_built", lambda build: build)
+
+    first, second, third = asyncio.run(ask())
+
+    assert first is third is not second
+    assert builds.get(asked.spec.key) is second
 
 
 def builds_of(house: House, monkeypatch: pytest.MonkeyPatch) -> Builds:

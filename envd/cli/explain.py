@@ -51,7 +51,7 @@ def command(
       envctl explain ./model ./other
       envctl explain ./model a8461d26 --json
     """
-    from envd.spec.differences import between  # noqa: PLC0415
+    from envd.spec.differences import Difference, between  # noqa: PLC0415
 
     asked = (*named, *models)
     if not 1 <= len(asked) <= _MOST:
@@ -61,6 +61,10 @@ def command(
     found = [_explained(engine, one, [] if number else override)
              for number, one in enumerate(asked)]  # fmt: skip
     differences = between(found[0]["spec"], found[-1]["spec"])
+    ids = [one["env_id"] for one in found]
+    if not differences and ids[0] != ids[-1] and all(ids):
+        # Where a month has no answer, each day has its own.
+        differences = [Difference("lock of its day", ids[0], ids[-1])]
     if is_json:
         document = found[0] | {"differences": [one.document() for one in differences]}
         others = {"other": found[1]} if len(found) == _MOST else {}
@@ -90,6 +94,8 @@ def _explained(engine: Engine, name: str, override: list[str]) -> Document:
 
 
 def _say(found: Document) -> None:
+    from envd.spec.urls import PYPI  # noqa: PLC0415
+
     spec = found["spec"]
     python = spec["python"]
     rows: list[tuple[str, Any]] = [
@@ -98,7 +104,7 @@ def _say(found: Document) -> None:
         ("manager", spec["manager"]),
         ("python", f"{python['version']} ({python['abi']}, {python['libc']})"),
         ("as of", spec["as_of"] or "today"),
-        ("index", ", ".join(spec["indexes"]["urls"]) or "https://pypi.org/simple"),
+        ("index", ", ".join(spec["indexes"]["urls"]) or PYPI),
     ]
     rows += [("links", one) for one in spec["indexes"]["find_links"]]
     rows += [(title, meaning) for key, title, meaning in _SWITCHES

@@ -61,7 +61,11 @@ def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
 
 def _by_rungs(question: Question, uv: Uv, work: Path, on_event: OnEvent) -> Lock:
     failed: list[tuple[str, EnvdError]] = []
+    is_strict = uv.settings.security.profile == "strict"
     for rung in rungs(question.spec, question.day):
+        # A bound yields to the date, not to a build that fails or is not allowed.
+        if rung.drops_bound and (is_strict or isinstance(failed[-1][1], InstallFailedError)):
+            continue
         try:
             lock = _Resolution(question, uv, work, rung, on_event).lock()
         except (SolveFailedError, InstallFailedError) as error:

@@ -37,6 +37,11 @@ class Rung:
     notes: tuple[Note, ...] = ()
     of_day: bool = False
 
+    @property
+    def drops_bound(self) -> bool:
+        """Whether the bounds of the spec do not hold in it."""
+        return any(note.code == "BOUND_DROPPED" for note in self.notes)
+
 
 def rungs(spec: Spec, day: str | None) -> list[Rung]:
     """Return the tries for *spec*, whose model was logged on *day*.

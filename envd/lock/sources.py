@@ -12,9 +12,8 @@ from urllib.parse import unquote
 from envd.config import Index
 from envd.errors import PolicyDeniedError
 from envd.spec import Indexes
-from envd.spec.urls import canonical_host, without_credentials
+from envd.spec.urls import PYPI, canonical_host, without_credentials
 
-_PYPI = "https://pypi.org/simple"
 _LOGIN = re.compile(r"://([^/?#]*)@")
 # The port that is meant where none is named.
 _PORT = re.compile(r"^(http://[^/]*):80(?=/|$)|^(https://[^/]*):443(?=/|$)")
@@ -35,7 +34,7 @@ class Sources:
     @property
     def urls(self) -> list[str]:
         """The indexes, PyPI where none is named."""
-        return [_unnamed(url) for url in self.indexes.urls or (_PYPI,)]
+        return [_unnamed(url) for url in self.indexes.urls or (PYPI,)]
 
     def configuration(self, settings: Index) -> str:
         """Return uv's configuration, which holds what is secret.

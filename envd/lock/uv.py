@@ -31,6 +31,8 @@ PASSED = (
 )  # fmt: skip
 
 _MARKS = " \t\u00d7\u2570\u2500\u25b6\u2502\u251c"
+_ADVICE = "Consider using `exclude-newer-package` to override the cutoff for this package."
+_LONGEST = 2000
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error 28\)")
 _BUILD_OUTPUT = re.compile(r"build backend returned an error|\[std(err|out)\]")
 _UNREACHABLE = re.compile(
@@ -168,5 +170,7 @@ def _in_memory(text: str) -> Iterator[int]:
 
 def explanation(finished: process.Finished) -> str:
     """Return what uv said of its failure, without the marks it draws, as one sentence."""
-    text = " ".join(line.strip(_MARKS) for line in finished.tail)
-    return re.sub(r"\s+", " ", text).strip()[-2000:]
+    text = re.sub(r"\s+", " ", " ".join(line.strip(_MARKS) for line in finished.tail)).strip()
+    # An option of uv's that no setting of envd's gives.
+    text = text.replace(_ADVICE, "").strip()
+    return text if len(text) <= _LONGEST else "... " + text[-_LONGEST:].partition(" ")[2]

@@ -142,9 +142,9 @@ def _pep440(version: str) -> str:
     if bare[0].endswith("*"):
         prefix = bare[0].rstrip("*").rstrip(".")
         return f"=={prefix}.*" if prefix else ""
-    # `=1.2` means any 1.2.x; a build string after it, or a suffix, means just that version.
-    is_exact = len(bare) > 1 or not text.startswith("=") or not re.fullmatch(r"[\d.]+", bare[0])
-    return f"=={bare[0]}" if is_exact else f"=={bare[0]}.*"
+    # `=1.2` means any 1.2.x; a third number, a build string or a suffix means just that.
+    is_open = text.startswith("=") and len(bare) == 1 and re.fullmatch(r"\d+(\.\d+)?", bare[0])
+    return f"=={bare[0]}.*" if is_open else f"=={bare[0]}"
 
 
 def _dropped(name: str) -> Note:

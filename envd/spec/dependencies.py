@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from envd.spec import markers
 from envd.spec.python import Python
 from envd.spec.requirement import Requirement
 from envd.spec.requirement_file import Requirements
+
+_MLFLOW = {"mlflow", "mlflow-skinny"}
 
 
 class ModelLock(Protocol):
@@ -80,9 +83,10 @@ class Dependencies:
         if unmet:
             what = ", ".join(one.text for one in unmet)
             message = f"`{lock.file}` of the model does not hold what the model asks for: {what}"
-            if lock.must_agree:
-                again = f"envctl lock --upgrade -m MODEL -o MODEL/{lock.file}"
-                message += f"; write it again with `{again}`"
+            if lock.must_agree or _lacks_mlflow(unmet, packages):
+                message += (
+                    "; write a new one with `envctl lock --upgrade -m MODEL -o MODEL/pylock.toml`"
+                )
                 raise ModelInvalidError(message, path=lock.file, requirements=what)
             notes = (*notes, Note("LOCK_DIFFERS", message, lock.file))
         asked = replace(self.asked, requirements=packages, constraints=())
@@ -96,3 +100,9 @@ class Dependencies:
             lock=None,
             closed=True,
         )
+
+
+def _lacks_mlflow(unmet: Iterable[Requirement], packages: Iterable[Requirement]) -> bool:
+    """Whether there is no mlflow where one is asked for: nothing can load the model then."""
+    wanted, there = ({one.name for one in each} & _MLFLOW for each in (unmet, packages))
+    return bool(wanted) and not there

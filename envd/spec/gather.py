@@ -52,7 +52,10 @@ def read(
     found = replace(found, overrides=overrides.read(model.path, override, rules))
     if not fresh and (lock := model_lock.read(model.path, rules)):
         needing = repairs.with_mlflow(model, found) or found
-        return model_lock.honoured(lock, replace(found, asked=needing.asked))
+        locked = (one for part in lock.contents.found.values() for one in part.requirements)
+        limits = repairs.build_limits(locked) if settings.resolve.repair else ()
+        found = replace(found, asked=needing.asked, build_constraints=limits)
+        return model_lock.honoured(lock, found)
     return repairs.applied(model, found) if settings.resolve.repair else found
 
 

@@ -96,7 +96,8 @@ class Policy:
             message = (
                 f"`{name}` has no wheel for this Python (only `{made_from}`), and "
                 '`security.profile = "strict"` takes wheels only; '
-                "ask for a version that has one, or provide it in `index.find_links`"
+                "ask for a version that has one, provide it in `index.find_links`, or, where "
+                "it was locked under another profile, lock it anew with `envctl lock --upgrade`"
             )
             raise PolicyDeniedError(message, package=name, setting="security.profile")
 

@@ -7,7 +7,7 @@ note. `resolve.repair = false` turns them off.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from packaging.version import Version
@@ -132,14 +132,22 @@ def _without_conda_post(_: Model, found: Dependencies) -> Dependencies | None:
     return changed
 
 
+def build_limits(requirements: Iterable[Requirement]) -> tuple[str, ...]:
+    """Return what those of *requirements* that are old sources are built with."""
+    is_old = any(
+        one.name == "pyyaml"
+        and (version := flavors.public_version(one.pin))
+        and version < _FIRST_PYYAML_FOR_CYTHON_3
+        for one in requirements
+    )
+    return ("cython<3", "setuptools<66") if is_old else ()
+
+
 def _constrained_builds(_: Model, found: Dependencies) -> Dependencies | None:
-    old = [one for one in (*_asked(found), *found.asked.constraints)
-           if one.name == "pyyaml" and (version := flavors.public_version(one.pin))
-           and version < _FIRST_PYYAML_FOR_CYTHON_3]  # fmt: skip
-    if not old:
+    limits = build_limits((*_asked(found), *found.asked.constraints))
+    if not limits:
         return None
-    limits = ("cython<3", "setuptools<66")
-    message = f"`{old[0].text}` is built, where it must be, with {' and '.join(limits)}"
+    message = f"`pyyaml` is built, where it must be, with {' and '.join(limits)}"
     return _noted(replace(found, build_constraints=limits), "BUILD_CONSTRAINED", message, "pyyaml")
 
 

@@ -42,8 +42,8 @@ class Requirement:
 
     @property
     def pin(self) -> str | None:
-        """The version it is pinned to with `==`, or None."""
-        found = re.findall(r"(?<!=)==([^=,*]+)(?=,|$)", self.text.partition(";")[0])
+        """The version it is pinned to with `==` or `===`, or None."""
+        found = re.findall(r"===?([^=,*]+)(?=,|$)", self.text.partition(";")[0])
         return found[0] if len(found) == 1 else None
 
     @property

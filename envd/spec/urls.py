@@ -37,11 +37,6 @@ def without_token(channel: str) -> str:
     return _TOKEN.sub(r"\1t/***", without_credentials(channel))
 
 
-def has_credentials(url: str) -> bool:
-    """Whether *url* holds a user or a password."""
-    return without_credentials(url) != url
-
-
 def is_pypi(url: str) -> bool:
     """Whether *url* is the index that is meant when none is named."""
     return _PYPI.fullmatch(without_credentials(url)) is not None

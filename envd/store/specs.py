@@ -45,6 +45,11 @@ class Specs:
         of_month, of_day = self._layout.lock(spec_key), self._layout.lock(spec_key, day or "")
         return of_day if of_day.exists() else of_month
 
-    def keep_lock(self, spec_key: str, lock: Lock) -> None:
-        """Cache *lock* under *spec_key*, and under its day where it depends on one."""
+    def keep_lock(self, spec_key: str, lock: Lock, day: str | None = None) -> None:
+        """Cache *lock*, of a model logged on *day*, under *spec_key*.
+
+        Under the day as well where it depends on it; else it takes the place of one that did.
+        """
         durable.write_json(self._layout.lock(spec_key, lock.day), lock.document())
+        if day and not lock.day:
+            self._layout.lock(spec_key, day).unlink(missing_ok=True)
