@@ -280,9 +280,14 @@ def _pylock(packages: list[str], head: str = "", asked: str = "six") -> Callable
 def _uvlock(markers: list[str]) -> Callable[[Path], None]:
     """Write a lock of a project that asks for six under each of *markers*."""
     edges = "".join(f'{{name = "six", marker = "{marker}"}}, ' for marker in markers)
-    project = f'name = "p"\nsource = {{virtual = "."}}\ndependencies = [{edges}]\n'
-    six = f'name = "six"\nsource = {{registry = "https://pypi.org/simple"}}\n{_LOCKED}'
-    return _file("uv.lock", f"version = 1\n[[package]]\n{project}[[package]]\n{six}")
+    # Without mlflow the lock would be refused for that.
+    asked = f'{edges}{{name = "mlflow"}}'
+    project = f'name = "p"\nsource = {{virtual = "."}}\ndependencies = [{asked}]\n'
+    packages = "".join(
+        f'[[package]]\nname = "{name}"\nsource = {{registry = "https://pypi.org/simple"}}\n{_LOCKED}'
+        for name in ("six", "mlflow")
+    )
+    return _file("uv.lock", f"version = 1\n[[package]]\n{project}{packages}")
 
 
 def _markers(count: int, size: int) -> list[str]:
