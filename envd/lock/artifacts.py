@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from packaging import tags, utils
 
 from envd.errors import SolveFailedError
 from envd.spec import Python
+from envd.spec.urls import file_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,7 @@ def choose(
 
 
 def _filename(artifact: Mapping[str, Any]) -> str:
-    place = artifact.get("name") or artifact.get("url") or artifact.get("path") or ""
-    return unquote(urlsplit(place).path.rpartition("/")[2])
+    return file_name(artifact.get("name") or artifact.get("url") or artifact.get("path") or "")
 
 
 def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> tuple[int, utils.BuildTag] | None:

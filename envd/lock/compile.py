@@ -15,7 +15,7 @@ from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
 from envd.process import Finished
-from envd.spec import Spec
+from envd.spec import Spec, policy
 
 _BUILD_TOOLS = {"cython", "setuptools", "wheel"}
 
@@ -131,7 +131,7 @@ class Compiler:
 
     def _forms(self) -> list[str]:
         """Say which packages are taken as wheels, and which as sources."""
-        if self._uv.settings.security.profile == "strict":
+        if policy.of(self._uv.settings.security).wheels_only:
             return ["--only-binary=:all:"]
         only = [f"--only-binary={name}" for name in self._spec.only_binary]
         return only + [f"--no-binary={name}" for name in self._spec.no_binary]

@@ -17,6 +17,7 @@ from envd.spec.policy import Policy
 from envd.spec.urls import without_credentials
 
 _REPOSITORY = re.compile(r"(?P<url>git\+[a-z]+://[^/]*/[^@#]*)(?:@(?P<ref>[^#]+))?(?P<rest>#.*)?")
+_REMOTE = ("https://", "http://", "file://")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -46,7 +47,7 @@ class OwnPackages:
         """Return the line that asks for *one*, the wheel of which is made and kept first."""
         head, _, marker = one.text.partition("; ")
         extras = re.search(r"\[.*\]", head)
-        if one.source.startswith(("https://", "http://", "file://")) and _is_wheel(one.source):
+        if one.source.startswith(_REMOTE) and _is_wheel(one.source):
             url = f"{one.source}#{_hash(one)}" if _hash(one) else one.source
             name = one.name
             self._wheels.check_remote(url, builder)
@@ -59,7 +60,7 @@ class OwnPackages:
     def package(self, artifact: Artifact, builder: Builder, *, is_direct: bool) -> Package:
         """Return the locked package that *artifact* is, made a wheel if it is none."""
         if kept := self._kept.get(artifact.sha256):
-            is_remote = kept.made_from.startswith(("https://", "http://", "file://"))
+            is_remote = kept.made_from.startswith(_REMOTE)
             return _package(artifact.name, kept, url=kept.made_from if is_remote else "")
         copied = Path(unquote(urlsplit(artifact.url).path))
         link = self._links.get(copied.parent)
@@ -109,7 +110,7 @@ class OwnPackages:
 
     def _built(self, artifact: Artifact, place: str, builder: Builder) -> Kept:
         self._policy.built(artifact.name, artifact.filename)
-        if not artifact.url.startswith(("https://", "http://", "file://", "/")):
+        if not artifact.url.startswith((*_REMOTE, "/")):
             message = f"`{artifact.name}` has no file that can be installed"
             raise SolveFailedError(message, package=artifact.name)
         pinned = f"{artifact.name}=={artifact.version}"

@@ -61,10 +61,10 @@ def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
 
 def _by_rungs(question: Question, uv: Uv, work: Path, on_event: OnEvent) -> Lock:
     failed: list[tuple[str, EnvdError]] = []
-    is_strict = uv.settings.security.profile == "strict"
+    wheels_only = policy.of(uv.settings.security).wheels_only
     for rung in rungs(question.spec, question.day):
         # A bound yields to the date, not to a build that fails or is not allowed.
-        if rung.drops_bound and (is_strict or isinstance(failed[-1][1], InstallFailedError)):
+        if rung.drops_bound and (wheels_only or isinstance(failed[-1][1], InstallFailedError)):
             continue
         try:
             lock = _Resolution(question, uv, work, rung, on_event).lock()

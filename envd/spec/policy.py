@@ -33,6 +33,11 @@ class Policy:
     environ: Mapping[str, str]
     budget: Budget | None = field(default=None, compare=False)
 
+    @property
+    def wheels_only(self) -> bool:
+        """Whether nothing may be built, and everything is tied to a hash."""
+        return self.profile == "strict"
+
     def index(self, place: Place, url: str) -> Note:
         """Judge a package index, or a page of links, that a model names."""
         message = f"packages come from `{url}` as well, which the model names"
@@ -92,7 +97,7 @@ class Policy:
         Raises:
             PolicyDeniedError: this profile takes wheels only.
         """
-        if self.profile == "strict":
+        if self.wheels_only:
             message = (
                 f"`{name}` has no wheel for this Python (only `{made_from}`), and "
                 '`security.profile = "strict"` takes wheels only; '
@@ -107,7 +112,7 @@ class Policy:
         Raises:
             PolicyDeniedError: this profile wants one, and there is none.
         """
-        if self.profile == "strict" and not hashes:
+        if self.wheels_only and not hashes:
             why = f"the URL `{url}` without a hash (write `{url}#sha256=...`)"
             raise _denied(place, why, "profile")
 
