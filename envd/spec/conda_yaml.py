@@ -1,157 +1,161 @@
-"""Reads `conda.yaml`: its Python, its pip section, and its conda packages."""
+"""Reads `conda.yaml`: what it says, whichever manager makes an environment of it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from envd.errors import ModelInvalidError
+from envd.errors import EnvdError, ModelInvalidError
 from envd.events import Note
-from envd.model import documents
-from envd.model.documents import Document, Text, line_of
+from envd.model import documents, files
+from envd.model.documents import Document, line_of
 from envd.model.texts import shown
-from envd.spec.conda_names import pypi_name
+from envd.spec import channels, match_spec
+from envd.spec.channels import CONDA_FORGE, Channel
+from envd.spec.match_spec import MatchSpec
 from envd.spec.place import Place
 from envd.spec.policy import Policy
-from envd.spec.python import first_version
 from envd.spec.urls import without_token
 
-_MATCH_SPEC = re.compile(r"(?:([\w./:-]+)::)?([A-Za-z0-9_.-]+)\s*([=<>!~][^;]*|\s[\d*].*)?")
-_BUILD_PACKAGES = ("pip", "setuptools", "wheel")
-# Whose packages are PyPI's under the same names, as far as they are Python packages.
-_ORDINARY = re.compile(
-    r"nodefaults|(?:(?:https?://)?(?:conda|repo)\.anaconda\.(?:com|org|cloud)/)?"
-    r"(?:conda-forge|defaults|anaconda|main|r|free|msys2|pkgs/\w+)(?:/(?:noarch|linux-\w+))?/?",
-    re.IGNORECASE,
-)
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class CondaYaml:
-    """A `conda.yaml` as the virtualenv manager understands it.
+    """A `conda.yaml`, everything in its order.
 
-    `build` and `packages` are conda packages as PyPI requirements, `pip` the lines of the
-    pip section.
+    `place` is where the file begins. `channels` is empty where it names none. `pip` has the
+    lines of all its pip sections, `variables` what is set where the environment is used. A
+    channel that is none is a `fault` only where packages come from it.
     """
 
-    python: str | None
-    build: tuple[str, ...]
-    packages: tuple[str, ...]
-    pip: tuple[str, ...]
-    notes: tuple[Note, ...]
+    place: Place
+    channels: tuple[tuple[Place, Channel], ...] = ()
+    packages: tuple[tuple[Place, MatchSpec], ...] = ()
+    pip: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+    notes: tuple[Note, ...] = ()
+    fault: EnvdError | None = None
+
+    def places(self) -> dict[Channel, Place]:
+        """Return each channel that the list or a package names, and where it does so first."""
+        by_packages = [(place, one.channel) for place, one in self.packages if one.channel]
+        found: dict[Channel, Place] = {}
+        for place, channel in (*self.channels, *by_packages):
+            found.setdefault(channel, place)
+        return found
 
 
-def read(model: Path, name: str, policy: Policy) -> CondaYaml:
+def read(model: Path, name: str) -> CondaYaml:
     """Read the conda environment file *name* of *model*.
+
+    As conda does, it passes over `name`, `prefix` and keys that nobody knows.
 
     Raises:
         ModelInvalidError: it is not one.
-        PolicyDeniedError: its packages come from a channel *policy* does not allow.
     """
     document = documents.read(model, name)
-    channels = _channels(model, name, document)
-    dependencies = document.get("dependencies") or []
-    if not isinstance(dependencies, list):
-        message = f"`{model / name}`: `dependencies` is not a list"
-        raise ModelInvalidError(message, model=model, path=name)
-    lines: list[str] = []
-    packages: list[_Package] = []
-    for entry in dependencies:
+    _refuse_selectors(model, name)
+    packages: list[tuple[Place, MatchSpec]] = []
+    pip: list[str] = []
+    for entry in _list(model, name, document, "dependencies"):
         if isinstance(entry, str):
-            packages.append(_package(Place(model, name, line_of(entry)), entry))
+            place = Place(model, name, line_of(entry))
+            packages.append((place, _package(place, entry)))
         else:
-            lines += _pip_lines(model, name, entry)
-    found = _translated(packages, policy)
-    if found.packages:
-        # A package of a private channel is another one than PyPI's of the same name.
-        notes = [policy.channel(Place(model, name, line_of(one)), one) for one in channels]
-        found = replace(found, notes=(*found.notes, *notes))
-    return replace(found, pip=tuple(lines))
-
-
-class _Package(NamedTuple):
-    """A conda package as an entry names it: `channel` and `version` may be empty."""
-
-    place: Place
-    channel: str
-    name: str
-    version: str
-
-
-def _translated(packages: Iterable[_Package], policy: Policy) -> CondaYaml:
-    python, build, translated = None, [], []
-    notes = []
-    for one in packages:
-        name = pypi_name(one.name)
-        requirement = Text.at(one.place.line, f"{name}{_pep440(one.version)}")
-        if one.name == "python":
-            python = first_version(one.version)
-        elif name is None:
-            notes.append(_dropped(one.name))
-        elif one.name in _BUILD_PACKAGES:
-            build.append(requirement)
-        else:
-            translated.append(requirement)
-            notes.append(_from_pypi(one.name, requirement))
-            if one.channel and not _ORDINARY.fullmatch(one.channel):
-                notes.append(policy.channel(one.place, one.channel))
-    return CondaYaml(python, tuple(build), tuple(translated), (), tuple(notes))
-
-
-def _pip_lines(model: Path, name: str, entry: Document) -> list[str]:
-    lines = entry.get("pip") if isinstance(entry, dict) and set(entry) == {"pip"} else None
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        message = f"`{model / name}`: an entry of `dependencies` is neither a text nor `pip:`"
-        raise ModelInvalidError(message, model=model, path=name)
-    return [line for line in lines if isinstance(line, str)]
-
-
-def _channels(model: Path, name: str, document: dict[str, Document]) -> list[str]:
-    """Return the channels that are neither conda-forge nor Anaconda's own."""
-    channels = document.get("channels") or []
-    if not isinstance(channels, list) or not all(isinstance(one, str) for one in channels):
-        message = f"`{model / name}`: `channels` is not a list of texts"
-        raise ModelInvalidError(message, model=model, path=name)
-    return [Text.at(line_of(one), without_token(one)) for one in channels
-            if isinstance(one, str) and not _ORDINARY.fullmatch(one)]  # fmt: skip
-
-
-def _package(place: Place, text: str) -> _Package:
-    found = _MATCH_SPEC.fullmatch(text.strip())
-    if found is None:
-        why = f"`{shown(text)}` is not a conda package"
-        raise place.invalid(why)
-    return _Package(
-        place, without_token(found[1] or ""), found[2].lower(), (found[3] or "").strip()
+            pip += _pip_lines(model, name, entry)
+    named, fault = _channels(model, name, document)
+    return CondaYaml(
+        Place(model, name, 1),
+        channels=named,
+        packages=tuple(packages),
+        pip=tuple(pip),
+        variables=_variables(model, name, document),
+        fault=fault,
     )
 
 
-def _pep440(version: str) -> str:
-    """Translate a conda version (`=1.2`, `=1.2=py37_0`, `1.2 py37_0`, `>=1,<2`) to PEP 440."""
-    text = re.sub(r"^([\d*]\S*)\s+(\w\S*)$", r"\1=\2", version.strip())
-    text = re.sub(r"\s+", "", text)
-    if not text or text == "*":
-        return ""
-    if re.match(r"[<>!~]|==", text):
-        exact = re.fullmatch(r"(==[^=]+)=.+", text)
-        return exact[1] if exact else text
-    bare = text.lstrip("=").split("=")
-    if bare[0].endswith("*"):
-        prefix = bare[0].rstrip("*").rstrip(".")
-        return f"=={prefix}.*" if prefix else ""
-    # `=1.2` means any 1.2.x; a third number, a build string or a suffix means just that.
-    is_open = text.startswith("=") and len(bare) == 1 and re.fullmatch(r"\d+(\.\d+)?", bare[0])
-    return f"=={bare[0]}.*" if is_open else f"=={bare[0]}"
+def judged(found: CondaYaml, rules: Policy) -> tuple[Note, ...]:
+    """Judge every channel that packages of *found* may come from, conda-forge aside.
+
+    Raises:
+        ModelInvalidError: one is none.
+        PolicyDeniedError: *rules* do not allow one.
+    """
+    if found.fault:
+        raise found.fault
+    places = found.places().items()
+    return tuple(rules.channel(place, one.name) for one, place in places if one != CONDA_FORGE)
 
 
-def _dropped(name: str) -> Note:
-    message = f"the conda package `{shown(name)}` is no Python package; left out of the virtualenv"
-    return Note("CONDA_PACKAGE_DROPPED", message, shown(name))
+def _refuse_selectors(model: Path, name: str) -> None:
+    # They are comments to YAML and to conda, which would install what is not meant for Linux.
+    for number, line in enumerate(files.read_text(model, name).splitlines(), 1):
+        if line.lstrip().startswith("-") and match_spec.has_selector(line):
+            why = "selectors (`# [linux]`) are not read; write what holds on Linux, without them"
+            raise Place(model, name, number).invalid(why)
 
 
-def _from_pypi(name: str, requirement: str) -> Note:
-    message = f"the conda package `{shown(name)}` is installed from PyPI as `{shown(requirement)}`"
-    return Note("CONDA_PACKAGE_TRANSLATED", message, shown(name))
+def _list(model: Path, name: str, document: dict[str, Document], key: str) -> list[Document]:
+    value = document.get(key) or []
+    if not isinstance(value, list):
+        raise _invalid(model, name, f"`{key}` is not a list")
+    return value
+
+
+def _channels(
+    model: Path, name: str, document: dict[str, Document]
+) -> tuple[tuple[tuple[Place, Channel], ...], EnvdError | None]:
+    """Return the channels, and the fault of the first that is none."""
+    found, faults = [], []
+    for entry in _list(model, name, document, "channels"):
+        if not isinstance(entry, str):
+            raise _invalid(model, name, "`channels` is not a list of texts")
+        place = Place(model, name, line_of(entry))
+        try:
+            found.append((place, channels.parse(entry)))
+        except ValueError as error:
+            why = f"`{shown(without_token(entry))}` is not a conda channel: {error}"
+            faults.append(place.invalid(why))
+    return tuple(found), faults[0] if faults else None
+
+
+def _package(place: Place, text: str) -> MatchSpec:
+    try:
+        return match_spec.parse(text)
+    except ValueError as error:
+        why = f"`{shown(without_token(text))}` is not a conda package: {error}"
+        raise place.invalid(why) from error
+
+
+def _pip_lines(model: Path, name: str, entry: Document) -> list[str]:
+    keys = list(entry) if isinstance(entry, dict) else []
+    if any(key == "if" or key.startswith("sel(") for key in keys):
+        why = f"the selector `{shown(keys[0])}` is not read; write what holds on Linux, without it"
+        raise Place(model, name, line_of(keys[0])).invalid(why)
+    lines = (entry["pip"] or []) if isinstance(entry, dict) and keys == ["pip"] else None
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise _invalid(
+            model, name, "an entry of `dependencies` is neither a text nor `pip:` with texts"
+        )
+    return [line for line in lines if isinstance(line, str)]
+
+
+def _variables(
+    model: Path, name: str, document: dict[str, Document]
+) -> tuple[tuple[str, str], ...]:
+    variables = document.get("variables") or {}
+    if not isinstance(variables, dict):
+        raise _invalid(model, name, "`variables` is not a mapping")
+    found = []
+    for key, value in variables.items():
+        if not _VARIABLE.fullmatch(key) or not isinstance(value, str) or "\0" in value:
+            why = f"`{shown(key)}` of `variables` is not the name of a variable, or has no text"
+            raise Place(model, name, line_of(key)).invalid(why)
+        found.append((key, value))
+    return tuple(found)
+
+
+def _invalid(model: Path, name: str, why: str) -> ModelInvalidError:
+    return ModelInvalidError(f"`{model / name}`: {why}", model=model, path=name)

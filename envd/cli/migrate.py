@@ -1,0 +1,129 @@
+"""`envctl migrate`: conda-forge in the place of Anaconda's own channels, in the files of models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envd.cli import names
+from envd.cli.place import as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Document
+
+_FAILED = 1
+_COLORS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+@click.command("migrate")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL|FOLDER...")
+@click.option("--in-place", is_flag=True, help="Write the changes, with each original beside it.")
+@click.option("--check", is_flag=True, help="Only say which models would change.")
+@as_json
+@where
+def command(
+    models: tuple[str, ...],
+    in_place: bool,  # noqa: FBT001
+    check: bool,  # noqa: FBT001
+    is_json: bool,  # noqa: FBT001
+) -> None:
+    """Show what names conda-forge in the place of Anaconda's own channels in models.
+
+    envd reads such a model so anyway; this is for those who want it in the files. A
+    FOLDER stands for every model in it, and what cannot be read does not stop the others.
+    Shown is a diff, in which passwords and tokens are masked. Written is only what
+    changes its meaning: channels, and the builds and pins that only Anaconda's have.
+    The original stays beside it, as `conda.yaml.orig`.
+
+    The status is 1 if a model could not be read or written, and with --check also if one
+    would change.
+
+    \b
+    Examples:
+      envctl migrate ./model
+      envctl migrate ./model --in-place
+      envctl migrate ./models --check
+      envctl migrate ./models --json | jq '.[] | select(.changed).model'
+    """
+    if in_place and check:
+        message = "give --in-place or --check, not both"
+        raise click.UsageError(message)
+    asked = [model for one in models for model in names.models(_local(one))]
+    if not asked:
+        message = f"there is no model in {', '.join(models)}"
+        raise click.UsageError(message)
+    found = []
+    for model in asked:
+        found.append(_migrated(model, in_place=in_place))
+        if not is_json:
+            _say(found[-1], in_place=in_place, check=check)
+    if is_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        _say_count(found, in_place=in_place)
+    if any(one["error"] or (check and one["changed"]) for one in found):
+        sys.exit(_FAILED)
+
+
+def _local(name: str) -> str:
+    from envd.model.texts import shown  # noqa: PLC0415
+
+    if ":" in name and not Path(name).exists():
+        message = f"`{shown(name)}` is a URI, and nothing can be written there; give a directory"
+        raise click.UsageError(message)
+    return name
+
+
+def _migrated(model: str, *, in_place: bool) -> Document:
+    from envd import migrating  # noqa: PLC0415
+    from envd.errors import EnvdError  # noqa: PLC0415
+
+    plan, error = migrating.Migration(Path(model)), None
+    try:
+        plan = migrating.plan(plan.model)
+        if in_place:
+            migrating.carry_out(plan)
+    except EnvdError as failure:
+        error = {"reason": failure.reason, "message": failure.message}
+    return {
+        "model": names.shown(model),
+        "changed": bool(plan.changes) and error is None,
+        "files": [{"path": one.file, "diff": one.diff(plan.model)} for one in plan.changes],
+        "notes": [one.document() for one in plan.notes],
+        "error": error,
+    }
+
+
+def _say(found: Document, *, in_place: bool, check: bool) -> None:
+    from envd import plain  # noqa: PLC0415
+
+    model = plain.printable(found["model"])
+    if found["error"]:
+        message = plain.printable(found["error"]["message"])
+        click.echo(f"envctl: cannot migrate {model}: {message}", err=True)
+    elif found["changed"] and (in_place or check):
+        click.echo(model)
+    if not in_place and not check:
+        for one in found["files"]:
+            _show(one["diff"])
+    if not check:
+        for note in found["notes"]:
+            click.echo(f"note: {model}: {note['message']}", err=True)
+
+
+def _show(diff: str) -> None:
+    for line in diff.splitlines():
+        click.secho(line, fg=_COLORS.get(line[:1]))
+
+
+def _say_count(found: list[Document], *, in_place: bool) -> None:
+    changed = sum(one["changed"] for one in found)
+    failed = sum(one["error"] is not None for one in found)
+    models = f"{len(found)} model{'' if len(found) == 1 else 's'}"
+    would = "" if in_place else "would "
+    count = f"{changed} of {models} {would}change{'d' if in_place else ''}"
+    click.echo(count + (f", {failed} cannot be migrated" if failed else ""), err=True)

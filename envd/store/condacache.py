@@ -1,0 +1,37 @@
+"""What rattler and envd keep of conda packages, and what of it can be taken out.
+
+    pkgs/<name>-<version>-<build>/  an unpacked package; environments link its files
+    fetching/*                      what is not yet a package
+    repodata/*                      what channels have
+
+Who links packages or puts them there holds a file, as `envd.build.conda_cache` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envd.store.layout import Layout
+from envd.store.uvcache import entries
+
+
+class CondaCache:
+    """The cache of conda packages of one root."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Look below the root of *layout*."""
+        self._home = layout.downloads / "conda"
+        self.lock = layout.held("conda-cache")
+        self.fetching_lock = layout.held("conda-packages")
+
+    def packages(self) -> list[Path]:
+        """Return the unpacked packages."""
+        return [one for one in entries(self._home / "pkgs") if one.is_dir()]
+
+    def fetched(self) -> list[Path]:
+        """Return what is not yet a package, and what once was one."""
+        return entries(self._home / "fetching")
+
+    def repodata(self) -> list[Path]:
+        """Return what is known of channels."""
+        return entries(self._home / "repodata")
