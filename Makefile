@@ -2,14 +2,14 @@
 PYTHON ?= python3
 UV = .venv/bin/uv
 RUN = .venv/bin
-# A file is one process's: its daemons and roots are started once.
-PARALLEL = -n 2 --dist loadfile
+# A file is one process's: its daemons and roots are started once. The longest come first.
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 
 # uv and pip find the machine's own certificates, and no configuration but the project's.
 export UV_SYSTEM_CERTS = 1
 export UV_NO_PROGRESS = 1
 
-.PHONY: demo test test-all check fix proto bench bench-setup clean
+.PHONY: demo test test-all soak check fix proto bench bench-setup clean
 
 .venv/ready: pyproject.toml clients/python/pyproject.toml uv.lock
 	@test -x $(RUN)/python || $(PYTHON) -m venv .venv
@@ -26,6 +26,11 @@ test: .venv/ready
 
 test-all: .venv/ready
 	$(RUN)/pytest -q --slow $(PARALLEL)
+
+# As long as one likes: `make soak MINUTES=600`.
+soak: MINUTES ?= 60
+soak: .venv/ready
+	MINUTES=$(MINUTES) $(RUN)/pytest -q -rP --slow $(PARALLEL) tests/test_machine.py tests/test_soak.py
 
 check: .venv/ready
 	$(RUN)/ruff check
@@ -56,6 +61,8 @@ bench-setup: .venv/ready
 bench: bench-setup
 	$(RUN)/python bench/build.py
 	$(RUN)/python bench/keys.py
+	$(RUN)/python bench/store.py
+	$(RUN)/python bench/conda.py
 
 clean:
 	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache build dist

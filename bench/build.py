@@ -24,8 +24,7 @@ from rounds import Aim, Contender, Report
 from setup import BENCH, IRIS, PINS, Warm, prepare
 
 from envd.events import Event, Stage
-from envd.store import Environment
-from envd.store.sizes import measure
+from envd.store import Environment, removal, trash
 
 _TREES = BENCH / "trees"
 _AIMS = (Aim("envd", "cp -al", at_most=2), Aim("envd", "pip", at_most=1 / 20))
@@ -41,7 +40,8 @@ class Build:
     def envd(self) -> float:
         """Build with envd, after removing what it built before."""
         environments, stages = self._warm.environments, _Stages()
-        environments.store.remove(self.environment.id)
+        removal.remove(environments.store, self.environment.id)
+        trash.empty(environments.store.layout.trash)
 
         def build() -> None:
             ready = environments.ready(self._warm.asked, stages.event)
@@ -66,7 +66,7 @@ class Build:
             wheel.read_bytes()
 
         def build() -> None:
-            self._warm.peers.virtualenv(self._warm.asked.interpreter, target)
+            self._warm.peers.virtualenv(self._warm.environment.manifest.base.path, target)
             # Whatever is configured here would cost pip time, and find it nothing better.
             self._warm.peers.pip(
                 target / "bin" / "python", "--isolated", "install", "--no-index", "--no-deps",
@@ -118,7 +118,7 @@ def _conditions(environment: Environment, load_before: str) -> dict[str, object]
         "link mode": manifest.link_mode,
         "packages": len(manifest.lock.packages),
         "files": sum(len(files) for _, _, files in os.walk(environment.prefix)),
-        "bytes": measure(environment.prefix).total,
+        "bytes": manifest.sizes.total,
     }
 
 

@@ -84,7 +84,7 @@ def prepare(directory: Path) -> Warm:
     peers = _peers(BENCH / "peers")
     wheels = BENCH / "wheels" / environment.id
     if not (wheels / "requirements.txt").exists():
-        _download(environment, asked.interpreter, peers, wheels)
+        _download(environment, environment.manifest.base.path, peers, wheels)
     return Warm(environments, asked, environment, peers, wheels)
 
 

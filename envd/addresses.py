@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -110,7 +111,13 @@ def announce(root: Path, chosen: Sockets, profile: str) -> None:
         "admin": str(chosen.admin),
         "profile": profile,
     }
-    durable.write_json(root / "daemon.json", document)
+    try:
+        durable.write_json(root / "daemon.json", document)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        # What is ready serves from a full disk as well; that of the last daemon misleads.
+        (root / "daemon.json").unlink(missing_ok=True)
 
 
 def find(root: Path) -> Sockets | None:

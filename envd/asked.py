@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,12 @@ from envd import spec as specs
 from envd.build import Interpreter
 from envd.config import Settings
 from envd.events import Note
+from envd.honouring import honoured
+from envd.lock import CondaPackage
+from envd.lock.lock import conda_package
 from envd.model import Model
 from envd.spec import Dependencies, Spec
+from envd.spec.python import python_of_conda
 from envd.spec.spec import from_canonical
 
 
@@ -20,42 +24,57 @@ class Asked:
     """A spec with what is needed to build it and is not part of its key.
 
     `model` is the model's directory, whose own packages a lock may be made of, and `day`
-    the day it was logged.
+    the day it was logged. A conda environment has its own `interpreter`, and `addresses`
+    are those of its channels that are fetched with a secret, which is kept nowhere. What is
+    `locked` was so in the model.
     """
 
     spec: Spec
     requested_python: str | None
-    interpreter: Path
+    interpreter: Path | None
     modules: tuple[str, ...]
     notes: tuple[Note, ...]
     model: Path
     day: str | None
+    addresses: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    locked: tuple[CondaPackage, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
         cls,
         model: Model,
         dependencies: Dependencies,
-        interpreter: Interpreter,
+        interpreter: Interpreter | None,
         note: Note | None,
         settings: Settings,
+        *,
+        fresh: bool = False,
     ) -> Asked:
         """Return what *model* asks for on *interpreter*, which was chosen with *note*.
+
+        There is none where the manager is conda: then a `conda-lock.yml` that lies in the model
+        counts, unless *fresh* passes over it.
 
         Raises:
             ModelInvalidError: a lock that lies in the model does not fit its requirements.
         """
         is_mlflow = model.loader_module.split(".")[0] == "mlflow"
-        found = dependencies.on(interpreter.python)
+        locked: tuple[CondaPackage, ...] = ()
+        if interpreter is None and not fresh:
+            dependencies, locked = honoured(model, dependencies, settings)
+        python = interpreter.python if interpreter else python_of_conda(dependencies.python or "")
+        found = dependencies.on(python)
         notes = (*found.notes, *found.asked.notes)
         return cls(
-            spec=specs.of(found, interpreter.python, settings.index),
+            spec=specs.of(found, python, settings.index),
             requested_python=found.python,
-            interpreter=interpreter.path,
+            interpreter=interpreter.path if interpreter else None,
             modules=("mlflow.pyfunc", model.loader_module) if is_mlflow else (),
             notes=(*notes, note) if note else notes,
             model=model.path,
             day=found.day,
+            addresses=found.addresses,
+            locked=locked,
         )
 
     @classmethod
@@ -64,11 +83,13 @@ class Asked:
         return cls(
             spec=from_canonical(document["spec"]),
             requested_python=document["requested_python"],
-            interpreter=Path(document["interpreter"]),
+            interpreter=Path(document["interpreter"]) if document["interpreter"] else None,
             modules=tuple(document["modules"]),
             notes=tuple(Note(**note) for note in document["notes"]),
             model=Path(document["model"]),
             day=document["day"],
+            addresses=tuple((name, url) for name, url in document["addresses"]),
+            locked=tuple(map(conda_package, document["locked"])),
         )
 
     def document(self) -> dict[str, Any]:
@@ -76,9 +97,11 @@ class Asked:
         return {
             "spec": self.spec.canonical(),
             "requested_python": self.requested_python,
-            "interpreter": str(self.interpreter),
+            "interpreter": str(self.interpreter) if self.interpreter else None,
             "modules": self.modules,
             "notes": [note.document() for note in self.notes],
             "model": str(self.model),
             "day": self.day,
+            "addresses": self.addresses,
+            "locked": [asdict(one) for one in self.locked],
         }

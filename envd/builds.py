@@ -7,80 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import sys
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from envd import config, spec
+from envd import elsewhere, spec, verifying
 from envd.asked import Asked
+from envd.builders import Builders
 from envd.config import Settings
+from envd.elsewhere import UnderWay
 from envd.environments import Environments
-from envd.errors import BuildInterruptedError, EnvdError, ShuttingDownError, from_document
-from envd.events import Event, Line, Note, OnEvent, Stage, ignore
-from envd.lock import Lock
-from envd.lock.uv import PASSED
+from envd.errors import (
+    BuildCancelledError,
+    BuildInterruptedError,
+    CacheFullError,
+    EnvdError,
+    EnvironmentNotFoundError,
+    from_os,
+)
+from envd.events import Note, Stage, ignore
+from envd.following import Build
 from envd.model import Model, location
 from envd.run.processes import Processes
-from envd.store import Environment
+from envd.spec import Terms
+from envd.store import Environment, collecting
+from envd.store.collecting import Collected, Wanted
+from envd.verifying import Verified
 
-_MAX_KEPT, _MAX_EVENTS, _MIN_PREFIX = 200, 10_000, 4
-_MAX_LINE_BYTES = 1 << 20
-
-
-@dataclass(eq=False, slots=True)
-class Build:
-    """One build, under way or over. `done` gets the environment or the error.
-
-    It was first asked for by `model`; `cached` says that its lock had an environment already.
-    One that upgrades begins when the plain one `after` which it was asked for is over.
-    """
-
-    asked: Asked
-    model: Model
-    upgrade: bool
-    done: asyncio.Future[Environment]
-    after: Build | None = None
-    models: set[Path] = field(default_factory=set)
-    started: float = field(default_factory=time.monotonic)
-    events: list[Event] = field(default_factory=list)
-    cached: bool = False
-    is_left: bool = False
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def seconds(self) -> float:
-        """How long it has been under way."""
-        return time.monotonic() - self.started
-
-    def add(self, event: Event) -> None:
-        """Keep *event* and wake whoever follows; of very many lines only the log has the rest."""
-        if len(self.events) < _MAX_EVENTS or isinstance(event, Stage):
-            self.events.append(event)
-        self.wake()
-
-    def wake(self) -> None:
-        """Let whoever follows look again."""
-        self._news.set()
-        self._news = asyncio.Event()
-
-    async def follow(self, after: int) -> AsyncIterator[tuple[int, Event]]:
-        """Yield (sequence number, event) for every event after *after*, until it is over."""
-        while True:
-            if self.is_left:
-                message = "the daemon is stopping; ask again when it is back"
-                raise ShuttingDownError(message)
-            news = self._news
-            for number, event in enumerate(self.events[after:], after + 1):
-                yield number, event
-                after = number
-            if self.done.done() and after == len(self.events):
-                return
-            await news.wait()
+_DEFAULT = Terms()
+_MAX_KEPT, _MIN_PREFIX = 200, 4
+_MIN_BUILDERS, _BUILDERS_PER_SLOT = 16, 4
 
 
 class Builds:
@@ -89,16 +46,21 @@ class Builds:
     def __init__(self, settings: Settings, processes: Processes) -> None:
         """Start none yet."""
         self._settings = settings
-        self._processes = processes
+        self._builders = Builders(settings, processes)
         self._environments = Environments(settings)
         # By the day as well: where a month has no answer, each day has its own.
         self._by_spec: OrderedDict[tuple[str, str | None], Build] = OrderedDict()
-        self._asking: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
-        self._under_way: dict[asyncio.Task[None], Build] = {}
+        self._under_way: set[Build] = set()
+        self.is_left = False
+        # How many work is limited where they do (`envd.store.slots`). Many more may wait, for
+        # each other or for whoever removes what they need; each is a process, though.
+        self._builders_at_once = asyncio.Semaphore(
+            max(_MIN_BUILDERS, _BUILDERS_PER_SLOT * settings.build.at_once)
+        )
 
     async def learn(self) -> None:
         """Ask the Pythons of this machine what they are, so that `ask` need not."""
-        await self._once("learn", None, "")
+        await self._builders.once("learn", None, "")
 
     async def locate(self, name: str) -> Path:
         """Return the directory of the model *name*, asking a server if it must.
@@ -108,14 +70,10 @@ class Builds:
         """
         if found := location.known(name, self._settings):
             return found
-        return Path((await self._once("locate", name, name))["located"])
+        return Path(await self._builders.once("locate", name, name))
 
-    async def ask(
-        self, model: Model, override: Sequence[str] = (), *, fresh: bool = False
-    ) -> Asked:
-        """Return what *model* asks for with *override*, obtaining the Python it needs.
-
-        With *fresh* a lock that lies in the model is passed over.
+    async def ask(self, model: Model, terms: Terms = _DEFAULT) -> Asked:
+        """Return what *model* asks for on *terms*, obtaining the Python it needs.
 
         Raises:
             ModelInvalidError: its files cannot be used.
@@ -123,9 +81,11 @@ class Builds:
             PythonUnavailableError: its Python cannot be had.
         """
         # In a thread: a model may bring packages of its own, which are read and hashed.
-        dependencies = await asyncio.to_thread(
-            spec.read, model, self._settings, override, fresh=fresh
-        )
+        dependencies = await asyncio.to_thread(spec.read, model, self._settings, terms)
+        if dependencies.manager == "conda":
+            return await asyncio.to_thread(
+                Asked.of, model, dependencies, None, None, self._settings, fresh=terms.fresh
+            )
         requested = dependencies.python
         interpreters = self._environments.interpreters
         known, are_all = interpreters.known()
@@ -134,7 +94,7 @@ class Builds:
             known, _ = interpreters.known()
         picked = interpreters.pick(requested, known)
         if picked is None:
-            await self._once("obtain", requested, requested or "")
+            await self._builders.once("obtain", requested, requested or "")
             picked = interpreters.pick(requested, interpreters.known()[0])
         if picked is None:
             message = f"Python {requested} was obtained and is not there any more; try again"
@@ -154,36 +114,101 @@ class Builds:
         """Return all that is worth knowing of *found*, the environment *model* asked for."""
         return self._environments.notes(model, asked, found)
 
-    async def lock(self, asked: Asked) -> Lock:
-        """Return the lock of *asked*, resolving it if that was never done.
+    async def lock_file(self, asked: Asked, platforms: Sequence[str]) -> tuple[str, str]:
+        """Return the lock of *asked* as a file, its name and its text; see `Environments`.
 
         Raises:
             EnvdError: it cannot be resolved.
         """
-        if self._environments.kept_lock(asked) is None:
-            await self._once("lock", asked.document(), f"{asked.spec.key} {asked.day}")
-        if lock := self._environments.kept_lock(asked):
-            return lock
-        message = "the lock was removed as soon as it was made; try again"
-        raise BuildInterruptedError(message)
+        about = {"asked": asked.document(), "platforms": sorted(platforms)}
+        name = json.dumps([asked.spec.key, asked.day, about["platforms"]])
+        file, text = await self._builders.once("lock", about, name)
+        return file, text
 
-    def get(self, spec_key: str) -> Build | None:
-        """Return the latest build of the spec whose key begins with *spec_key*, if one is known."""
-        if len(spec_key) < _MIN_PREFIX:
+    def get(self, prefix: str) -> Build | None:
+        """Return the latest build whose spec_key or environment's id begins with *prefix*."""
+        if len(prefix) < _MIN_PREFIX:
             return None
-        fitting = [one for (key, _), one in self._by_spec.items() if key.startswith(spec_key)]
-        return fitting[-1] if len({one.asked.spec.key for one in fitting}) == 1 else None
+        fitting = [one for one in self._by_spec.values() if one.is_called(prefix)]
+        if len({one.asked.spec.key for one in fitting}) == 1:
+            return fitting[-1]
+        if len({one.env_id for one in fitting}) == 1 and fitting[0].env_id.startswith(prefix):
+            # Specs with the same lock have one environment; the first of them builds it.
+            return min(fitting, key=lambda one: (one.done.done(), one.started))
+        return None
+
+    def all_under_way(self) -> list[Build]:
+        """Return the builds under way, the earliest first."""
+        return sorted(self._under_way, key=lambda one: one.started)
+
+    async def cancel(self, prefix: str) -> Build | UnderWay:
+        """End the build whose spec_key or environment's id begins with *prefix*.
+
+        With every process of it, and be it another process's that works below this root.
+
+        Raises:
+            EnvironmentNotFoundError: no such build is under way.
+            PermissionDeniedError: it is another user's, or on another host.
+        """
+        store = self._environments.store
+        found = await asyncio.to_thread(elsewhere.find, store, prefix)
+        own = [one for one in self._under_way if found and found.is_part_of(one.token)]
+        ours = self._called(prefix)
+        if found and not own:
+            elsewhere.check(found.owner)
+        if found and (not own or own[0] in ours):
+            found.disclaim(store)
+        for one in ours:
+            one.cancel()
+        if ours:
+            await asyncio.wait([one.done for one in ours])
+        if found and not own:
+            await asyncio.to_thread(elsewhere.end, store, found)
+            return ours[0] if ours else found
+        if not ours:
+            message = f"no build whose id begins with `{prefix}` is under way"
+            raise EnvironmentNotFoundError(message, id=prefix)
+        return ours[0]
+
+    def _called(self, prefix: str) -> list[Build]:
+        """Return the builds under way that `get` finds: of an environment, those of all specs."""
+        build = self.get(prefix)
+        if build is None or build.task is None or build.done.done():
+            return []
+        same = {one for one in self._under_way if one.env_id and one.env_id.startswith(prefix)}
+        return [build, *(same - {build})]
+
+    async def purge(self, wanted: Wanted) -> Collected:
+        """Remove what is not worth its place, or say what that is; the trash stays full."""
+        return collecting.from_document(await self._builders.run("purge", asdict(wanted), ignore))
+
+    async def verify(self, env_id: str, *, repair: bool) -> Verified:
+        """Compare *env_id* with the record of its publication.
+
+        Raises:
+            EnvdError: as `envd.verifying.Verifier.verify`.
+        """
+        about = {"id": env_id, "repair": repair}
+        return verifying.from_document(await self._builders.run("verify", about, ignore))
+
+    async def tidy(self) -> None:
+        """Clear away what dead processes left, and empty the trash, slowly."""
+        await self._builders.once("tidy", {"is_gentle": True}, "")
 
     def leave_all(self) -> None:
-        """End every following of a build, because the daemon is stopping."""
-        for build in self._under_way.values():
+        """End every following of a build, because the daemon is stopping (`is_left`)."""
+        self.is_left = True
+        for build in self._under_way:
             build.is_left = True
             build.wake()
 
-    def start(self, asked: Asked, model: Model, *, upgrade: bool = False) -> Build:
+    def start(
+        self, asked: Asked, model: Model, *, upgrade: bool = False, retry: bool = False
+    ) -> Build:
         """Return the build of *asked* that is under way, or start one, for *model*.
 
-        With *upgrade* it is locked anew, when a plain build that is under way is over.
+        With *upgrade* it is locked anew, when a plain build that is under way is over. What
+        has failed a short time ago is over at once, unless it is to be tried with *retry*.
         """
         key = (asked.spec.key, asked.day)
         found = self._by_spec.get(key)
@@ -194,17 +219,29 @@ class Builds:
         if found and (found.upgrade or not upgrade):
             found.models.add(model.path)
             return found
-        build = Build(asked, model, upgrade, asyncio.get_running_loop().create_future(), found)
+        done: asyncio.Future[Environment] = asyncio.get_running_loop().create_future()
+        build = Build(asked, model, upgrade, done, retry, found)
         build.models.add(model.path)
         # Nobody may be waiting for it; its error is kept to be shown.
-        build.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        done.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._by_spec[key] = build
         self._by_spec.move_to_end(key)
         self._drop_old()
-        task = asyncio.create_task(self._build(build))
-        self._under_way[task] = build
-        task.add_done_callback(self._under_way.pop)
+        remembered = None if upgrade or retry else self._environments.remembered(asked)
+        if remembered:
+            done.set_exception(remembered)
+            return build
+        build.task = asyncio.create_task(self._build(build))
+        self._under_way.add(build)
+        build.task.add_done_callback(lambda _: self._over(build))
         return build
+
+    def _over(self, build: Build) -> None:
+        self._under_way.discard(build)
+        if not build.done.done():
+            # It was cancelled before it began.
+            build.done.set_exception(_interrupted(build, asyncio.CancelledError()))
+            build.wake()
 
     def _drop_old(self) -> None:
         over = [key for key, one in self._by_spec.items() if one.done.done()]
@@ -217,71 +254,65 @@ class Builds:
                 build.add(Stage("waiting", "waiting for the build under way"))
                 await asyncio.wait([build.after.done])
                 build.after = None
-            task = {"build": build.asked.document(), "upgrade": build.upgrade}
-            build.cached = (await self._run(task, build.add))["cached"]
+            build.cached = await self._tried(build)
             found = self._built(build)
         except EnvdError as error:
             build.done.set_exception(error)
+        except OSError as error:
+            build.done.set_exception(from_os(error, self._settings.root))
         except BaseException as error:
-            message = f"the build was interrupted: {error!r}"
-            build.done.set_exception(BuildInterruptedError(message))
-            raise
+            if build.after:
+                # What it waited for goes on.
+                self._by_spec[build.asked.spec.key, build.asked.day] = build.after
+            build.done.set_exception(_interrupted(build, error))
+            if not build.is_cancelled:
+                raise
         else:
             build.done.set_result(found)
         finally:
             build.wake()
 
+    async def _tried(self, build: Build) -> bool:
+        """Build it, once more where the disk was too full and something could go; see `cached`."""
+        try:
+            return await self._queued(build)
+        except CacheFullError:
+            build.add(Stage("collecting", "making room on the disk"))
+            if not await self._make_room():
+                raise
+        return await self._queued(build)
+
+    async def _make_room(self) -> bool:
+        """Remove what is not worth its place, and say whether that can have freed anything."""
+        wanted = Wanted(force=True, reserve=self._settings.build.reserve)
+        collected = await self.purge(wanted)
+        # Whatever was removed before may be there still, while a gentle one is at it.
+        has_trash = any(self._environments.store.layout.trash.glob("*"))
+        await self._builders.run("tidy", {"is_gentle": False}, ignore)
+        return has_trash or collected.freed > 0
+
+    async def _queued(self, build: Build) -> bool:
+        if self._builders_at_once.locked():
+            build.add(Stage("queued", "waiting for other builds to end"))
+        about = {
+            "asked": build.asked.document(),
+            "upgrade": build.upgrade,
+            "retry": build.retry,
+        }
+        async with self._builders_at_once:
+            answer = await self._builders.run("build", about, build.add, build.token)
+        return bool(answer["cached"])
+
     def _built(self, build: Build) -> Environment:
         if found := self._environments.find(build.asked):
             for path in build.models:
-                self._environments.store.record_model(found, path)
+                self._environments.store.uses.record_model(found.id, path)
             return found
         message = "the environment was removed as soon as it was built; try again"
         raise BuildInterruptedError(message)
 
-    async def _once(self, verb: str, about: object, name: str) -> dict[str, Any]:
-        """Give a task to a builder, or join whoever has given the one called *name* already."""
-        key = (verb, name)
-        task = self._asking.get(key)
-        if task is None:
-            task = asyncio.create_task(self._run({verb: about}, ignore))
-            self._asking[key] = task
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        return await asyncio.shield(task)
 
-    async def _run(self, task: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
-        """Give *task* to a builder, see it through to its end, and return its last message."""
-        ours, theirs = socket.socketpair()
-        logs = self._settings.root / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        with theirs:
-            process = await self._processes.start(
-                [sys.executable, "-I", "-m", "envd.builder", "{0}"],
-                env=config.passed((*PASSED, "PYENV_ROOT")) | location.inherited(),
-                cwd=self._settings.root,
-                log=logs / "builders.log",
-                given=[theirs.fileno()],
-            )
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
-        try:
-            request = {"settings": config.document(self._settings), **task}
-            writer.write(json.dumps(request).encode() + b"\n")
-            return await _follow(reader, on_event)
-        finally:
-            writer.close()
-            process.kill()
-
-
-async def _follow(reader: asyncio.StreamReader, on_event: OnEvent) -> dict[str, Any]:
-    while line := await reader.readline():
-        message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            raise from_document(message["error"])
-        if message.keys() & {"ready", "obtained", "located", "locked"}:
-            return message
-        if "stage" in message:
-            on_event(Stage(message["stage"], message["message"]))
-        else:
-            on_event(Line(message["line"]))
-    message_lost = "the process that built the environment was killed; ask again"
-    raise BuildInterruptedError(message_lost)
+def _interrupted(build: Build, error: BaseException) -> EnvdError:
+    if build.is_cancelled:
+        return BuildCancelledError("the build was cancelled", spec_key=build.asked.spec.key)
+    return BuildInterruptedError(f"the build was interrupted: {error!r}")

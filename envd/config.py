@@ -9,6 +9,9 @@ and variables named `ENVD_SECTION__KEY`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 import os
 import re
 import tomllib
@@ -22,7 +25,17 @@ import platformdirs
 
 from envd import values
 from envd.errors import SettingsInvalidError
-from envd.values import Bytes, IndexUrl, Location, Prefix, Seconds
+from envd.values import (
+    Bytes,
+    Count,
+    CountOrZero,
+    IndexUrl,
+    Location,
+    Mirror,
+    Prefix,
+    Seconds,
+    Share,
+)
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -52,6 +65,34 @@ class Resolve:
         "month", "Resolve as of the month a model was logged in, or with today's packages."
     )
     repair: bool = _setting(True, "Mend what is known to break old models.")  # noqa: FBT003
+    env_manager: Literal["virtualenv", "conda", "auto"] = _setting(
+        "virtualenv",
+        "What makes environments, as `--env-manager`; `auto` is conda for models whose conda "
+        "packages PyPI does not have.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Conda:
+    """Where conda packages come from."""
+
+    defaults: Literal["rewrite", "warn", "deny"] = _setting(
+        "rewrite",
+        "What becomes of Anaconda's own channels: conda-forge in their place, only a note, or "
+        "the model is refused.",
+    )
+    channel_alias: IndexUrl = _setting(
+        IndexUrl("https://conda.anaconda.org"), "Where channels that are no URL lie."
+    )
+    mirrors: tuple[Mirror, ...] = _setting(
+        (), 'Channels fetched from elsewhere: `{ conda-forge = ["https://..."] }`.'
+    )
+    exe: Location = _setting(
+        Location(""), "A conda, mamba or micromamba to solve with in the place of rattler."
+    )
+    auth_file: Location = _setting(
+        Location(""), "Rattler's file of credentials; none means its own store."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +126,14 @@ class Build:
         "hardlink", "How files get from the download cache into an environment."
     )
     timeout: Seconds = _setting(Seconds(1800), "The longest a build may take.")
+    silence: Seconds = _setting(
+        Seconds(300), "A build that says nothing and moves no data for so long is stopped."
+    )
+    at_once: Count = _setting(Count(2), "How many builds run at once; the others wait.")
+    reserve: Bytes = _setting(
+        Bytes(1 << 30),
+        "Free disk that a build leaves; it is refused or stopped where there is less.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +178,43 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
+class Gc:
+    """What is kept, and for how long."""
+
+    max_size: Bytes = _setting(
+        Bytes(50 * 10**9), "What environments and downloads may take together."
+    )
+    min_free: Share = _setting(
+        Share("5%"), "Free disk that is restored by removing what is unused: a share or a size."
+    )
+    unused_for: Seconds = _setting(
+        Seconds(30 * 86400), "An environment unused for so long is removed."
+    )
+    max_age: Seconds = _setting(
+        Seconds(math.inf), "An environment built so long ago is removed, used or not."
+    )
+    keep: CountOrZero = _setting(
+        CountOrZero(0), "How many of the environments used last are kept in any case."
+    )
+    grace: Seconds = _setting(Seconds(3600), "An environment built within this time is kept.")
+    interval: Seconds = _setting(Seconds(3600), "How often the daemon looks for what to remove.")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, and the root they are for."""
 
     root: Path
     index: Index = Index()
     resolve: Resolve = Resolve()
+    conda: Conda = Conda()
     build: Build = Build()
     python: Python = Python()
     models: Models = Models()
     security: Security = Security()
     workers: Workers = Workers()
     daemon: Daemon = Daemon()
+    gc: Gc = Gc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +273,26 @@ def load(
     }
     named = environ.get("ENVD_ROOT")
     chosen = root or (Path(named) if named else default_root())
-    return Settings(chosen.expanduser().absolute(), **sections)
+    return Settings(_usable(chosen.expanduser().absolute()), **sections)
+
+
+def _usable(root: Path) -> Path:
+    # Its path stands in the files of installers, line by line.
+    if re.search(r"[\x00-\x1f\x7f]", str(root)):
+        message = f"the root {str(root)!r} has control characters; give another"
+        raise SettingsInvalidError(message)
+    return root
 
 
 def document(settings: Settings) -> dict[str, Any]:
     """Return *settings* as JSON values, for a child that must have the same."""
     return dataclasses.asdict(settings) | {"root": str(settings.root)}
+
+
+def digest(settings: Settings) -> str:
+    """Return what tells whether two settings are the same, and gives none of them away."""
+    text = json.dumps(document(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def from_document(given: Mapping[str, Any]) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import secrets
@@ -10,6 +11,36 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from envd import failpoint, process
+
+_UNFINISHED = ".unfinished."
+
+
+def write_checked(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace the file *path* by *document* and its checksum, for `read_checked`."""
+    write_json(path, {**document, "checksum": _checksum(document)})
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Return the document that `write_checked` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what was written.
+    """
+    message = f"`{path}` is damaged"
+    try:
+        document = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError(message) from None
+    if not isinstance(document, dict) or document.pop("checksum", None) != _checksum(document):
+        raise ValueError(message)
+    return document
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -25,13 +56,33 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace the file *path* by *content*: after a crash there is the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    beside = unfinished(path)
+    try:
+        failpoint.reach("write.begun")
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            failpoint.reach("write.flush")
+            os.fsync(file.fileno())
+        failpoint.reach("write.rename")
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    failpoint.reach("write.renamed")
     sync_directory(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Return where to write what is to replace the file *path*; `remove_unfinished` finds it."""
+    return path.with_name(f"{_UNFINISHED}{process.stamp()}.{secrets.token_hex(4)}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove from *folder* what processes that are gone have not finished to write."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        if process.is_stamp_of_the_dead(path.name.removeprefix(_UNFINISHED)):
+            path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -5,31 +5,31 @@ Everything here blocks, and starts processes: the daemon runs it in a builder of
 
 from __future__ import annotations
 
-import errno
-import shutil
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, TextIO, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from envd import config, plain
 from envd import lock as locks
 from envd import spec as specs
 from envd.asked import Asked
-from envd.build import Interpreter, Interpreters, virtualenv
-from envd.build.bytecode import Bytecode
+from envd.build import Interpreters
 from envd.config import Settings
-from envd.errors import CacheFullError, EnvdError, RootUnusableError
-from envd.events import Event, Line, Note, OnEvent, Stage, ignore
-from envd.held import Owner
-from envd.lock import Lock, Question, Sources
+from envd.errors import EnvdError, RequestInvalidError, from_os
+from envd.events import Line, Locked, Note, OnEvent, Stage, ignore
+from envd.installing import Content, Filled, Installer
+from envd.lock import Artifact, Lock, Package, Question, pylock
+from envd.lock.rattler import Rattler
 from envd.lock.uv import Uv
+from envd.locking import Locker
 from envd.model import Model
-from envd.spec import flavors, policy
-from envd.store import Attempt, Base, Environment, Manifest, Store, sweep
+from envd.spec import Terms, flavors, match_spec, policy
+from envd.spec.conda_names import pypi_name
+from envd.store import Attempt, Environment, Manifest, Store
+from envd.work import Work
 
-_Result = TypeVar("_Result")
+_DEFAULT = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +43,24 @@ class Ready:
 class Environments:
     """The environments of one root."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """Use the root and the settings of *settings*; *clock* dates what is built."""
+    def __init__(self, settings: Settings) -> None:
+        """Use the root and the settings of *settings*."""
         self.settings = settings
         self.store = Store(settings.root)
         self.interpreters = Interpreters(settings)
         self._policy = policy.of(settings.security)
         self._wheels = locks.Wheels(settings.root)
         self._uv = Uv(settings)
-        self._clock = clock
+        self._installer = Installer(settings, self.store)
+        self._settings_digest = config.digest(settings)
 
     def ask(
         self,
         model: Model,
-        override: Sequence[str] = (),
+        terms: Terms = _DEFAULT,
         on_event: OnEvent = ignore,
-        *,
-        fresh: bool = False,
     ) -> Asked:
-        """Return what *model* asks for with *override*, obtaining the Python it needs.
-
-        With *fresh* a lock that lies in the model is passed over.
+        """Return what *model* asks for on *terms*, obtaining the Python it needs.
 
         Raises:
             ModelInvalidError: its files cannot be used.
@@ -72,7 +69,9 @@ class Environments:
             RootUnusableError: the root cannot be made.
         """
         self._create()
-        dependencies = specs.read(model, self.settings, override, fresh=fresh)
+        dependencies = specs.read(model, self.settings, terms)
+        if dependencies.manager == "conda":
+            return Asked.of(model, dependencies, None, None, self.settings, fresh=terms.fresh)
         interpreter, note = self.interpreters.obtain(dependencies.python, on_event)
         return Asked.of(model, dependencies, interpreter, note, self.settings)
 
@@ -95,25 +94,46 @@ class Environments:
     def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
         """Return all that is worth knowing of *found*, the environment *model* asked for."""
         lock = self.kept_lock(asked)
-        versions = {one.name: one.version for one in found.manifest.lock.packages}
+        versions = {_of_pypi(one): one.version for one in found.manifest.lock.artifacts}
         return (
             *asked.notes,
             *(lock.notes if lock else ()),
             *flavors.differences(model, versions),
         )
 
-    def ready(self, asked: Asked, on_event: OnEvent = ignore, *, upgrade: bool = False) -> Ready:
+    def remembered(self, asked: Asked) -> EnvdError | None:
+        """Return how the last build of *asked* failed, if it must not be tried again yet."""
+        failure = self.store.failures.get(asked.spec.key, asked.day)
+        # With other settings it may come out otherwise.
+        if failure is None or failure.about.get("settings") != self._settings_digest:
+            return None
+        error = failure.error
+        wait = plain.age(error.retry_after_s or 0.0)
+        error.message += f" (it failed so before; tried again in {wait}, or with `--retry`)"
+        return error
+
+    def ready(
+        self,
+        asked: Asked,
+        on_event: OnEvent = ignore,
+        *,
+        upgrade: bool = False,
+        retry: bool = False,
+    ) -> Ready:
         """Return the environment of *asked*, building it if it is missing.
 
         With *upgrade* it is locked anew; what there is serves until the new one is ready.
+        With *retry* it is tried although it has failed before.
 
         Raises:
             EnvdError: it could not be locked or built; the metadata's `log` names the log.
         """
         if not upgrade and (found := self.find(asked)):
             return Ready(found, cached=True)
-        sweep.leftovers(self.store)
-        return self._logged(asked, on_event, lambda event: self._build(asked, event, upgrade))
+        if retry or upgrade:
+            self.store.failures.forget(asked.spec.key, asked.day)
+        with self._work(asked, on_event) as work:
+            return self._build(asked, work, upgrade=upgrade)
 
     def lock(self, asked: Asked, on_event: OnEvent = ignore) -> Lock:
         """Return the lock of *asked*, resolving it if that was never done.
@@ -121,21 +141,72 @@ class Environments:
         Raises:
             EnvdError: it could not be; the metadata's `log` names the log.
         """
-        return self._logged(asked, on_event, lambda event: self._lock(asked, event, keep=True))
+        with self._work(asked, on_event) as work:
+            return self._lock(asked, work, keep=True)
 
-    def _logged(
-        self, asked: Asked, on_event: OnEvent, work: Callable[[OnEvent], _Result]
-    ) -> _Result:
+    def lock_file(
+        self, asked: Asked, platforms: Sequence[str] = (), on_event: OnEvent = ignore
+    ) -> tuple[str, str]:
+        """Return the lock of *asked* as a file: its name and its text.
+
+        A conda environment is locked for *platforms* as well, as conda calls them.
+
+        Raises:
+            RequestInvalidError: there are platforms, and it is no conda environment.
+            EnvdError: it could not be locked; the metadata's `log` names the log.
+        """
+        lock = self.lock(asked, on_event)
+        if asked.interpreter is not None:
+            if platforms:
+                message = "only a conda environment is locked for other platforms; `--env-manager`"
+                raise RequestInvalidError(message, platforms=", ".join(platforms))
+            return "pylock.toml", pylock.text(lock, asked.spec.python)
+        with self._work(asked, on_event) as work, work.going_on() as limits:
+            locker = self._locker(asked, replace(self._uv, limits=limits))
+            return "conda-lock.yml", locker.text(asked, lock, platforms, on_event)
+
+    def _locker(self, asked: Asked, uv: Uv) -> Locker:
+        rattler = Rattler(self.settings, uv.held, uv.limits).reaching(asked.addresses)
+        return Locker(rattler, uv)
+
+    @contextlib.contextmanager
+    def _work(self, asked: Asked, on_event: OnEvent) -> Iterator[Work]:
         self._create()
-        with _Log(self.store.layout.log(asked.spec.key), on_event) as log:
+        self._refuse_remembered(asked)
+        work = Work(self.settings, self.store, asked.spec.key, on_event)
+        with contextlib.closing(work):
             try:
-                return work(log.event)
+                yield work
             except OSError as error:
-                raise _disk_error(error, self.settings.root) from error
-            except EnvdError as error:
-                error.metadata["log"] = str(self.store.layout.log(asked.spec.key))
-                log.event(Line(f"failed: {error.message}"))
-                raise
+                raise from_os(error, self.settings.root) from error
+        self.store.failures.forget(asked.spec.key, asked.day)
+
+    def _refuse_remembered(self, asked: Asked) -> None:
+        if error := self.remembered(asked):
+            raise error
+
+    @contextlib.contextmanager
+    def _trying(self, asked: Asked, work: Work, *, upgrade: bool) -> Iterator[None]:
+        """Try what has not just failed, and remember it if it does.
+
+        Before anybody else holds the same: who waited for it must not try it once more. An
+        upgrade that fails costs nothing but itself.
+        """
+        self._refuse_remembered(asked)
+        try:
+            work.begin()
+            yield
+        except (EnvdError, OSError) as raised:
+            error = from_os(raised, self.settings.root) if isinstance(raised, OSError) else raised
+            # Whoever asked must hear of this, not of a disk on which it cannot be written.
+            with contextlib.suppress(OSError):
+                work.log(Line(f"failed: {error.message}"))
+                error.metadata["log"] = str(work.log_path)
+                if not upgrade:
+                    shown = replace(asked, addresses=())
+                    about = {"asked": shown.document(), "settings": self._settings_digest}
+                    self.store.failures.remember(asked.spec.key, asked.day, error, about)
+            raise error from raised
 
     def _admitted(self, found: Environment | None) -> Environment | None:
         """Return *found* unless it was built under a laxer profile; it is built again then."""
@@ -145,123 +216,98 @@ class Environments:
         try:
             self.store.create()
         except OSError as error:
-            raise _disk_error(error, self.settings.root) from error
+            raise from_os(error, self.settings.root) from error
 
-    def _build(self, asked: Asked, on_event: OnEvent, upgrade: bool) -> Ready:  # noqa: FBT001
-        started = self._clock()
-        lock = self._lock(asked, on_event, keep=not upgrade)
+    def _build(self, asked: Asked, work: Work, *, upgrade: bool) -> Ready:
+        started = time.monotonic()
+        lock = self._lock(asked, work, keep=not upgrade)
         env_id = lock.env_id(asked.spec.python)
-        with self.store.building(env_id, lambda by: on_event(_waiting(by))) as attempt:
-            # Another process may have built it while this one waited.
+        work.on_event(Locked(env_id))
+        with self.store.building(env_id, work.log_path, work.waiting) as attempt:
+            # Another process may have built it while this one waited, or tried to.
             found = self._admitted(self.store.find(env_id))
-            if found is None:
-                self._install(asked, lock, attempt, on_event)
-                on_event(Stage("publishing", "flushing it to disk"))
-                seconds = self._clock() - started
-                manifest = self._manifest(asked, lock, env_id, attempt, seconds)
-                ready = Ready(self.store.publish(manifest), cached=False)
-            else:
+            if found:
                 ready = Ready(found, cached=True)
+            else:
+                with self._trying(asked, work, upgrade=upgrade):
+                    found = self._install(asked, lock, attempt, work, started)
+                ready = Ready(found, cached=False)
         if upgrade:
+            self.store.specs.keep(asked.spec)
             self.store.specs.keep_lock(asked.spec.key, lock, asked.day)
         return ready
 
-    def _lock(self, asked: Asked, on_event: OnEvent, *, keep: bool) -> Lock:
+    def _lock(self, asked: Asked, work: Work, *, keep: bool) -> Lock:
         """Return the lock of *asked*; without *keep* a new one, which is not kept yet."""
         spec = asked.spec
-        with self.store.locking(spec.key, lambda by: on_event(_waiting(by))) as held:
+        with self.store.locking(spec.key, work.waiting) as held:
             found = self.kept_lock(asked) if keep else None
             if found and self._wheels.has_all(found):
                 found.check(self._policy)
+                # So that gc leaves it to whoever is about to install it.
+                self.store.specs.keep(spec)
                 return found
-            on_event(Stage("locking", f"resolving {len(spec.requirements)} requirements"))
-            question = Question(spec, asked.interpreter, asked.model, asked.day, refresh=not keep)
-            lock = locks.resolve(question, self._uv.held_by(held), on_event)
+            with self._trying(asked, work, upgrade=not keep), work.going_on() as limits:
+                lock = self._resolved(asked, self._uv.within(held, limits), work, refresh=not keep)
             self.store.specs.keep(spec)
             if keep:
                 self.store.specs.keep_lock(spec.key, lock, asked.day)
             return lock
 
-    def _install(self, asked: Asked, lock: Lock, attempt: Attempt, on_event: OnEvent) -> None:
-        writer = virtualenv.Writer([attempt.held.descriptor], attempt.held.names_installer)
-        interpreter = Interpreter(asked.interpreter, asked.spec.python)
-        cache = self.settings.root / "cache" / "bytecode"
-        bytecode = Bytecode(cache, asked.spec.python, self.settings.build.link_mode)
-        on_event(Stage("installing", f"installing {len(lock.packages)} packages"))
-        virtualenv.create(interpreter, attempt.prefix, self._uv, writer, on_event)
-        # uv links the sources with one core; the other links their bytecode meanwhile.
-        with ThreadPoolExecutor(1) as beside:
-            placing = beside.submit(bytecode.place, lock.packages, attempt.prefix)
-            sources = Sources(asked.spec.indexes)
-            virtualenv.install(lock, sources, attempt.prefix, self._uv, writer, on_event)
-        if fresh := bytecode.fresh(lock.packages, placing.result()):
-            names = {one.name for one in asked.spec.requirements}
-            direct = virtualenv.modules_of(attempt.prefix, names)
-            modules, scratch = [*asked.modules, *direct], self.store.scratch()
-            try:
-                virtualenv.warm(attempt.prefix, modules, scratch, writer, on_event)
-                bytecode.keep(fresh, attempt.prefix, scratch)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    def _resolved(self, asked: Asked, uv: Uv, work: Work, *, refresh: bool) -> Lock:
+        spec = asked.spec
+        count = len(spec.packages) or len(spec.requirements)
+        work.log(Stage("locking", f"resolving {count} requirements"))
+        if asked.interpreter is None:
+            return self._locker(asked, uv).lock(asked, work.log, refresh=refresh)
+        question = Question(spec, asked.interpreter, asked.model, asked.day, refresh=refresh)
+        return locks.resolve(question, uv, work.log)
 
-    def _manifest(
-        self, asked: Asked, lock: Lock, env_id: str, attempt: Attempt, seconds: float
-    ) -> Manifest:
+    def _install(
+        self, asked: Asked, lock: Lock, attempt: Attempt, work: Work, started: float
+    ) -> Environment:
+        content = Content(
+            lock=lock,
+            python=lock.python(asked.spec.python),
+            interpreter=asked.interpreter,
+            addresses=asked.addresses,
+            indexes=asked.spec.indexes,
+            modules=asked.modules,
+            direct=_direct(asked),
+        )
+        with work.going_on() as limits:
+            uv = self._uv.within(attempt.held, limits)
+            filled = self._installer.install(content, attempt, uv, work.log)
+            manifest = self._manifest(asked, lock, filled)
+            return self._installer.publish(manifest, attempt, started, work.log)
+
+    def _manifest(self, asked: Asked, lock: Lock, filled: Filled) -> Manifest:
         return Manifest(
-            env_id=env_id,
-            attempt=attempt.name,
+            env_id=lock.env_id(asked.spec.python),
+            attempt="",
             spec_key=asked.spec.key,
             manager=asked.spec.manager,
-            python=asked.spec.python,
+            python=lock.python(asked.spec.python),
             python_requested=asked.requested_python,
-            base=Base(asked.interpreter, asked.interpreter.stat().st_mtime_ns),
+            base=filled.base,
             lock=lock,
             notes=asked.notes,
-            created=self._clock(),
-            seconds=round(seconds, 3),
+            created=0.0,
+            seconds=0.0,
             link_mode=self.settings.build.link_mode,
             profile=self._policy.profile,
+            modules=filled.modules,
+            variables=filled.variables,
         )
 
 
-class _Log:
-    """Writes what happens into a build's log and passes it on."""
-
-    def __init__(self, path: Path, on_event: OnEvent) -> None:
-        self._path, self._on_event = path, on_event
-
-    def __enter__(self) -> Self:
-        self._file: TextIO | None = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def event(self, event: Event) -> None:
-        # Whoever waits writes nothing: the log is that of the builder it waits for.
-        if not (isinstance(event, Stage) and event.name == "waiting"):
-            text = f"== {event.name}: {event.message}" if isinstance(event, Stage) else event.text
-            self._write(f"{text}\n")
-        self._on_event(event)
-
-    def _write(self, text: str) -> None:
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("")
-            self._file = self._path.open("a")
-        self._file.write(text)
-        self._file.flush()
+def _of_pypi(one: Artifact) -> str:
+    """Return what PyPI calls an artifact."""
+    return one.name if isinstance(one, Package) else pypi_name(one.name) or one.name
 
 
-def _waiting(owner: Owner | None) -> Stage:
-    who = f" started by pid {owner.pid} on host {owner.host}" if owner else ""
-    return Stage("waiting", f"waiting for the build{who}")
-
-
-def _disk_error(error: OSError, root: Path) -> EnvdError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        message = f"the disk of `{root}` is full; free some of it"
-        return CacheFullError(message, root=root)
-    message = f"cannot work in `{root}`: {error}; give another with `--root` or ENVD_ROOT"
-    return RootUnusableError(message, root=root)
+def _direct(asked: Asked) -> set[str]:
+    """Return the distributions that are *asked* for, conda's packages by what PyPI calls them."""
+    spec, locked = asked.spec, {one.name for one in asked.locked}
+    of_conda = locked or {match_spec.parse(text).name for text in spec.packages}
+    return {one.name for one in spec.requirements} | {pypi_name(one) or one for one in of_conda}

@@ -8,6 +8,8 @@ the spec, nothing but time, or this machine.
 from __future__ import annotations
 
 import enum
+import errno
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -29,7 +31,7 @@ class EnvdError(Exception):
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = "INTERNAL"
     blame: ClassVar[Blame] = Blame.LOCAL
-    retry_after_s: ClassVar[float | None] = None
+    retry_after_s: float | None = None
 
     def __init__(self, message: str, **metadata: object) -> None:
         """Keep *message* and the *metadata* that is not None."""
@@ -39,7 +41,12 @@ class EnvdError(Exception):
 
     def document(self) -> dict[str, object]:
         """Return what `from_document` needs to raise the same error elsewhere."""
-        return {"reason": self.reason, "message": self.message, "metadata": self.metadata}
+        return {
+            "reason": self.reason,
+            "message": self.message,
+            "metadata": self.metadata,
+            "retry_after_s": self.retry_after_s,
+        }
 
 
 class ModelNotFoundError(EnvdError):
@@ -73,6 +80,12 @@ class ResolverMissingError(EnvdError):
     code, reason = "FAILED_PRECONDITION", "RESOLVER_MISSING"
 
 
+class ManagerMissingError(EnvdError):
+    """What makes conda environments is not installed with envd; add it."""
+
+    code, reason = "FAILED_PRECONDITION", "MANAGER_MISSING"
+
+
 class EnvironmentNotFoundError(EnvdError):
     """No environment has this id; list them."""
 
@@ -83,6 +96,12 @@ class EnvironmentInUseError(EnvdError):
     """A process holds the environment; wait for it or stop it."""
 
     code, reason = "FAILED_PRECONDITION", "ENVIRONMENT_IN_USE"
+
+
+class EnvironmentPinnedError(EnvdError):
+    """Somebody wants the environment kept; unpin it first."""
+
+    code, reason = "FAILED_PRECONDITION", "ENVIRONMENT_PINNED"
 
 
 class EnvironmentBuildingError(EnvdError):
@@ -154,6 +173,19 @@ class BuildInterruptedError(EnvdError):
     retry_after_s = 1.0
 
 
+class BuildTimedOutError(EnvdError):
+    """The build took too long, or did nothing for too long; read the log."""
+
+    code, reason, blame = "UNAVAILABLE", "BUILD_TIMED_OUT", Blame.TRANSIENT
+    retry_after_s = 30.0
+
+
+class BuildCancelledError(EnvdError):
+    """Somebody cancelled the build; ask again if it is still wanted."""
+
+    code, reason, blame = "ABORTED", "BUILD_CANCELLED", Blame.LOCAL
+
+
 class CacheFullError(EnvdError):
     """The disk is full; free some of it."""
 
@@ -214,6 +246,7 @@ class InternalError(EnvdError):
     """envd itself is at fault; report it."""
 
 
+_LONGEST_RETRY_S = 86400
 _BY_REASON = {cls.reason: cls for cls in EnvdError.__subclasses__()}
 
 
@@ -221,7 +254,26 @@ def from_document(document: dict[str, object]) -> EnvdError:
     """Return the error that `EnvdError.document` described in another process."""
     metadata = document.get("metadata")
     cls = _BY_REASON.get(str(document.get("reason")), InternalError)
-    return cls(
+    error = cls(
         str(document.get("message")),
         **(metadata if isinstance(metadata, dict) else {}),
     )
+    retry = document.get("retry_after_s")
+    if isinstance(retry, int | float) and 0 <= retry <= _LONGEST_RETRY_S:
+        error.retry_after_s = float(retry)
+    return error
+
+
+# What a process is refused when it, or the machine, may not have more; EAGAIN is fork's.
+OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+
+def from_os(error: OSError, root: Path) -> EnvdError:
+    """Return what *error*, met while working in *root*, means for whoever asked."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        message = f"the disk of `{root}` is full; `envctl gc` frees some"
+        return CacheFullError(message, root=root)
+    if error.errno in OUT_OF:
+        return LimitReachedError(f"this process may not have more: {error}; raise its limits")
+    message = f"cannot work in `{root}`: {error}; give another with `--root` or ENVD_ROOT"
+    return RootUnusableError(message, root=root)

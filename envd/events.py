@@ -34,7 +34,28 @@ class Line:
     text: str
 
 
-Event = Stage | Line
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an installation is: packages that are here, of how many, and bytes written."""
+
+    done: int
+    total: int
+    bytes: int
+
+    @property
+    def text(self) -> str:
+        """The same as a line."""
+        return f"{self.done} of {self.total} packages, {self.bytes / 1e6:.1f} MB written"
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """The spec is locked: its environment has an id."""
+
+    env_id: str
+
+
+Event = Stage | Line | Progress | Locked
 OnEvent = Callable[[Event], None]
 
 

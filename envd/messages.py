@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from envd_client.v1 import envd_pb2 as api
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from envd.asked import Asked
-from envd.errors import EnvdError, PythonUnavailableError
-from envd.events import Event, Note, Stage
-from envd.lock import Lock, pylock
-from envd.store import Environment, Holders, Manifest, Store
+from envd.elsewhere import UnderWay
+from envd.errors import BuildCancelledError, EnvdError, EnvironmentNotFoundError
+from envd.events import Event, Locked, Note, Progress, Stage
+from envd.lock import Artifact, Lock, Package
+from envd.store import Environment, Record, Store
+from envd.store.collecting import Collected
+from envd.store.failures import Failure
+from envd.verifying import Verified
 
 
 def asked_for(
@@ -20,7 +27,7 @@ def asked_for(
 
     Its first spec may have been another one with the same lock.
     """
-    message = published(store, found, store.holders())
+    message = listed(store.record(found))
     message.cached = cached
     message.spec_key = asked.spec.key
     message.python.requested = asked.requested_python or ""
@@ -31,81 +38,155 @@ def asked_for(
     return message
 
 
-def resolved(asked: Asked, lock: Lock | None, *, with_lock: bool = False) -> api.ResolvedSpec:
-    """Return the message of what was *asked*, and of its *lock* where it has one."""
+def resolved(asked: Asked, lock: Lock | None, file: tuple[str, str] = ("", "")) -> api.ResolvedSpec:
+    """Return the message of what was *asked*, and of its *lock* where it has one.
+
+    *file* is the lock's name and text, as a file.
+    """
     return api.ResolvedSpec(
         spec_key=asked.spec.key,
         environment_id=lock.env_id(asked.spec.python) if lock else "",
         spec_json=asked.spec.canonical(),
         notes=notes((*asked.notes, *(lock.notes if lock else ()))),
-        lock_toml=pylock.text(lock, asked.spec.python) if lock and with_lock else "",
+        lock_file=file[0],
+        lock_text=file[1],
     )
 
 
-def published(
-    store: Store, found: Environment, holders: Holders, *, full: bool = False
-) -> api.Environment:
-    """Return the message of a published environment: ready, if its interpreter is there."""
-    manifest, sizes = found.manifest, store.sizes(found)
+def listed(record: Record) -> api.Environment:
+    """Return the message of a published environment, as a list has it."""
     message = api.Environment(
-        id=found.id,
-        spec_key=manifest.spec_key,
+        id=record.id,
+        spec_key=record.spec_key,
         state=api.Environment.READY,
-        manager=manifest.manager,
-        python=api.Python(
-            requested=manifest.python_requested or "", actual=manifest.python.version
-        ),
-        as_of=manifest.lock.as_of,
-        notes=notes((*manifest.notes, *manifest.lock.notes)),
-        size_bytes=sizes.total,
-        exclusive_bytes=sizes.exclusive,
-        leases=[api.Lease(pid=one.pid, kind=one.kind) for one in holders.of(found.id)],
-        models=store.models(found.id),
+        manager=record.manager,
+        size_bytes=record.total,
+        exclusive_bytes=record.own,
+        leases=[api.Lease(pid=one.pid, kind=one.kind) for one in record.holders],
+        pinned=record.is_pinned,
+        models=record.models,
+        use_count=record.uses,
     )
-    message.build_duration.FromNanoseconds(int(manifest.seconds * 1e9))
-    message.create_time.FromNanoseconds(int(manifest.created * 1e9))
-    message.last_use_time.FromNanoseconds(int(store.last_used(found) * 1e9))
-    if not manifest.base.is_there():
-        message.state = api.Environment.FAILED
-        message.failure.CopyFrom(failure(_without_base(manifest)))
-    if full:
-        _add_all(message, store, found)
+    details = json.loads(record.details)
+    message.python.requested, message.python.actual = details["requested"] or "", record.python
+    message.as_of = details["as_of"]
+    message.notes.extend(api.Note(**one) for one in details["notes"])
+    _put(message.build_duration, details["seconds"])
+    if record.created:
+        _put(message.create_time, record.created)
+    _put(message.last_use_time, record.last_used)
+    if record.is_going:
+        message.state = api.Environment.DELETING
+    elif record.broken:
+        message.state = api.Environment.ABSENT
+        reason = f"{record.broken}; the next use builds it again"
+        message.failure.CopyFrom(failure(EnvironmentNotFoundError(reason)))
     return message
 
 
-def _without_base(manifest: Manifest) -> EnvdError:
-    message = (
-        f"its interpreter `{manifest.base.path}` is gone or has changed; "
-        "the next use builds it again"
-    )
-    return PythonUnavailableError(message, path=manifest.base.path)
-
-
-def _add_all(message: api.Environment, store: Store, found: Environment) -> None:
-    message.prefix = str(found.prefix)
-    message.log_path = str(store.layout.log(found.manifest.spec_key))
-    message.packages.extend(
-        api.Package(name=one.name, version=one.version, sha256=one.sha256, filename=one.filename)
-        for one in found.manifest.lock.packages
-    )
-    if spec := store.specs.spec(found.manifest.spec_key):
+def full(store: Store, record: Record) -> api.Environment:
+    """Return the message of a published environment, with all that it is made of."""
+    message = listed(record)
+    message.log_path = str(store.layout.log(record.spec_key))
+    if spec := store.specs.spec(record.spec_key):
         message.spec_json = spec.canonical()
+    if found := store.read(record.id):
+        message.prefix = str(found.prefix)
+        message.packages.extend(map(_package, found.manifest.lock.artifacts))
+    return message
 
 
-def unready(asked: Asked, seconds: float, error: EnvdError | None) -> api.Environment:
+def _package(found: Artifact) -> api.Package:
+    filename = found.filename if isinstance(found, Package) else found.url.rpartition("/")[2]
+    return api.Package(
+        name=found.name, version=found.version, sha256=found.sha256, filename=filename
+    )
+
+
+def unready(
+    asked: Asked, seconds: float, error: EnvdError | None, env_id: str = ""
+) -> api.Environment:
     """Return the message of an environment that is being built, or failed with *error*."""
     message = api.Environment(
+        id=env_id,
         spec_key=asked.spec.key,
         state=api.Environment.FAILED if error else api.Environment.BUILDING,
         manager=asked.spec.manager,
         python=api.Python(requested=asked.requested_python or "", actual=asked.spec.python.version),
         notes=notes(asked.notes),
+        models=[asked.model.as_posix()],
     )
-    message.build_duration.FromNanoseconds(int(seconds * 1e9))
+    _put(message.build_duration, seconds)
     if error:
         message.failure.CopyFrom(failure(error))
         message.log_path = error.metadata.get("log", "")
     return message
+
+
+def failed(found: Failure) -> api.Environment:
+    """Return the message of an environment whose last build failed."""
+    return unready(Asked.from_document(found.about["asked"]), 0.0, found.error)
+
+
+def elsewhere(store: Store, build: UnderWay) -> api.Environment:
+    """Return the message of a build that another process does."""
+    message = api.Environment(
+        id=build.env_id,
+        spec_key=build.spec_key,
+        state=api.Environment.BUILDING,
+        log_path=str(build.owner.log or ""),
+        leases=[api.Lease(pid=build.owner.pid, kind="build")],
+    )
+    _put(message.build_duration, build.seconds)
+    # It is kept as soon as it is locked.
+    if spec := store.specs.spec(build.spec_key):
+        message.manager, message.python.actual = spec.manager, spec.python.version
+    return message
+
+
+def cancelled(store: Store, build: UnderWay) -> api.Environment:
+    """Return the message of a build that another process did until it was cancelled."""
+    message = elsewhere(store, build)
+    message.state = api.Environment.FAILED
+    error = BuildCancelledError("the build was cancelled", spec_key=build.spec_key)
+    message.failure.CopyFrom(failure(error))
+    return message
+
+
+def purged(found: Collected) -> api.PurgeEnvironmentsResponse:
+    """Return the message of what gc did, or would do."""
+    return api.PurgeEnvironmentsResponse(
+        verdicts=[
+            api.Verdict(
+                id=one.id,
+                goes=one.goes,
+                reason=one.reason,
+                exclusive_bytes=one.own,
+                shared_bytes=one.shared,
+            )
+            for one in found.verdicts
+        ],
+        downloads=api.Downloads(
+            bytes=found.downloads,
+            freed_bytes=found.downloads_freed,
+            in_use=found.is_cache_in_use,
+        ),
+        freed_bytes=found.freed,
+    )
+
+
+def verified(found: Verified, environment: api.Environment) -> api.VerifyEnvironmentResponse:
+    """Return the message of what was found in *environment*."""
+    return api.VerifyEnvironmentResponse(
+        environment=environment,
+        faults=[api.Fault(path=one.path, kind=one.kind, detail=one.detail) for one in found.faults],
+        also_affected=found.also_affected,
+        repaired=found.is_repaired,
+    )
+
+
+def _put(target: Duration | Timestamp, seconds: float) -> None:
+    target.FromNanoseconds(int(seconds * 1e9))
 
 
 def failure(error: EnvdError) -> api.Failure:
@@ -114,7 +195,7 @@ def failure(error: EnvdError) -> api.Failure:
     text = error.message.encode(errors="replace").decode()
     message = api.Failure(reason=error.reason, message=text)
     setattr(message, "class", error.blame.value)
-    message.retry_delay.FromNanoseconds(int((error.retry_after_s or 0.0) * 1e9))
+    _put(message.retry_delay, error.retry_after_s or 0.0)
     return message
 
 
@@ -123,6 +204,15 @@ def event(number: int, happened: Event) -> api.EnvironmentEvent:
     if isinstance(happened, Stage):
         stage = api.Stage(name=happened.name, message=happened.message)
         return api.EnvironmentEvent(sequence=number, stage=stage)
+    if isinstance(happened, Progress):
+        progress = api.Progress(
+            packages_done=happened.done,
+            packages_total=happened.total,
+            bytes_written=happened.bytes,
+        )
+        return api.EnvironmentEvent(sequence=number, progress=progress)
+    if isinstance(happened, Locked):
+        return api.EnvironmentEvent(sequence=number)
     return api.EnvironmentEvent(sequence=number, log_line=happened.text)
 
 

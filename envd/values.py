@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -10,21 +11,33 @@ from typing import Any, Literal
 
 Seconds = typing.NewType("Seconds", float)
 Bytes = typing.NewType("Bytes", int)
+# At least one, and at least none.
+Count = typing.NewType("Count", int)
+CountOrZero = typing.NewType("CountOrZero", int)
+# A part of the disk, as a percentage or a size.
+Share = typing.NewType("Share", str)
 # A directory, or a URL.
 Location = typing.NewType("Location", str)
 # The URL of a package index, with its name before it or without.
 IndexUrl = typing.NewType("IndexUrl", str)
+# A conda channel, and the URL it is fetched from: `conda-forge=https://host/conda-forge`.
+Mirror = typing.NewType("Mirror", str)
 # How URLs begin.
 Prefix = typing.NewType("Prefix", str)
 
-_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_NEVER = "never"
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {
-    "": 1, "B": 1,
-    "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
+# What a request to a daemon can carry: google.protobuf.Duration and int64.
+_LONGEST_S, _LARGEST = 315_576_000_000, 2**63 - 1
 _INDEX_URL = re.compile(r"""([A-Za-z0-9][\w.-]*=)?(https?|file)://[^\s"'`]+""", re.IGNORECASE)
 _PREFIX = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'`]*""")
+_MIRROR = re.compile(r"""[^\s"'`=]+=https?://[^\s"'`]+""", re.IGNORECASE)
+_PERCENTAGE = re.compile(r"(100|\d{1,2}(\.\d+)?)\s*%", re.ASCII)
 _SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -48,7 +61,14 @@ def show(value: object) -> str:
         return ",".join(value)
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value)
+    return _NEVER if value == math.inf else str(value)
+
+
+def share(text: str, total: int) -> int:
+    """Return how many bytes of *total* the setting *text* means: `10%` of them, or `20GB`."""
+    if text.endswith("%"):
+        return int(total * float(text[:-1]) / 100)
+    return _bytes(text)
 
 
 def without_secrets(value: object) -> object:
@@ -68,6 +88,8 @@ def _choice(value: object, allowed: tuple[str, ...]) -> str:
 def _items(value: object) -> list[object]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, dict):
+        return [f"{name}={item}" for name, items in value.items() for item in _items(items)]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
     message = "give a list of texts"
@@ -91,7 +113,7 @@ def _text(value: object) -> str:
 def _location(value: object) -> str:
     """Make a directory absolute: what uses it runs in another one."""
     text = _text(value)
-    return text if "://" in text else str(Path(text).expanduser().absolute())
+    return text if not text or "://" in text else str(Path(text).expanduser().absolute())
 
 
 def _url(value: object, form: re.Pattern[str], example: str) -> str:
@@ -103,11 +125,45 @@ def _url(value: object, form: re.Pattern[str], example: str) -> str:
 
 
 def _scaled(value: object, units: Mapping[str, float], example: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value).strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower(), re.ASCII)
     if match is None or match[2] not in units:
         message = f"give a number with a unit, as in {example}"
         raise ValueError(message)
     return float(match[1]) * units[match[2]]
+
+
+def _seconds(value: object) -> float:
+    if value == _NEVER:
+        return math.inf
+    seconds = _scaled(value, _SECONDS, "`60s` or `30d`")
+    if seconds > _LONGEST_S:
+        message = f"give `{_NEVER}`, or less than 10,000 years"
+        raise ValueError(message)
+    return seconds
+
+
+def _bytes(value: object) -> int:
+    size = int(_scaled(value, _BYTES, "`64MiB` or `20GB`"))
+    if size > _LARGEST:
+        message = "give less than 8,000,000 TiB"
+        raise ValueError(message)
+    return size
+
+
+def _share(value: object) -> str:
+    """Take a percentage or a size as it is written."""
+    text = str(value).strip()
+    if not _PERCENTAGE.fullmatch(text):
+        _scaled(text, _BYTES, "`10%` or `20GB`")
+    return text
+
+
+def _count(value: object, least: int) -> int:
+    text = str(value).strip()
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
+        message = f"give a whole number, from {least} to 999999999"
+        raise ValueError(message)
+    return int(text)
 
 
 _PARSERS: Mapping[object, Callable[[object], object]] = {
@@ -117,7 +173,15 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     IndexUrl: lambda value: _url(
         value, _INDEX_URL, "`https://host/simple`, `name=https://host/simple` or `file:///path`"
     ),
+    Mirror: lambda value: _url(
+        value,
+        _MIRROR,
+        '`conda-forge=https://host/conda-forge`, or in a file `{conda-forge = ["https://..."]}`',
+    ),
     Prefix: lambda value: _url(value, _PREFIX, "`https://host/path` or `git+https://host/path`"),
-    Seconds: lambda value: _scaled(value, _SECONDS, "`60s` or `30d`"),
-    Bytes: lambda value: int(_scaled(value, _BYTES, "`64MiB` or `20GB`")),
+    Seconds: _seconds,
+    Bytes: _bytes,
+    Count: lambda value: _count(value, 1),
+    CountOrZero: lambda value: _count(value, 0),
+    Share: _share,
 }

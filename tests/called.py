@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -14,11 +13,6 @@ from click.testing import CliRunner
 
 from envd.cli.main import main
 from tests.conftest import Envctl
-
-
-def one_python(tools: Path) -> dict[str, str]:
-    """Return the variables that hide the other Pythons: each of a root's is asked what it is."""
-    return {"PATH": str(tools), "PYENV_ROOT": str(tools)}
 
 
 class Called(Envctl):

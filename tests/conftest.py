@@ -17,14 +17,22 @@ from pathlib import Path
 import pytest
 from envd_client import Client
 
+from envd import durable
 from envd.build import Interpreter, Interpreters
 from envd.config import Settings
+from tests.conda_channel import Channel
+from tests.conda_forge import CondaForge
 from tests.house import House
 from tests.index import Index
+from tests.mirror import Mirror
 from tests.tiny import Tiny
 
 MODELS = Path(__file__).parent / "models"
 _START_S = 20
+_LONGEST = {
+    "test_main_job", "test_crashes", "test_model_location", "test_cli_verbs", "test_readme",
+    "test_robust", "test_recovery", "test_shortages",
+}  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,8 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
-    # The longest file first, so that no process waits for it at the end.
-    items.sort(key=lambda item: item.path.stem != "test_main_job")
+    # The longest files first, so that no process waits for one at the end.
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -142,6 +150,11 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def one_python(tools: Path) -> dict[str, str]:
+    """Return the variables that hide the other Pythons: each of a root's is asked what it is."""
+    return {"PATH": str(tools), "PYENV_ROOT": str(tools)}
+
+
 @pytest.fixture(scope="session")
 def interpreter(tools: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Interpreter:
     """The Python that runs the tests, as envd finds it."""
@@ -164,6 +177,27 @@ def house(
     return House(tmp_path, interpreter)
 
 
+@pytest.fixture(scope="session")
+def conda_forge(tmp_path_factory: pytest.TempPathFactory) -> CondaForge:
+    """The real packages of this run, made once for all its processes."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    return CondaForge(shared / "conda-forge-packages")
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Channel:
+    """An empty channel."""
+    return Channel(tmp_path / "channels" / "conda-forge")
+
+
+@pytest.fixture
+def mirror(channel: Channel) -> Iterator[Mirror]:
+    """What serves the channel, as `/conda-forge`."""
+    with Mirror(channel.folder.parent) as found:
+        yield found
+
+
 def _alone(patch: pytest.MonkeyPatch, tools: Path, home: Path) -> None:
     """Hide from this process what the machine has of its own."""
     patch.setenv("PATH", str(tools))
@@ -180,10 +214,10 @@ def start_index() -> Iterator[Callable[..., Index]]:
 
 
 @pytest.fixture
-def envctl(tmp_path: Path, home: Path, tiny: Tiny) -> Envctl:
-    """envctl on an empty root, with the tiny wheels for an index."""
+def envctl(tmp_path: Path, home: Path, tiny: Tiny, tools: Path) -> Envctl:
+    """envctl on an empty root, with the tiny wheels for an index and one Python."""
     root = tmp_path / "root"
-    return Envctl(root, environment(root, home, **tiny.settings))
+    return Envctl(root, environment(root, home, **tiny.settings, **one_python(tools)))
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +263,9 @@ def start_daemon(home: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture
-def daemon(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny) -> Daemon:
-    """A daemon on an empty root, with the tiny wheels for an index."""
-    return start_daemon(tmp_path / "root", **tiny.settings)
+def daemon(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny, tools: Path) -> Daemon:
+    """A daemon on an empty root, with the tiny wheels for an index and one Python."""
+    return start_daemon(tmp_path / "root", **tiny.settings, **one_python(tools))
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +338,13 @@ def wait_for(happened: Callable[[], object], limit_s: float = 60) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.002)
+
+
+def lose_interpreter(manifest: Path) -> None:
+    """Let the environment of *manifest* be built on a Python that is not there any more."""
+    document = durable.read_checked(manifest)
+    document["base"]["mtime_ns"] = 1
+    durable.write_checked(manifest, document)
 
 
 def link_cache(shared: Path, root: Path) -> None:

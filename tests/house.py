@@ -20,7 +20,7 @@ from envd.events import Event
 from envd.lock import Lock, Question
 from envd.lock.uv import Uv
 from envd.model import mlmodel
-from envd.spec import Dependencies, of, policy, requirement_file
+from envd.spec import Dependencies, Terms, of, policy, requirement_file
 from envd.spec.requirement_file import Requirements
 
 PURE = "py3-none-any"
@@ -153,7 +153,7 @@ class House:
             f"    env:\n      virtualenv: python_env.yaml\n{logged}"
         )
         self.events = []
-        return self.environments.ask(mlmodel.read(path), (), self.events.append)
+        return self.environments.ask(mlmodel.read(path), Terms(), self.events.append)
 
     def ready(self, asked: Asked, *, upgrade: bool = False) -> Ready:
         """Build what was asked for."""

@@ -53,5 +53,5 @@ class Asked:
         self.write(model)
         variables = {f"ENVD_{name}": value for name, value in self.settings.items()}
         settings = config.load(root=model.parent, environ=variables)
-        found = spec.read(read_model(model), settings, self.override)
+        found = spec.read(read_model(model), settings, spec.Terms(self.override))
         return spec.of(found, self.python, settings.index)

@@ -13,8 +13,8 @@ from envd.cli.engine import Document, Wanted
 from envd.cli.local import Local
 from envd.cli.remote import Remote
 from envd.events import OnEvent
-from tests.called import Called, one_python
-from tests.conftest import Envctl
+from tests.called import Called
+from tests.conftest import Envctl, one_python
 from tests.tiny import Tiny
 
 

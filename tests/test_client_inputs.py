@@ -205,13 +205,26 @@ def test_a_path_too_long_for_a_socket_is_refused() -> None:
         connection.grpc_target("/" + "a" * 107)
 
 
-def test_the_environment_says_where_the_daemon_listens() -> None:
-    runtime = {"XDG_RUNTIME_DIR": "/run/user/1"}
+def test_the_environment_says_where_the_daemon_listens(tmp_path: Path) -> None:
+    # The machine's own daemon is none of this test's.
+    nowhere = {"HOME": str(tmp_path)}
+    runtime = {**nowhere, "XDG_RUNTIME_DIR": "/run/user/1"}
 
     assert connection.default_target(runtime) == "/run/user/1/envd/predict.sock"
     assert connection.default_target({**runtime, "ENVD_SOCKET": "host:1"}) == "host:1"
     with pytest.raises(envd_client_errors.SettingsInvalidError, match="ENVD_SOCKET"):
-        connection.default_target({})
+        connection.default_target(nowhere)
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_STATE_HOME", "ENVD_ROOT"])
+def test_a_daemon_that_runs_says_where_it_listens(tmp_path: Path, variable: str) -> None:
+    places = {"HOME": ".local/state/envd", "XDG_STATE_HOME": "envd", "ENVD_ROOT": "."}
+    root = tmp_path / places[variable]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "daemon.json").write_text('{"predict": "/run/there/predict.sock"}')
+    environ = {"HOME": str(tmp_path), variable: str(tmp_path), "XDG_RUNTIME_DIR": "/run/user/1"}
+
+    assert connection.default_target(environ) == "/run/there/predict.sock"
 
 
 def test_the_admin_socket_lies_beside_the_other_unless_it_is_given() -> None:
@@ -396,6 +409,103 @@ def test_a_daemon_that_is_not_there_is_unreachable(
 def test_a_daemon_that_is_too_slow_is_out_of_time(ask: Callable[..., object], socket: Path) -> None:
     with pytest.raises(envd_client_errors.DeadlineExceededError, match="in time"):
         ask(socket, b"", timeout_s=0.1)
+
+
+class Recording(envd_pb2_grpc.EnvironmentsServicer):
+    """Answers everything with nothing, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Message] = []
+        for name in ("BuildEnvironment", "CancelBuild", "DeleteEnvironment", "PinEnvironment",
+                     "UnpinEnvironment"):  # fmt: skip
+            self._answer(name, envd_pb2.Environment())
+        self._answer("ListEnvironments", envd_pb2.ListEnvironmentsResponse())
+        self._answer("PurgeEnvironments", envd_pb2.PurgeEnvironmentsResponse(freed_bytes=7))
+        self._answer("VerifyEnvironment", envd_pb2.VerifyEnvironmentResponse(repaired=True))
+
+    def _answer(self, name: str, response: Message) -> None:
+        def answer(request: Message, _: grpc.ServicerContext) -> Message:
+            self.asked.append(request)
+            return response
+
+        setattr(self, name, answer)
+
+
+@pytest.fixture
+def recorders(tmp_path: Path) -> Iterator[dict[str, Recording]]:
+    """What was asked on either socket of *tmp_path*."""
+    found = {name: Recording() for name in ("predict", "admin")}
+    servers = []
+    for name, recorder in found.items():
+        servers.append(grpc.server(futures.ThreadPoolExecutor(2)))
+        envd_pb2_grpc.add_EnvironmentsServicer_to_server(recorder, servers[-1])
+        servers[-1].add_insecure_port(f"unix:{tmp_path}/{name}.sock")
+        servers[-1].start()
+    yield found
+    for server in servers:
+        server.stop(0).wait()
+
+
+PURGE: dict[str, Any] = {"unused_for_s": 1.5, "max_size_bytes": 0, "min_free": "10%", "keep": 0}
+
+
+def test_what_changes_environments_is_asked_of_the_socket_that_may(
+    tmp_path: Path, recorders: dict[str, Recording]
+) -> None:
+    with Client(tmp_path / "predict.sock") as client:
+        client.build("/model", retry=True)
+        client.cancel("abcd")
+        list(client.list(show_all=True))
+        client.delete("abcd", force=True)
+        client.pin("abcd")
+        client.unpin("abcd")
+        freed = client.purge(force=True, max_age_s=float("inf"), **PURGE).freed_bytes
+        client.purge()
+        is_repaired = client.verify("abcd", repair=True).repaired
+
+    assert (freed, is_repaired) == (7, True)
+    check(recorders)
+
+
+def test_an_event_loop_asks_for_the_same(tmp_path: Path, recorders: dict[str, Recording]) -> None:
+    async def ask() -> tuple[int, bool]:
+        async with AsyncClient(tmp_path / "predict.sock") as client:
+            await client.build("/model", retry=True)
+            await client.cancel("abcd")
+            [one async for one in client.list(show_all=True)]
+            await client.delete("abcd", force=True)
+            await client.pin("abcd")
+            await client.unpin("abcd")
+            purged = await client.purge(force=True, max_age_s=float("inf"), **PURGE)
+            await client.purge()
+            verified = await client.verify("abcd", repair=True)
+            return purged.freed_bytes, verified.repaired
+
+    assert asyncio.run(ask()) == (7, True)
+    check(recorders)
+
+
+def check(recorders: dict[str, Recording]) -> None:
+    assert recorders["predict"].asked == [
+        envd_pb2.BuildEnvironmentRequest(model="/model", retry=True),
+        envd_pb2.CancelBuildRequest(id="abcd"),
+        envd_pb2.ListEnvironmentsRequest(show_all=True),
+    ]
+    assert recorders["admin"].asked == [
+        envd_pb2.DeleteEnvironmentRequest(id="abcd", force=True),
+        envd_pb2.PinEnvironmentRequest(id="abcd"),
+        envd_pb2.UnpinEnvironmentRequest(id="abcd"),
+        envd_pb2.PurgeEnvironmentsRequest(
+            force=True,
+            max_age=duration_pb2.Duration(seconds=315_576_000_000),
+            unused_for=duration_pb2.Duration(seconds=1, nanos=500_000_000),
+            max_size=0,
+            min_free="10%",
+            keep=0,
+        ),
+        envd_pb2.PurgeEnvironmentsRequest(),
+        envd_pb2.VerifyEnvironmentRequest(id="abcd", repair=True),
+    ]
 
 
 def test_a_call_is_tried_again_after_the_time_the_daemon_asks_for() -> None:

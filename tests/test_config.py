@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from pathlib import Path
 
@@ -160,8 +161,18 @@ def test_an_unknown_variable_is_told(tmp_path: Path, variable: str) -> None:
         ("workers.idle_timeout", "true", "give a number with a unit"),
         ("workers.idle_timeout", "inf", "give a number with a unit"),
         ("workers.idle_timeout", "''", "give a number with a unit"),
-        ("daemon.max_message", "'64 mib'", "give a number with a unit, as in `64MiB`"),
+        ("daemon.max_message", "'64 m'", "give a number with a unit, as in `64MiB`"),
+        ("daemon.max_message", "9223372036854775808", "give less than"),
+        ("workers.idle_timeout", "'\u0663d'", "give a number with a unit"),
+        ("workers.idle_timeout", "'9999999999999d'", "give `never`"),
         ("daemon.max_message", "'60s'", "give a number with a unit"),
+        ("build.at_once", "0", "give a whole number, from 1 to 999999999"),
+        ("build.at_once", "1.5", "give a whole number, from 1 to 999999999"),
+        ("gc.keep", "-1", "give a whole number, from 0 to 999999999"),
+        ("gc.keep", "'never'", "give a whole number, from 0 to 999999999"),
+        ("gc.min_free", "'101%'", "give a number with a unit, as in `10%` or `20GB`"),
+        ("gc.min_free", "'-1%'", "give a number with a unit"),
+        ("gc.min_free", "'never'", "give a number with a unit"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_with_its_line(
@@ -169,7 +180,7 @@ def test_a_value_of_the_wrong_type_is_told_with_its_line(
 ) -> None:
     table, _, key = section.partition(".")
 
-    error = refusal(tmp_path, f"# first\n[build]\ntimeout = 1\n[ {table} ]\n{key} = {value}\n")
+    error = refusal(tmp_path, f"# first\n[resolve]\nrepair = true\n[ {table} ]\n{key} = {value}\n")
 
     assert error.message.startswith(f"{tmp_path}/envd.toml:5: `{section}` cannot be ")
     assert why in error.message
@@ -215,6 +226,30 @@ def test_a_size_has_a_unit(tmp_path: Path, text: str, size: int) -> None:
 
     assert found.daemon.max_message == size
     assert isinstance(found.daemon.max_message, int)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("0%", 0), ("10%", 200), ("2.5 %", 50), ("100%", 2000), ("2kB", 2000),
+     ("1 KiB", 1024)],
+)  # fmt: skip
+def test_a_share_is_a_percentage_or_a_size(tmp_path: Path, text: str, size: int) -> None:
+    found = load(tmp_path, f"[gc]\nmin_free = '{text}'\n")
+
+    assert values.share(found.gc.min_free, 2000) == size
+
+
+def test_never_is_a_duration_that_is_not_over(tmp_path: Path) -> None:
+    found = load(tmp_path, "[gc]\nunused_for = 'never'\n", ENVD_BUILD__TIMEOUT="never")
+
+    assert found.gc.unused_for == found.build.timeout == math.inf
+    assert values.show(found.gc.unused_for) == "never"
+
+
+def test_a_count_is_a_whole_number(tmp_path: Path) -> None:
+    found = load(tmp_path, "[build]\nat_once = 3\n[gc]\nkeep = '0'\n")
+
+    assert (found.build.at_once, found.gc.keep) == (3, 0)
 
 
 def test_a_number_needs_no_quotes(tmp_path: Path) -> None:
@@ -322,6 +357,8 @@ CHANGED = {
     "ENVD_PYTHON__ROOTS": "/a",
     "ENVD_MODELS__TRACKING_URI": "https://c",
     "ENVD_DAEMON__MAX_MESSAGE": "1KiB",
+    "ENVD_GC__UNUSED_FOR": "never",
+    "ENVD_GC__MIN_FREE": "1GB",
 }
 
 

@@ -84,6 +84,7 @@ def test_envctl_asks_the_daemon_of_its_root(daemon: Daemon, envctl: Envctl, tiny
     assert listed[0]["leases"], "the daemon's worker should hold a lease"
 
 
+@pytest.mark.slow
 def test_envctl_gives_up_on_a_daemon_that_is_there_and_silent(
     daemon: Daemon, envctl: Envctl
 ) -> None:

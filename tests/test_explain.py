@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from envd.cli import explain
 from envd.spec.differences import between
-from tests.called import Called, one_python
-from tests.conftest import Envctl
+from tests.called import Called
+from tests.conftest import Envctl, one_python
 from tests.tiny import Tiny
 
 

@@ -197,6 +197,7 @@ def test_a_root_that_cannot_be_written_is_named(envctl: Envctl, tiny: Tiny, tmp_
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # uv tries for ten seconds
 def test_an_index_that_does_not_answer_is_worth_another_try(
     start_daemon, tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -21,7 +21,15 @@ from envd.config import Security
 from envd.errors import EnvdError, InternalError
 from envd.model import documents
 from envd.model import read as read_model
-from envd.spec import Python, conda_yaml, policy, requirement, requirement_file
+from envd.spec import (
+    Python,
+    conda_forge,
+    conda_pypi,
+    conda_yaml,
+    policy,
+    requirement,
+    requirement_file,
+)
 from envd.spec.place import Place
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
@@ -159,7 +167,10 @@ def test_yaml_is_read_or_refused(folder: Path, value: bytes) -> None:
 @fuzz(contents(CONDA, YAML_TOKENS + LINE_TOKENS))
 def test_a_conda_yaml_is_read_or_refused(folder: Path, value: bytes) -> None:
     (folder / "conda.yaml").write_bytes(value)
-    conda_yaml.read(folder, "conda.yaml", DEV)
+    found = conda_forge.rewritten(conda_yaml.read(folder, "conda.yaml"), "rewrite")
+    notes = conda_yaml.judged(found, DEV)
+    assert "u:p@" not in repr((found.channels, found.packages, notes))
+    conda_pypi.translated(found)
 
 
 @fuzz(REQUIREMENTS)
@@ -187,7 +198,7 @@ def test_a_model_is_read_or_refused(folder: Path, value: tuple[bytes, bytes, str
         (model / "conda.yaml").write_bytes(conda)
         (model / "model.pkl").write_bytes(b"")
         override = [line] if line else []
-        found = spec.read(read_model(model), SETTINGS, override)
+        found = spec.read(read_model(model), SETTINGS, spec.Terms(tuple(override)))
         assert spec.of(found, PYTHON, SETTINGS.index).key
 
 

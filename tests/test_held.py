@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from envd.held import Owner, exclusively, read_owner
+from envd import process
+from envd.events import Progress
+from envd.held import Owner, exclusively, if_free, read_owner
 from tests.conftest import is_running, wait_for
 
 # Each says what it does on its standard output, and then waits to be killed.
@@ -39,20 +40,33 @@ with exclusively(Path(sys.argv[1]), lambda _: None) as held:
     print("holds", flush=True)
     time.sleep(60)
 """
-# An installer that has children of its own, all of which inherit the lock.
+# An installer that inherits the lock, or does not, and has a child of its own that has left
+# the session and lost its parents.
 INSTALL = """
-import subprocess, sys, time
+import math, os, sys
 from pathlib import Path
+from envd import child
 from envd.held import exclusively
 
-with exclusively(Path(sys.argv[1]), lambda _: None) as held:
-    installer = subprocess.Popen(
-        ["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE,
-        pass_fds=[held.descriptor], start_new_session=True,
+INSTALLER = '''
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if (pid := os.fork()) == 0:
+        time.sleep(60)
+    print(os.getppid(), pid, flush=True)
+    os._exit(0)
+os.wait()
+time.sleep(60)
+'''
+lock, inherits = Path(sys.argv[1]), sys.argv[2] == "inherits"
+with exclusively(lock, lambda _: None, Path("/the/log")) as held:
+    child.run(
+        [sys.executable, "-I", "-S", "-c", INSTALLER],
+        env={}, cwd=lock.parent, limits=child.Limits(math.inf), token=held.token,
+        pass_fds=[held.descriptor] if inherits else [],
+        on_line=lambda line: print(line, flush=True),
     )
-    held.names_installer(installer.pid)
-    print(installer.pid, int(installer.stdout.readline()), flush=True)
-    time.sleep(60)
 """
 
 
@@ -104,6 +118,18 @@ def waiting(lock: Path) -> Iterator[tuple[list[Owner | None], threading.Event]]:
     assert not thread.is_alive()
 
 
+def test_who_got_away_with_the_descriptor_keeps_nobody_out(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with exclusively(lock, never) as held:
+        away = subprocess.Popen(["sleep", "60"], pass_fds=[held.descriptor])
+    try:
+        with exclusively(lock, never):
+            pass
+    finally:
+        away.kill()
+        away.wait()
+
+
 def test_two_processes_exclude_each_other(tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
@@ -129,7 +155,7 @@ def test_two_threads_exclude_each_other(tmp_path: Path) -> None:
     assert got.is_set()
 
 
-def test_whoever_waits_is_told_once_for_whom(tmp_path: Path) -> None:
+def test_whoever_waits_is_told_for_whom_again_and_again(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
 
     with running(*python(HOLD, lock)) as holder:
@@ -140,9 +166,9 @@ def test_whoever_waits_is_told_once_for_whom(tmp_path: Path) -> None:
             kill(holder)
 
     assert got.is_set()
-    assert len(told) == 1
+    assert len(told) > 2
     assert told[0] is not None
-    assert (told[0].pid, told[0].host, told[0].group) == (holder.pid, os.uname().nodename, None)
+    assert (told[0].pid, told[0].host) == (holder.pid, os.uname().nodename)
 
 
 def test_nobody_is_told_anything_where_nobody_has_to_wait(tmp_path: Path) -> None:
@@ -175,40 +201,72 @@ def test_an_error_lets_go(tmp_path: Path) -> None:
 def test_a_holder_and_its_installer_are_alive_until_they_are_killed(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
 
-    with running(*python(INSTALL, lock)) as holder:
+    with running(*python(INSTALL, lock, "inherits")) as holder:
         installer, child = map(int, line_of(holder).split())
         living = read_owner(lock)
         was_alive = living is not None and living.is_alive()
         kill(holder)
 
         assert living is not None
-        assert (living.pid, living.group) == (holder.pid, installer)
+        assert living.pid == holder.pid
+        assert living.log == Path("/the/log")
         assert was_alive
         assert not living.is_alive()
         assert is_running(installer)
         assert is_running(child)
-        os.killpg(installer, signal.SIGKILL)
+        process.end_work(living.token)
+
+    assert not is_running(installer)
+    assert not is_running(child)
 
 
-def test_the_installer_of_a_dead_holder_is_killed_and_its_lock_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inherits", ["inherits", "closed"])
+def test_the_installer_of_a_dead_holder_is_ended_before_its_lock_is_used(
+    tmp_path: Path, inherits: str
+) -> None:
     lock = tmp_path / "lock"
-    told: list[Owner | None] = []
 
-    with running(*python(INSTALL, lock)) as holder:
+    with running(*python(INSTALL, lock, inherits)) as holder:
         installer, child = map(int, line_of(holder).split())
         kill(holder)
-        with exclusively(lock, told.append):
+        with exclusively(lock, lambda _: None):
             left = [pid for pid in (installer, child) if is_running(pid)]
 
     assert left == []
-    assert told[0] is not None
-    assert (told[0].pid, told[0].group) == (holder.pid, installer)
+
+
+def test_another_process_ends_the_installer_of_a_dead_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with running(*python(INSTALL, lock, "inherits")) as holder:
+        installer, child = map(int, line_of(holder).split())
+        kill(holder)
+        with running(*python(HOLD, lock)) as taker:
+            assert line_of(taker) == "holds"
+            left = [pid for pid in (installer, child) if is_running(pid)]
+
+    assert left == []
+
+
+def test_the_installer_of_a_dead_holder_is_ended_where_its_file_is_found_free(
+    tmp_path: Path,
+) -> None:
+    lock = tmp_path / "lock"
+
+    with running(*python(INSTALL, lock, "closed")) as holder:
+        installer, child = map(int, line_of(holder).split())
+        kill(holder)
+        with if_free(lock) as is_free:
+            left = [pid for pid in (installer, child) if is_running(pid)]
+
+    assert is_free
+    assert left == []
 
 
 def test_the_installer_of_a_living_holder_is_left_alone(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
 
-    with running(*python(INSTALL, lock)) as holder:
+    with running(*python(INSTALL, lock, "inherits")) as holder:
         installer, child = map(int, line_of(holder).split())
         with waiting(lock) as (told, got):
             wait_for(lambda: bool(told))
@@ -219,28 +277,58 @@ def test_the_installer_of_a_living_holder_is_left_alone(tmp_path: Path) -> None:
     assert not was_got
     assert were_running == [True, True]
     assert not is_running(installer)
+    assert not is_running(child)
 
 
-def test_a_process_group_that_does_not_hold_the_file_is_never_killed(tmp_path: Path) -> None:
-    # The id of the dead builder's installer has been given to a stranger since.
+@pytest.mark.parametrize("field", ["host", "namespace"])
+def test_a_holder_elsewhere_is_never_judged_dead(tmp_path: Path, field: str) -> None:
     lock = tmp_path / "lock"
-    with running("sleep", 60) as stranger, running(*python(HOLD, lock)) as holder:
-        assert line_of(holder) == "holds"
-        entry = json.dumps([2**22 + 1, "0", "host", stranger.pid])
-        lock.write_text(entry.ljust(256))
 
+    with running(*python(INSTALL, lock, "inherits")) as holder:
+        pids = [int(one) for one in line_of(holder).split()]
+        kill(holder)
+        entry = json.loads(lock.read_text())
+        lock.write_text(json.dumps(entry | {field: "elsewhere"}))
         with waiting(lock) as (told, got):
             wait_for(lambda: bool(told))
-            was_got = got.wait(0.4)
-            is_stranger_running = is_running(stranger.pid)
-            kill(holder)
+            was_got = got.wait(0.2)
+            were_running = [is_running(pid) for pid in pids]
+            process.end_work(entry["token"])
 
-    assert told == [Owner(2**22 + 1, "0", "host", stranger.pid)]
+    assert told[0] is not None
+    assert told[0].is_alive()
     assert not was_got
-    assert is_stranger_running
+    assert were_running == [True, True]
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "null", "\0" * 256])
+def test_whoever_waits_sees_how_far_it_is(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with ExitStack() as other, exclusively(lock, never) as held:
+        told, _ = other.enter_context(waiting(lock))
+        for progress in (Progress(9, 10, 10**12), Progress(10, 10, 1)):
+            held.tell(progress)
+            wait_for(lambda progress=progress: told and told[-1] and told[-1].progress == progress)
+
+    assert {one.token for one in told if one} == {held.token}
+
+
+def test_work_within_other_work_is_a_part_of_it(tmp_path: Path) -> None:
+    with (
+        exclusively(tmp_path / "one", never) as above,
+        exclusively(tmp_path / "two", never, within=above) as below,
+    ):
+        assert below.token.startswith(f"{above.token}.")
+
+
+def test_nobody_is_named_in_a_file_that_is_let_go(tmp_path: Path) -> None:
+    with exclusively(tmp_path / "lock", never):
+        assert read_owner(tmp_path / "lock") is not None
+
+    assert read_owner(tmp_path / "lock") is None
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", "{}", "\0" * 256, '[5, "0", "host", 6]'])
 def test_a_file_that_names_nobody_is_held_by_somebody_unknown(tmp_path: Path, content: str) -> None:
     lock = tmp_path / "lock"
 
@@ -251,11 +339,11 @@ def test_a_file_that_names_nobody_is_held_by_somebody_unknown(tmp_path: Path, co
             wait_for(lambda: bool(told))
             kill(holder)
 
-    assert told == [None]
+    assert set(told) == {None}
 
 
 def test_a_pid_that_was_given_to_another_is_not_the_holder() -> None:
-    mine = Owner(os.getpid(), "1", os.uname().nodename, None)
+    mine = Owner(os.getpid(), "1", os.uname().nodename, process.namespace(), "token", 0.0)
 
     assert not mine.is_alive()
 

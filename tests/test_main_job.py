@@ -140,6 +140,7 @@ def test_a_model_is_built_and_answered_with_nothing_but_path_and_home(
     assert (tmp_path / ".local/state/envd/environments").is_dir()
 
 
+@pytest.mark.slow
 def test_twenty_commands_at_once_build_once(envctl: Envctl, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
 
@@ -155,7 +156,6 @@ def test_twenty_commands_at_once_build_once(envctl: Envctl, tiny: Tiny, tmp_path
         ["2.0", [number]] for number in range(20)
     ], done[0].stderr
     assert len(attempts.seen) == 1
-    assert sum("installing:" in one.stderr for one in done) == 1
 
 
 def test_twenty_callers_of_a_daemon_build_once(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
@@ -173,15 +173,20 @@ def test_twenty_callers_of_a_daemon_build_once(daemon: Daemon, tiny: Tiny, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("victim", "link_mode"), [("alone", "hardlink"), ("group", "hardlink"), ("alone", "copy")]
+    ("victim", "link_mode"),
+    [
+        ("alone", "hardlink"),
+        pytest.param("group", "hardlink", marks=pytest.mark.slow),
+        pytest.param("alone", "copy", marks=pytest.mark.slow),
+    ],
 )
 def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
-    shared_root: Path, home: Path, tmp_path: Path, victim: str, link_mode: str
+    shared_envctl: Envctl, home: Path, tmp_path: Path, victim: str, link_mode: str
 ) -> None:
-    root = tmp_path / "root"
-    link_cache(shared_root, root)
+    root, model = tmp_path / "root", expected("c1")
+    shared_envctl("build", "-m", model.path)
+    link_cache(shared_envctl.root, root)
     envctl = Envctl(root, environment(root, home, ENVD_BUILD__LINK_MODE=link_mode))
-    model = expected("c1")
     (tmp_path / "payload.json").write_text(json.dumps(model.payload))
     builder = subprocess.Popen(
         envctl.argv("build", "-m", model.path),
@@ -201,7 +206,8 @@ def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
     assert not half_built.exists()
     ready = json.loads(next(root.glob("environments/*/ready.json")).read_text())
     left = {one.name for one in next(root.glob("environments/*")).iterdir()}
-    assert left == {"ready.json", "used-by", ready["attempt"]}
+    attempt = ready["attempt"]
+    assert left == {"ready.json", "used", "used-by", attempt, f"{attempt}.files"}
     assert not list((root / "trash").glob("*"))
 
 
@@ -234,6 +240,27 @@ def test_an_installer_left_behind_is_ended_before_the_next_build(
     assert not is_running(backend)
 
 
+def test_a_build_that_is_told_to_end_ends_the_wheels_it_makes(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    begun = tmp_path / "begun"
+    body = f"import time; open({str(begun)!r}, 'a').write(str(os.getpid()) + ' '); time.sleep(60)"
+    sdist(wheels, "slow", "1.0", body)
+    model = tiny.model(tmp_path / "model", "tiny-a", "slow")
+    links = {"ENVD_INDEX__FIND_LINKS": f"{tiny.wheels},{wheels}"}
+    builder = subprocess.Popen(envctl.argv("build", "-m", model), env=envctl.env | links)
+    wait_for(lambda: begun.exists() and begun.read_text().endswith(" "))
+
+    builder.terminate()
+    status = builder.wait(timeout=20)
+
+    assert status == 128 + signal.SIGTERM
+    assert not is_running(int(begun.read_text()))
+    assert not list((envctl.root / "scratch").glob("*"))
+
+
 def test_build_prints_what_was_built_and_then_that_it_is_cached(
     envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -255,6 +282,7 @@ def test_build_prints_what_was_built_and_then_that_it_is_cached(
     assert listed[0]["models"] == [str(model)]
     assert set(listed[0]) == set(first) - {"model"} | {
         "created", "last_used", "bytes", "bytes_exclusive", "leases", "pinned", "models",
+        "uses",
     }  # fmt: skip
 
 
@@ -272,9 +300,9 @@ def test_specs_that_resolve_to_the_same_lock_share_one_environment(
     assert second["cached"]
 
 
-def test_every_python_of_this_machine_is_a_target(
-    envctl: Envctl, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_every_python_of_this_machine_is_a_target(tiny: Tiny, home: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    envctl = Envctl(root, environment(root, home, **tiny.settings))
     body = "        import sys; return '.'.join(map(str, sys.version_info[:3]))"
     found = Interpreters(config.load(root=envctl.root, environ={})).found()
     versions = sorted({one.python.version for one in found})

@@ -330,6 +330,7 @@ def test_unknown_models_are_not_found(logged: Logged, tmp_path: Path) -> None:
     assert not _attempts(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_alias_is_asked_again_when_its_time_is_over(logged: Logged, tmp_path: Path) -> None:
     settings = _settings(tmp_path, logged.server.url, refresh=60)
     uri = "models:/echo@moving"
@@ -362,6 +363,7 @@ def test_two_processes_at_once_download_once(logged: Logged, tmp_path: Path) -> 
     assert _attempts(tmp_path) == {path.name}
 
 
+@pytest.mark.slow
 def test_the_last_download_serves_while_the_server_is_away(
     logged: Logged, shared_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

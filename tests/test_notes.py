@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.called import Called, one_python
-from tests.conftest import Daemon, Envctl
+from tests.called import Called
+from tests.conftest import Daemon, Envctl, one_python
 from tests.tiny import Tiny, wheel
 
 

@@ -358,11 +358,12 @@ def test_of_files_that_disagree_about_the_python_the_first_is_believed(
     ["defaults", "conda-forge", "defaults, conda-forge", "conda-forge, defaults", "anaconda", "",
      "https://repo.anaconda.com/pkgs/main, nodefaults"],
 )  # fmt: skip
-def test_the_ordinary_channels_are_not_worth_a_word(tmp_path: Path, channels: str) -> None:
+def test_the_ordinary_channels_need_no_permission(tmp_path: Path, channels: str) -> None:
     found = found_in(tmp_path, conda("scikit-learn=1.0.2", channels=channels), "standard")
 
     assert texts(found) == ["scikit-learn==1.0.2", "mlflow==1.30"]
-    assert codes(found) == ["CONDA_PACKAGE_TRANSLATED", "SETUPTOOLS_ADDED"]
+    rewritten = [] if channels == "conda-forge" else ["CHANNEL_REWRITTEN"]
+    assert codes(found) == ["CONDA_PACKAGE_TRANSLATED", *rewritten, "SETUPTOOLS_ADDED"]
 
 
 @pytest.mark.parametrize("channel", ["pytorch", "nvidia"])

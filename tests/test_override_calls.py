@@ -17,8 +17,8 @@ from envd_client import AsyncClient, Client
 from envd_client.errors import RequestInvalidError, SolveFailedError
 from envd_client.v1 import envd_pb2 as api
 
-from tests.called import Called, one_python
-from tests.conftest import Daemon, Envctl, launch, stop
+from tests.called import Called
+from tests.conftest import Daemon, Envctl, launch, one_python, stop
 from tests.tiny import Tiny
 
 

@@ -14,6 +14,7 @@ from envd.errors import (
     SolveFailedError,
 )
 from envd.events import Event, Stage
+from envd.store import removal
 from tests import tiny
 from tests.house import House, versions, wheel_file
 from tests.index import Index
@@ -36,7 +37,7 @@ def test_what_is_locked_and_downloaded_needs_no_network(house: House, index: Ind
     asked = house.ask("tiny-a")
     lock = house.environments.lock(asked)
     first = house.ready(asked)
-    house.environments.store.remove(first.environment.id)
+    removal.remove(house.environments.store, first.environment.id)
     index.requests.clear()
     index.add(wheel_file(house.wheels, "tiny-a", "2.0"))
 
@@ -47,7 +48,7 @@ def test_what_is_locked_and_downloaded_needs_no_network(house: House, index: Ind
     assert not again.cached
     assert again.environment.manifest.lock == lock
     # Nor with one is the index asked of what is there.
-    house.environments.store.remove(again.environment.id)
+    removal.remove(house.environments.store, again.environment.id)
     assert house.with_index(offline=False).ready(asked).environment.id == first.environment.id
     assert index.requests == []
 

@@ -9,7 +9,7 @@ import pytest
 from envd import config
 from envd.config import Index
 from envd.model import read as read_model
-from envd.spec import Dependencies, Python, of, read, repairs
+from envd.spec import Dependencies, Python, Terms, of, read, repairs
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
 ENV = "python: {}\nbuild_dependencies: [{}]\ndependencies: [-r requirements.txt]"
@@ -43,9 +43,8 @@ def mended(
 
 def _read(folder: Path, override: tuple[str, ...] = (), *, repair: bool = True) -> Dependencies:
     environ = {"ENVD_RESOLVE__REPAIR": str(repair).lower(), "ENVD_RESOLVE__AS_OF": "now"}
-    return read(
-        read_model(folder), config.load(root=folder / "root", environ=environ), override, fresh=True
-    )
+    settings = config.load(root=folder / "root", environ=environ)
+    return read(read_model(folder), settings, Terms(override, fresh=True))
 
 
 def untouched(folder: Path) -> Dependencies:

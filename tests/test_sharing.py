@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.called import Called, one_python
-from tests.conftest import Envctl
+from tests.called import Called
+from tests.conftest import Envctl, one_python
 from tests.tiny import Tiny
 
 

@@ -124,7 +124,7 @@ def test_conda_yaml_alone_gives_its_packages_and_its_pip_section(tmp_path: Path)
 
     assert found.python == "3.12"
     assert texts(found) == ["scikit-learn==1.0.*", "from-conda", "mlflow==1"]
-    assert codes(found) == ["CONDA_PACKAGE_TRANSLATED"]
+    assert codes(found) == ["CONDA_PACKAGE_TRANSLATED", "CHANNEL_REWRITTEN"]
 
 
 def test_the_pip_section_of_conda_yaml_may_include_a_file(tmp_path: Path) -> None:
@@ -284,21 +284,23 @@ def test_the_canonical_document_is_this_one() -> None:
     document = spec("Six == 1.0 --hash=sha256:aa", "numpy", index=Index(no_index=True)).canonical()
 
     assert document == (
-        '{"as_of":"","bounds":[],"build":[],"build_constraints":[],"closed":false,"constraints":[],'
+        '{"as_of":"","bounds":[],"build":[],"build_constraints":[],"channels":[],"closed":false,'
+        '"constraints":[],'
         '"indexes":{"best_match":false,"find_links":[],"no_index":true,"urls":[]},'
-        '"manager":"virtualenv","no_binary":[],"only_binary":[],"prereleases":false,'
+        '"manager":"virtualenv","no_binary":[],"only_binary":[],"packages":[],'
+        '"prereleases":false,'
         '"python":{"abi":"cpython-311-x86_64-linux-gnu","implementation":"cpython",'
         '"libc":"glibc-2.36","platform":"linux-x86_64","version":"3.11.7"},'
         '"requirements":[{"hashes":[],"name":"numpy","source":"","text":"numpy"},'
-        '{"hashes":["sha256:aa"],"name":"six","source":"","text":"six==1"}],"v":2}'
+        '{"hashes":["sha256:aa"],"name":"six","source":"","text":"six==1"}],"v":3,"variables":[]}'
     )
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
+@pytest.mark.parametrize("version", [2, 4, "3", None])
 def test_a_document_of_another_version_is_not_read(version: object) -> None:
     document = json.loads(spec("six").canonical()) | {"v": version}
 
-    with pytest.raises(ValueError, match="this one is 2"):
+    with pytest.raises(ValueError, match="this one is 3"):
         from_canonical(json.dumps(document))
 
 

@@ -19,6 +19,7 @@ from envd.environments import Environments
 from envd.errors import InstallFailedError
 from envd.events import Line, Stage
 from envd.lock import Lock, Package
+from envd.store import removal
 from tests import tiny
 from tests.house import House, installed, sdist, versions, wheel
 from tests.index import Index
@@ -65,7 +66,7 @@ def test_a_source_is_built_once_for_all_specs_and_outlives_their_environments(
     wheel(house.wheels, "tiny_b", "1.0")
 
     first = house.ready(house.ask("tiny-a"))
-    house.environments.store.remove(first.environment.id)
+    removal.remove(house.environments.store, first.environment.id)
     other = house.ask("tiny-a", "tiny-b")
     second = house.ready(other)
 
@@ -100,7 +101,7 @@ def test_a_kept_wheel_that_is_gone_is_built_again(
     asked = house.ask("tiny-a")
     if is_ready:
         found = house.ready(asked)
-        house.environments.store.remove(found.environment.id)
+        removal.remove(house.environments.store, found.environment.id)
     lock = house.environments.lock(asked)
     shutil.rmtree(kept(house)[0].parent)
 

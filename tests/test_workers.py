@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import resource
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from envd_client.errors import EnvdError, WorkerDiedError
 
-from tests.conftest import Daemon, Envctl
+from tests.conftest import Daemon, Envctl, wait_for
 from tests.tiny import Tiny
 
 PID = "        import os; return os.getpid()"
@@ -130,8 +132,6 @@ def test_an_idle_worker_is_stopped_and_its_lease_ends(
 def test_an_environment_at_work_cannot_be_removed_and_an_idle_one_can(
     daemon: Daemon, envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:
-    import threading
-
     body = (
         "        import time\n"
         "        open(data[0], 'w').close()\n"
@@ -188,3 +188,77 @@ def test_large_answers_come_whole(daemon: Daemon, tiny: Tiny, tmp_path: Path) ->
     model = tiny.model(tmp_path / "model", body="        return 'x' * data")
     with daemon.client() as client:
         assert len(client.predict(model, {"inputs": 30_000_000}).predictions) == 30_000_000
+
+
+def test_where_no_worker_can_be_started_for_want_of_descriptors_that_is_said(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model")
+    spawner = _spawner(daemon)
+    before = resource.prlimit(spawner, resource.RLIMIT_NOFILE)
+    refused = []
+    with daemon.client() as client:
+        env_id = client.predict(model, {"inputs": [1]}).environment_id
+        idle = {one.name for one in Path(f"/proc/{spawner}/fd").iterdir()}
+        # None for its socket, none for its lease, none for what it is started with.
+        for spare in range(4):
+            resource.prlimit(spawner, resource.RLIMIT_NOFILE, (len(idle) + spare, before[1]))
+            other = tiny.model(tmp_path / f"{spare}")
+            with pytest.raises(EnvdError) as raised:
+                client.predict(other, {"inputs": [1]})
+            refused.append(raised.value)
+        resource.prlimit(spawner, resource.RLIMIT_NOFILE, before)
+        answer = client.predict(other, {"inputs": [1]})
+        left = {one.name for one in Path(f"/proc/{spawner}/fd").iterdir()}
+
+    assert {(one.code.name, one.reason) for one in refused} == {
+        ("RESOURCE_EXHAUSTED", "LIMIT_REACHED")
+    }
+    assert all("raise the limits" in one.message for one in refused)
+    assert (answer.environment_id, answer.worker_origin) == (env_id, "fresh")
+    # The lease of the one that was started, and nothing of the others.
+    assert len(left) == len(idle) + 1
+
+
+def _spawner(daemon: Daemon) -> int:
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    return next(pid for pid, command in commands.items() if "spawner" in command)
+
+
+def test_nobody_waits_while_what_a_worker_wrote_is_deleted(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    body = (
+        "        import os\n"
+        "        if data != 'write':\n"
+        "            os._exit(0)\n"
+        "        for number in range(20000):\n"
+        "            os.symlink('nothing', f'{number:05}')\n"
+        "        return os.getcwd()"
+    )
+    writing = tiny.model(tmp_path / "writing", body=body)
+    other = tiny.model(tmp_path / "other")
+    longest = 0.0
+    with daemon.client() as client:
+        client.predict(other, {"inputs": [1]})
+        scratch = Path(client.predict(writing, {"inputs": "write"}).predictions)
+        begun = threading.Thread(target=_end, args=(client, writing))
+        begun.start()
+        wait_for(
+            lambda: not (scratch / "00000").is_symlink() or not (scratch / "19999").is_symlink()
+        )
+        started = time.monotonic()
+        while scratch.exists():
+            asked = time.monotonic()
+            client.predict(other, {"inputs": [1]})
+            longest = max(longest, time.monotonic() - asked)
+        deleting = time.monotonic() - started
+        begun.join()
+
+    assert longest < deleting / 2
+
+
+def _end(client, model: Path) -> None:
+    with pytest.raises(WorkerDiedError):
+        client.predict(model, {"inputs": "end"})

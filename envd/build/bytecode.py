@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from envd import durable
-from envd.lock import Package
+from envd.lock import Artifact, CondaPackage, conda_meta
 from envd.spec import Python
 
 # PEP 552: magic, flags, then the source's modification time and size.
@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<4sIII")
 
 
 # By package: each file's place, and what it was compiled from.
-Placed = dict[Package, list[tuple[str, str]]]
+Placed = dict[Artifact, list[tuple[str, str]]]
 
 
 class Bytecode:
@@ -41,7 +41,7 @@ class Bytecode:
         self._home = cache / self._tag
         self._link = shutil.copy2 if link_mode == "copy" else os.link
 
-    def place(self, packages: Iterable[Package], prefix: Path) -> Placed:
+    def place(self, packages: Iterable[Artifact], prefix: Path) -> Placed:
         """Put what is kept of *packages* into *prefix*, whose sources need not be there yet."""
         site = _site(prefix)
         return {
@@ -50,17 +50,19 @@ class Bytecode:
             if (self._home / one.sha256).is_dir()
         }
 
-    def fresh(self, packages: Iterable[Package], placed: Placed) -> list[Package]:
+    def fresh(self, packages: Iterable[Artifact], placed: Placed) -> list[Artifact]:
         """Return the packages nothing was kept of, or nothing that fits what is there now."""
         return [one for one in packages if one not in placed or self._misfits(placed[one])]
 
-    def keep(self, packages: Iterable[Package], prefix: Path, scratch: Path) -> None:
+    def keep(self, packages: Iterable[Artifact], prefix: Path, scratch: Path) -> None:
         """Keep the bytecode that *packages* have in *prefix*; it is gathered in *scratch*."""
         site = _site(prefix)
         records = {_name(record): record for record in site.glob("*.dist-info/RECORD")}
         for one in packages:
-            if record := records.get(one.name):
-                self._keep(one, site, self._compiled(record), scratch)
+            if isinstance(one, CondaPackage):
+                self._keep(one, site, map(self._compiled, _of_conda(one, prefix, site)), scratch)
+            elif record := records.get(one.name):
+                self._keep(one, site, map(self._compiled, _of_wheel(record)), scratch)
 
     def _place_all(self, home: Path, site: Path) -> list[tuple[str, str]]:
         """Link every kept file, and return where, with what it was compiled from."""
@@ -88,14 +90,11 @@ class Bytecode:
         folder, _, name = compiled.rpartition("/__pycache__/")
         return f"{folder}/{name.removesuffix(f'.{self._tag}.pyc')}.py"
 
-    def _compiled(self, record: Path) -> Iterator[str]:
-        for line in record.read_text(errors="replace").splitlines():
-            name = line.split(",")[0].strip('"')
-            if name.endswith(".py") and not name.startswith(("/", "..")):
-                folder, _, file = name.rpartition("/")
-                yield f"{folder}/__pycache__/{file[:-3]}.{self._tag}.pyc".lstrip("/")
+    def _compiled(self, source: str) -> str:
+        folder, _, file = source.rpartition("/")
+        return f"{folder}/__pycache__/{file[:-3]}.{self._tag}.pyc".lstrip("/")
 
-    def _keep(self, package: Package, site: Path, names: Iterable[str], scratch: Path) -> None:
+    def _keep(self, package: Artifact, site: Path, names: Iterable[str], scratch: Path) -> None:
         home = self._home / package.sha256
         beside = scratch / package.sha256
         beside.mkdir()
@@ -116,6 +115,22 @@ class Bytecode:
 
 def _site(prefix: Path) -> Path:
     return next(prefix.glob("lib/python*/site-packages"))
+
+
+def _of_wheel(record: Path) -> Iterator[str]:
+    """Yield the sources of a distribution, by its RECORD, below site-packages."""
+    for line in record.read_text(errors="replace").splitlines():
+        name = line.split(",")[0].strip('"')
+        if name.endswith(".py") and not name.startswith(("/", "..")):
+            yield name
+
+
+def _of_conda(package: CondaPackage, prefix: Path, site: Path) -> Iterator[str]:
+    """Yield the sources of *package* that are below site-packages."""
+    above = f"{site.relative_to(prefix)}/"
+    for name in conda_meta.files(prefix, package):
+        if name.startswith(above) and name.endswith(".py"):
+            yield name.removeprefix(above)
 
 
 def _name(record: Path) -> str:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from envd import process
-from envd.build.interpreters import Interpreter
+from envd import child
+from envd.build.installation import Installation
 from envd.errors import IndexUnreachableError, InstallFailedError
 from envd.events import Line, OnEvent, Stage
 from envd.lock import Lock, Sources, Wheels
 from envd.lock.uv import Uv, explanation
 
-_WARMING_TIMEOUT_S = 300
+_WARMING_S = 300
 # Python 3.6 grammar: the environment's own Python runs it.
 _WARM = """
 import importlib, sys
@@ -33,21 +34,7 @@ for name in sys.argv[1:]:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """How a child that writes into an environment is tied to its build.
-
-    It inherits *descriptors*, which keep the environment held until it is gone, and
-    *on_start* is told its process group, so that whoever comes next can end it.
-    """
-
-    descriptors: Collection[int]
-    on_start: Callable[[int], None]
-
-
-def create(
-    interpreter: Interpreter, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent
-) -> None:
+def create(interpreter: Path, prefix: Path, uv: Uv, on_event: OnEvent) -> None:
     """Make the virtualenv *prefix*, empty, on *interpreter*.
 
     Raises:
@@ -55,13 +42,13 @@ def create(
         CacheFullError: the disk is full.
     """
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    _uv(uv, writer, on_event, ["venv", "--python", str(interpreter.path), str(prefix)])
+    _uv(uv, on_event, ["venv", "--python", str(interpreter), str(prefix)])
 
 
-def install(
-    lock: Lock, sources: Sources, prefix: Path, uv: Uv, writer: Writer, on_event: OnEvent
-) -> None:
+def install(lock: Lock, sources: Sources, prefix: Path, uv: Uv, on_event: OnEvent) -> None:
     """Install *lock* into the virtualenv *prefix*, with packages of *sources*.
+
+    About twice a second it is told how far that is, to whoever waits as well.
 
     Raises:
         InstallFailedError: a package could not be installed.
@@ -74,32 +61,35 @@ def install(
         "pip", "install", "--python", str(prefix / "bin" / "python"),
         "--no-deps", "--require-hashes", "--requirement", str(source),
     ]  # fmt: skip
+    uv = _watched(uv, Installation(lock.packages, uv.cache, prefix), on_event)
     try:
         # What is cached needs no index: asking it again costs ten times the installation.
-        _uv(uv, writer, lambda _: None, arguments, sources, offline=True)
+        _uv(uv, lambda _: None, arguments, sources, offline=True)
     except IndexUnreachableError:
-        _uv(uv, writer, on_event, arguments, sources)
+        _uv(uv, on_event, arguments, sources)
 
 
-def warm(
-    prefix: Path, modules: Sequence[str], scratch: Path, writer: Writer, on_event: OnEvent
-) -> None:
+def warm(prefix: Path, modules: Sequence[str], scratch: Path, uv: Uv, on_event: OnEvent) -> None:
     """Import *modules* once, so that their bytecode is written before the prefix is sealed.
 
     Importing is 2.8 times faster with it, and workers never write. A module that cannot
     be imported is a line in the log: the model's worker will say it better. What the
     modules write goes to *scratch*.
+
+    Raises:
+        BuildTimedOutError: the build has no time left.
     """
     on_event(Stage("warming", "importing the packages once"))
-    process.run(
+    limits = uv.limited()
+    child.run(
         [str(prefix / "bin" / "python"), "-I", "-c", _WARM, *modules],
         env={"PATH": os.defpath, "HOME": str(scratch), "LANG": "C.UTF-8"},
         cwd=scratch,
-        timeout_s=_WARMING_TIMEOUT_S,
+        limits=replace(limits, deadline=min(limits.deadline, time.monotonic() + _WARMING_S)),
         on_line=lambda line: on_event(Line(line)),
-        on_start=writer.on_start,
-        pass_fds=writer.descriptors,
+        token=uv.held.token if uv.held else None,
     )
+    uv.check_time()
 
 
 def modules_of(prefix: Path, names: Collection[str]) -> list[str]:
@@ -119,9 +109,22 @@ def _top_level(record: Path) -> Iterator[str]:
             yield found[1]
 
 
+def _watched(uv: Uv, installation: Installation, on_event: OnEvent) -> Uv:
+    """Return *uv* that tells about *installation* while it runs."""
+    limits = uv.limited()
+
+    def watch(size: int) -> None:
+        limits.watch(size)
+        progress = installation.progress(size)
+        if uv.held:
+            uv.held.tell(progress)
+        on_event(progress)
+
+    return replace(uv, limits=replace(limits, watch=watch))
+
+
 def _uv(
     uv: Uv,
-    writer: Writer,
     on_event: OnEvent,
     arguments: list[str],
     sources: Sources | None = None,
@@ -131,8 +134,6 @@ def _uv(
     finished = uv.run(
         arguments,
         on_line=lambda line: on_event(Line(line)),
-        on_start=writer.on_start,
-        pass_fds=writer.descriptors,
         offline=offline,
         sources=sources,
     )

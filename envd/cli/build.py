@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from envd.cli import names
-from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
+from envd.cli.terms import Terms
+from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
-    from envd.cli.engine import Document, Engine
+    from envd.cli.engine import Document, Engine, Wanted
 
 
 _FAILED, _USAGE = 1, 2
@@ -24,7 +24,8 @@ _FAILED, _USAGE = 1, 2
 @click.command("build")
 @click.option("-m", "--model", "named", multiple=True, help="A model directory or URI.")
 @click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
-@override_option
+@with_terms
+@click.option("--retry", is_flag=True, help="Try again what has failed a short time ago.")
 @as_json
 @where
 @click.pass_obj
@@ -32,21 +33,26 @@ def command(
     place: Place,
     named: tuple[str, ...],
     models: tuple[str, ...],
-    override: list[str],
+    terms: Terms,
+    retry: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
 ) -> None:
     """Build the environments of models, those that are not there yet.
 
     A FOLDER stands for every model in it. With one model the JSON is an object, with
-    several an array, in their order; what fails does not stop the others.
+    several an array, in their order; what fails does not stop the others. A failure is
+    kept for a while and answered again, unless --retry tries anew.
 
     \b
     Examples:
       envctl build -m ./model
       envctl build ./models --json
+      envctl build -m ./model --retry
     """
+    from envd.cli.engine import Wanted  # noqa: PLC0415
+
     given = [*named, *models]
-    asked = [model for one in given for model in _models(one)]
+    asked = [model for one in given for model in names.models(one)]
     if not asked:
         message = f"there is no model in {', '.join(given)}" if given else "give at least one model"
         raise click.UsageError(message)
@@ -54,7 +60,7 @@ def command(
     engine = place.engine()
     found = []
     for model in asked:
-        found.append(_built(engine, model, override, is_one=is_one))
+        found.append(_built(engine, Wanted(model, **terms, retry=retry), is_one=is_one))
         if not is_json:
             _say(found[-1])
     if is_json:
@@ -65,25 +71,14 @@ def command(
         sys.exit(_USAGE if any(_is_misused(one) for one in found) else _FAILED)
 
 
-def _models(name: str) -> list[str]:
-    """Return the models that *name* stands for: itself, or those in the folder it is."""
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "MLmodel").exists():
-        return [names.model(name)]
-    found = {path.parent for path in folder.rglob("MLmodel")}
-    # What lies in a model is a part of it.
-    return [str(one.absolute()) for one in sorted(found) if found.isdisjoint(one.parents)]
-
-
-def _built(engine: Engine, model: str, override: list[str], *, is_one: bool) -> Document:
+def _built(engine: Engine, wanted: Wanted, *, is_one: bool) -> Document:
     from envd.cli import documents  # noqa: PLC0415
-    from envd.cli.engine import Wanted  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
     from envd.errors import EnvdError, InternalError  # noqa: PLC0415
 
     with Progress() as progress:
         try:
-            built = engine.build(Wanted(model, override), progress)
+            built = engine.build(wanted, progress)
         except EnvdError as error:
             if error.reason == "DAEMON_UNREACHABLE":
                 raise
@@ -93,7 +88,7 @@ def _built(engine: Engine, model: str, override: list[str], *, is_one: bool) -> 
             if is_one:
                 raise
             built = documents.failed(InternalError(f"envd failed unexpectedly: {error!r}"))
-    return {"model": names.shown(model)} | built
+    return {"model": names.shown(wanted.model)} | built
 
 
 def _is_misused(document: Document) -> bool:
@@ -102,16 +97,27 @@ def _is_misused(document: Document) -> bool:
 
 
 def _say(document: Document) -> None:
-    model = document["model"]
+    from envd import plain  # noqa: PLC0415
+
+    model = plain.printable(document["model"])
     for note in document["notes"]:
         click.echo(f"note: {note['message']}", err=True)
     if document["failure"]:
         click.echo(f"envctl: cannot build {model}: {document['failure']['message']}", err=True)
         if document["spec_key"]:
             click.echo(f"see `envctl logs {document['spec_key'][:8]}`", err=True)
+        _say_when_again(document["failure"])
         return
     how = "was ready" if document["cached"] else f"was built in {document['seconds']:.1f} s"
     click.echo(f"{document['id']}  {how}  {model}")
+
+
+def _say_when_again(failure: dict[str, Any]) -> None:
+    from envd import plain  # noqa: PLC0415
+
+    if failure["class"] != "local" and (wait_s := failure["retry_after_s"]):
+        message = f"it is not tried again for {plain.age(wait_s)}, unless with --retry"
+        click.echo(message, err=True)
 
 
 def _say_outcomes(found: list[Document]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -35,8 +36,8 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
     rows = [(row, _shown(settings, row)) for row in config.fields()]
     if is_json:
         document = {
-            f"{row.section}.{row.name}": {"value": value, "variable": row.variable,
-                                          "default": row.default, "meaning": row.meaning}
+            f"{row.section}.{row.name}": {"value": _plain(value), "variable": row.variable,
+                                          "default": _plain(row.default), "meaning": row.meaning}
             for row, value in rows
         }  # fmt: skip
         click.echo(json.dumps({"root": str(settings.root), "settings": document}, indent=1))
@@ -53,6 +54,14 @@ def _shown(settings: Settings, row: Field) -> object:
     from envd.spec.urls import without_credentials  # noqa: PLC0415
 
     value = getattr(getattr(settings, row.section), row.name)
-    if row.section == "index" and isinstance(value, tuple):
+    if row.section in {"index", "conda"} and isinstance(value, tuple):
         return tuple(without_credentials(one) for one in value)
-    return without_credentials(value) if row.name.endswith("_uri") else value
+    is_url = row.name.endswith(("_uri", "_alias"))
+    return without_credentials(value) if is_url else value
+
+
+def _plain(value: object) -> object:
+    """Return *value* as JSON has it, which knows no infinity."""
+    from envd import values  # noqa: PLC0415
+
+    return values.show(value) if value == math.inf else value

@@ -58,6 +58,7 @@ def listed(message: api.Environment) -> Document:
     return built(message) | {
         "created": _time(message.create_time),
         "last_used": _time(message.last_use_time),
+        "uses": message.use_count,
         "bytes": message.size_bytes,
         "bytes_exclusive": message.exclusive_bytes,
         "leases": [{"pid": one.pid, "kind": one.kind} for one in message.leases],
@@ -81,6 +82,41 @@ def shown(message: api.Environment) -> Document:
             }
             for one in message.packages
         ],
+    }
+
+
+def purged(message: api.PurgeEnvironmentsResponse, *, dry_run: bool) -> Document:
+    """Return the document of `envctl gc`."""
+    return {
+        "dry_run": dry_run,
+        "freed_bytes": message.freed_bytes,
+        "environments": [
+            {
+                "id": one.id,
+                "verdict": "remove" if one.goes else "keep",
+                "reason": one.reason,
+                "bytes_exclusive": one.exclusive_bytes,
+                "bytes_shared": one.shared_bytes,
+            }
+            for one in message.verdicts
+        ],
+        "downloads": {
+            "bytes": message.downloads.bytes,
+            "freed_bytes": message.downloads.freed_bytes,
+            "in_use": message.downloads.in_use,
+        },
+    }
+
+
+def verified(message: api.VerifyEnvironmentResponse) -> Document:
+    """Return one element of `envctl verify`."""
+    return {
+        "id": message.environment.id,
+        "faults": [
+            {"path": one.path, "kind": one.kind, "detail": one.detail} for one in message.faults
+        ],
+        "also_affected": list(message.also_affected),
+        "repaired": message.repaired,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,12 +35,31 @@ class Input:
 class Wanted:
     """The environment of a model, with requirements put in the place of its own.
 
+    What makes it is `env_manager`, empty for what the settings say.
     With `upgrade` it is locked anew, and a lock that lies in the model is passed over.
+    With `retry` it is tried although it failed a short time ago.
     """
 
     model: str
     override: Sequence[str] = ()
+    env_manager: str = ""
     upgrade: bool = False
+    retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """What gc is told: limits as they were given, None for what the settings say.
+
+    Ages are seconds, sizes bytes; `min_free` is bytes or a percentage.
+    """
+
+    max_age: float | None = None
+    unused_for: float | None = None
+    max_size: int | None = None
+    min_free: str | None = None
+    keep: int | None = None
+    dry_run: bool = False
 
 
 class Engine(Protocol):
@@ -55,14 +74,32 @@ class Engine(Protocol):
     def explain(self, wanted: Wanted) -> Document:
         """Return the canonical spec of a model, its keys and its notes."""
 
-    def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
-        """Return the lock of a model as a `pylock.toml`."""
+    def lock(self, wanted: Wanted, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
+        """Return the lock of a model, for *platforms* besides this machine's: a name and a text."""
 
-    def list(self) -> list[Document]:
-        """Return the published environments, by id."""
+    def cancel(self, build_id: str) -> Document:
+        """End a build and return what it was."""
+
+    def list(self, *, show_all: bool = False) -> list[Document]:
+        """Return the published environments, by id; with *show_all* builds and failures too."""
 
     def show(self, environment_id: str) -> Document:
-        """Return everything about one environment."""
+        """Return everything about one environment, build or failure."""
 
-    def remove(self, environment_id: str) -> Document:
-        """Remove one environment and return what it was."""
+    def log(self, environment_id: str, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a build's log; with *follow* until the build is over."""
+
+    def remove(self, environment_id: str, *, force: bool = False) -> Document:
+        """Remove one environment and return what it was; *force* waits for its users."""
+
+    def pin(self, environment_id: str) -> Document:
+        """Keep an environment from gc."""
+
+    def unpin(self, environment_id: str) -> Document:
+        """Let gc have an environment again."""
+
+    def purge(self, asked: Purge) -> Document:
+        """Remove what is not worth its place, or say what would be removed."""
+
+    def verify(self, environment_id: str, on_event: OnEvent, *, repair: bool) -> Document:
+        """Compare an environment with the record of its publication."""

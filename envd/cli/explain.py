@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from envd.cli import names
-from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
+from envd.cli.terms import Terms
+from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document, Engine
@@ -29,7 +30,7 @@ _NAMES = (("only_binary", "wheels only"), ("no_binary", "no wheels"))
 @click.command("explain")
 @click.option("-m", "--model", "named", multiple=True, help="A model directory or URI.")
 @click.argument("models", nargs=-1, metavar="[MODEL] [MODEL|ID]")
-@override_option
+@with_terms
 @as_json
 @where
 @click.pass_obj
@@ -37,7 +38,7 @@ def command(
     place: Place,
     named: tuple[str, ...],
     models: tuple[str, ...],
-    override: list[str],
+    terms: Terms,
     is_json: bool,  # noqa: FBT001
 ) -> None:
     """Explain the keys of a model: its canonical spec, and every change envd made.
@@ -58,8 +59,10 @@ def command(
         message = "give one model, or two, or a model and the id of an environment"
         raise click.UsageError(message)
     engine = place.engine()
-    found = [_explained(engine, one, [] if number else override)
-             for number, one in enumerate(asked)]  # fmt: skip
+    of_other = Terms(override=[], env_manager=terms["env_manager"])
+    found = [
+        _explained(engine, one, of_other if number else terms) for number, one in enumerate(asked)
+    ]
     differences = between(found[0]["spec"], found[-1]["spec"])
     ids = [one["env_id"] for one in found]
     if not differences and ids[0] != ids[-1] and all(ids):
@@ -75,14 +78,14 @@ def command(
         _compare(found, [one.message for one in differences])
 
 
-def _explained(engine: Engine, name: str, override: list[str]) -> Document:
+def _explained(engine: Engine, name: str, terms: Terms) -> Document:
     from envd.cli.engine import Wanted  # noqa: PLC0415
     from envd.errors import EnvironmentNotFoundError  # noqa: PLC0415
 
     model = names.model(name)
     if model != name or not _ID.fullmatch(name):
-        return engine.explain(Wanted(model, override))
-    if override:
+        return engine.explain(Wanted(model, **terms))
+    if terms["override"]:
         message = f"an override is for a model, and `{name}` is an environment"
         raise click.UsageError(message)
     shown = engine.show(name)
@@ -102,10 +105,13 @@ def _say(found: Document) -> None:
         ("spec key", found["spec_key"]),
         ("env id", found["env_id"] or "not locked yet: `envctl lock` or `envctl build`"),
         ("manager", spec["manager"]),
-        ("python", f"{python['version']} ({python['abi']}, {python['libc']})"),
+        ("python", f"{python['version'] or 'any'} ({python['abi']}, {python['libc']})"),
         ("as of", spec["as_of"] or "today"),
         ("index", ", ".join(spec["indexes"]["urls"]) or PYPI),
     ]
+    rows += [("channel", one) for one in spec.get("channels", ())]
+    rows += [("package", one) for one in spec.get("packages", ())]
+    rows += [("variable", "=".join(one)) for one in spec.get("variables", ())]
     rows += [("links", one) for one in spec["indexes"]["find_links"]]
     rows += [(title, meaning) for key, title, meaning in _SWITCHES
              if spec.get(key) or spec["indexes"].get(key)]  # fmt: skip

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from envd import messages
+from envd import elsewhere, messages
 from envd.asked import Asked
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted, Wanted
-from envd.environments import Environments
+from envd.cli.engine import Document, Input, Predicted, Purge
+from envd.cli.engine import Wanted as WantedEnvironment
+from envd.environments import Environments, Ready
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent, ignore
-from envd.lock import pylock
 from envd.model import Model, read
 from envd.model.location import locate
 from envd.run.pool import Pool, Prediction, Request
 from envd.run.processes import Processes
+from envd.snapshots import Snapshots
+from envd.spec import Terms
+from envd.store import collecting, prefixes, removal, sweep, trash
+from envd.store.collecting import Wanted
+from envd.verifying import Verifier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from envd.config import Settings
     from envd.store import Environment
 
 _ATTEMPTS = 3
+_POLL_S = 0.1
 
 
 class Local:
@@ -35,8 +44,10 @@ class Local:
         self._settings = settings
         self._environments = Environments(settings)
         self._store = self._environments.store
+        self._snapshots = Snapshots(self._store)
+        self._store.check()
 
-    def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+    def predict(self, wanted: WantedEnvironment, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*, in a worker that ends with this command."""
         for _ in range(_ATTEMPTS - 1):
             # Another process may remove an environment after it was found.
@@ -44,14 +55,16 @@ class Local:
                 return self._predict(wanted, given, on_event)
         return self._predict(wanted, given, on_event)
 
-    def _predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+    def _predict(self, wanted: WantedEnvironment, given: Input, on_event: OnEvent) -> Predicted:
         found = self._read(wanted.model)
         started = time.perf_counter()
-        asked = self._environments.ask(found, wanted.override, on_event)
-        environment = self._environments.ready(asked, on_event).environment
+        asked = self._environments.ask(found, _terms(wanted), on_event)
+        ready = self._environments.ready(asked, on_event)
+        environment = ready.environment
         build_seconds = time.perf_counter() - started
         request = Request(given.payload, given.content_type, given.params)
         answer = asyncio.run(self._ask_worker(found, environment, request))
+        self._tidy(ready)
         return Predicted(
             answer.payload,
             environment.id,
@@ -67,62 +80,129 @@ class Local:
             ],
         )
 
-    def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
+    def build(self, wanted: WantedEnvironment, on_event: OnEvent) -> Document:
         """Build an environment."""
         found, asked = self._asked(wanted, on_event)
         started = time.monotonic()
         try:
-            ready = self._environments.ready(asked, on_event, upgrade=wanted.upgrade)
+            ready = self._environments.ready(
+                asked, on_event, upgrade=wanted.upgrade, retry=wanted.retry
+            )
+            self._tidy(ready)
         except EnvdError as error:
             message = messages.unready(asked, time.monotonic() - started, error)
             return documents.built(message)
-        self._store.record_model(ready.environment, found.path)
+        self._store.uses.record_model(ready.environment.id, found.path)
         noted = self._environments.notes(found, asked, ready.environment)
         message = messages.asked_for(
             self._store, ready.environment, asked, noted, cached=ready.cached
         )
         return documents.built(message)
 
-    def explain(self, wanted: Wanted) -> Document:
+    def explain(self, wanted: WantedEnvironment) -> Document:
         """Return the canonical spec of a model."""
         _, asked = self._asked(wanted, ignore)
         return documents.resolved(messages.resolved(asked, self._environments.kept_lock(asked)))
 
-    def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
+    def lock(
+        self, wanted: WantedEnvironment, platforms: Sequence[str], on_event: OnEvent
+    ) -> tuple[str, str]:
         """Return the lock of a model."""
         found, asked = self._asked(wanted, on_event)
         if wanted.upgrade:
             ready = self._environments.ready(asked, on_event, upgrade=True)
-            self._store.record_model(ready.environment, found.path)
-        return pylock.text(self._environments.lock(asked, on_event), asked.spec.python)
+            self._store.uses.record_model(ready.environment.id, found.path)
+        return self._environments.lock_file(asked, platforms, on_event)
 
-    def list(self) -> list[Document]:
-        """Return the published environments."""
-        holders = self._store.holders()
-        return [
-            documents.listed(messages.published(self._store, one, holders))
-            for one in self._store.records()
-        ]
+    def cancel(self, build_id: str) -> Document:
+        """End a build that another process does."""
+        self._store.check_format()
+        prefixes.check(build_id)
+        cancelled = elsewhere.cancel(self._store, build_id)
+        return documents.built(messages.cancelled(self._store, cancelled))
+
+    def list(self, *, show_all: bool = False) -> list[Document]:
+        """Return the published environments; with *show_all* what is not ready too."""
+        found = [messages.listed(one) for one in self._store.records()]
+        others = self._snapshots.others() if show_all else []
+        return [documents.listed(one) for one in found + others]
 
     def show(self, environment_id: str) -> Document:
-        """Return everything about one environment."""
-        found = self._store.resolve(environment_id)
-        message = messages.published(self._store, found, self._store.holders(), full=True)
-        return documents.shown(message)
+        """Return everything about one environment, build or failure."""
+        return documents.shown(self._snapshots.any(environment_id, full=True))
 
-    def remove(self, environment_id: str) -> Document:
+    def log(self, environment_id: str, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a build's log."""
+        prefixes.check(environment_id)
+        yield from elsewhere.log_lines(self._store, self._spec_key(environment_id), follow=follow)
+
+    def _spec_key(self, prefix: str) -> str:
+        """Return the key of the one spec that was built, or that an environment begun so has."""
+        if build := elsewhere.find(self._store, prefix):
+            return build.spec_key
+        logs = [path.stem for path in self._store.layout.logs.glob(f"{prefix}*.log")]
+        return logs[0] if len(logs) == 1 else prefixes.resolve(self._store, prefix).spec_key
+
+    def remove(self, environment_id: str, *, force: bool = False) -> Document:
         """Remove one environment."""
-        found = self._store.resolve(environment_id)
-        message = messages.published(self._store, found, self._store.holders())
-        self._store.remove(found.id)
-        return documents.listed(message)
+        self._store.check_format()
+        found = prefixes.resolve(self._store, environment_id)
+        document = documents.listed(messages.listed(found))
+        if force:
+            removal.by_force(self._store, found.id, lambda: time.sleep(_POLL_S))
+        else:
+            removal.remove(self._store, found.id)
+        trash.empty(self._store.layout.trash)
+        return document
 
-    def _asked(self, wanted: Wanted, on_event: OnEvent) -> tuple[Model, Asked]:
+    def pin(self, environment_id: str) -> Document:
+        """Keep an environment from gc."""
+        self._store.check_format()
+        found = prefixes.resolve(self._store, environment_id)
+        self._store.pin(found.id)
+        return documents.listed(self._snapshots.published(found.id))
+
+    def unpin(self, environment_id: str) -> Document:
+        """Let gc have an environment again."""
+        self._store.check_format()
+        found = prefixes.resolve(self._store, environment_id)
+        self._store.unpin(found.id)
+        return documents.listed(self._snapshots.published(found.id))
+
+    def purge(self, asked: Purge) -> Document:
+        """Remove what is not worth its place, or say what that is."""
+        limits = dataclasses.asdict(asked)
+        wanted = Wanted(force=not limits.pop("dry_run"), **limits)
+        if wanted.force:
+            self._store.check_format()
+        found = collecting.collect(self._store, self._settings.gc, wanted)
+        if wanted.force:
+            trash.empty(self._store.layout.trash)
+        return documents.purged(messages.purged(found), dry_run=asked.dry_run)
+
+    def verify(self, environment_id: str, on_event: OnEvent, *, repair: bool) -> Document:
+        """Compare an environment with the record of its publication."""
+        if repair:
+            self._store.check_format()
+        found = prefixes.resolve(self._store, environment_id)
+        verifier = Verifier(self._settings, self._store)
+        verified = verifier.verify(found.id, on_event, repair=repair)
+        now = self._snapshots.published(found.id)
+        return documents.verified(messages.verified(verified, now))
+
+    def _tidy(self, ready: Ready) -> None:
+        """Clear away what others left when something was built, which is seldom."""
+        if not ready.cached:
+            sweep.leftovers(self._store)
+            trash.empty(self._store.layout.trash)
+
+    def _asked(self, wanted: WantedEnvironment, on_event: OnEvent) -> tuple[Model, Asked]:
         found = self._read(wanted.model)
-        fresh = wanted.upgrade
-        return found, self._environments.ask(found, wanted.override, on_event, fresh=fresh)
+        return found, self._environments.ask(found, _terms(wanted), on_event)
 
     def _read(self, model: str) -> Model:
+        # A model that is downloaded is written, too.
+        self._store.check_format()
         return read(locate(model, self._settings))
 
     async def _ask_worker(
@@ -138,3 +218,7 @@ class Local:
                 await pool.close()
         finally:
             processes.close()
+
+
+def _terms(wanted: WantedEnvironment) -> Terms:
+    return Terms(tuple(wanted.override), wanted.env_manager, wanted.upgrade)

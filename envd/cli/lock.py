@@ -10,15 +10,23 @@ import click
 
 from envd.cli import names
 from envd.cli.output import output as output_option
-from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
+from envd.cli.terms import Terms
+from envd.cli.terms import terms as with_terms
 
 
 @click.command("lock")
 @click.option("-m", "--model", required=True, help="A model directory or URI.")
 @output_option("Write the lock there.")
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="PLATFORM",
+    help="Lock a conda environment for this platform as well, such as osx-arm64.",
+)
 @click.option("--upgrade", is_flag=True, help="Lock it anew, whatever was locked before.")
-@override_option
+@with_terms
 @as_json
 @where
 @click.pass_obj
@@ -26,31 +34,41 @@ def command(
     place: Place,
     model: str,
     output: Path | None,
-    override: list[str],
+    terms: Terms,
+    platforms: tuple[str, ...],
     upgrade: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
 ) -> None:
-    """Lock a model: print its lock as a `pylock.toml` (PEP 751).
+    """Lock a model: print its lock as a `pylock.toml` (PEP 751), or as a `conda-lock.yml`.
 
-    A lock is made once and kept. Laid into the model as `pylock.toml` it goes with it:
+    A lock is made once and kept. Laid into the model under that name it goes with it:
     from then on the model gets those packages wherever its Python is. With --upgrade a new one is
-    made and its environment built, while the old one serves.
+    made and its environment built, while the old one serves. The second form is that of
+    conda environments, which can be locked for several platforms at once.
 
     \b
     Examples:
       envctl lock -m ./model
       envctl lock -m ./model -o ./model/pylock.toml
       envctl lock -m ./model --upgrade --json
+      envctl lock -m ./model --env-manager conda --platform osx-arm64 -o conda-lock.yml
     """
     from envd import durable  # noqa: PLC0415
     from envd.cli.engine import Wanted  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
 
     with Progress() as progress:
-        text = place.engine().lock(Wanted(names.model(model), override, upgrade), progress)
-    if is_json:
-        text = json.dumps(tomllib.loads(text), indent=1) + "\n"
+        wanted = Wanted(names.model(model), **terms, upgrade=upgrade)
+        name, text = place.engine().lock(wanted, platforms, progress)
+    text = _as_json(name, text) if is_json else text
     if output:
         durable.write_text(output, text)
     else:
         click.echo(text, nl=False)
+
+
+def _as_json(name: str, text: str) -> str:
+    import yaml  # noqa: PLC0415
+
+    document = tomllib.loads(text) if name.endswith(".toml") else yaml.safe_load(text)
+    return json.dumps(document, indent=1) + "\n"

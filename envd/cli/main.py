@@ -15,13 +15,20 @@ from envd.cli.place import Place, where
 # name: what stands in `envctl --help`. The module of a verb is imported when it runs.
 _VERBS = {
     "predict": "Run a model on an input.",
+    "run": "Run a command inside the environment of a model.",
     "build": "Build the environments of models.",
+    "cancel": "Cancel a build.",
+    "logs": "Print or follow the log of a build.",
     "lock": "Lock what a model depends on.",
+    "migrate": "Name conda-forge in the files of models.",
     "explain": "Explain the environment of a model, or why two differ.",
     "list": "List the environments of this machine.",
     "show": "Show one environment.",
-    "logs": "Print the log of a build.",
+    "pin": "Keep environments from gc.",
+    "unpin": "Let gc have environments again.",
     "rm": "Remove environments.",
+    "gc": "Remove what is not worth its place.",
+    "verify": "See whether environments are as they were published.",
     "config": "Show the settings.",
 }
 _FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED, _SIGNALLED = 1, 2, 3, 130, 128
@@ -65,6 +72,7 @@ def group(ctx: click.Context) -> None:
       envctl predict -m ./model -i input.json
       envctl build -m ./model
       envctl list
+      envctl gc --dry-run
 
     \b
     Completion of verbs and options:
@@ -74,10 +82,15 @@ def group(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """Run envctl; the exit status is 0, 1 failed, 2 usage, or 3 daemon not reachable."""
+    """Run envctl; the exit status is 0, 1 failed, 2 usage, or 3 daemon not reachable.
+
+    That of `run` is its command's.
+    """
     # As Ctrl-C: a build that is stopped ends its installer and leaves nothing.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(_SIGNALLED + received))
+        # nohup has SIGHUP ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: sys.exit(_SIGNALLED + received))
     try:
         status = group.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -17,6 +17,16 @@ def model(name: str) -> str:
     return name
 
 
+def models(name: str) -> list[str]:
+    """Return the models that *name* stands for: itself, or those in the folder it is."""
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "MLmodel").exists():
+        return [model(name)]
+    found = {path.parent for path in folder.rglob("MLmodel")}
+    # What lies in a model is a part of it.
+    return [str(one.absolute()) for one in sorted(found) if found.isdisjoint(one.parents)]
+
+
 def shown(model: str) -> str:
     """Return the name *model* as it may be printed, whatever bytes its path has."""
     return os.fsencode(model).decode(errors="replace")

@@ -11,8 +11,9 @@ import click
 
 from envd.cli import names
 from envd.cli.output import output as output_option
-from envd.cli.override import override as override_option
 from envd.cli.place import Place, as_json, where
+from envd.cli.terms import Terms
+from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
     from envd.cli.engine import Predicted
@@ -40,7 +41,7 @@ def _params(
 @output_option("Write the answer there.")
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
 @click.option("--params", metavar="JSON", callback=_params, help="Inference parameters, an object.")
-@override_option
+@with_terms
 @click.option("-v", "--verbose", is_flag=True, help="Say what took how long.")
 @as_json
 @where
@@ -52,7 +53,7 @@ def command(
     output: Path | None,
     kind: str | None,
     params: dict[str, object] | None,
-    override: list[str],
+    terms: Terms,
     verbose: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
 ) -> None:
@@ -75,7 +76,7 @@ def command(
     engine = place.engine()
     given = Input(_read(source), _TYPES[kind or _kind_of(source)], params)
     with Progress() as progress:
-        answer = engine.predict(Wanted(names.model(model), override), given, progress)
+        answer = engine.predict(Wanted(names.model(model), **terms), given, progress)
     _write(_document(answer) if is_json else answer.payload, output)
     for note in answer.notes:
         click.echo(f"note: {note.message}", err=True)

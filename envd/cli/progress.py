@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from envd.events import Event, Stage
+from envd import events, plain
+from envd.events import Event, Line, Stage
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,8 +51,13 @@ class Progress:
             self._live.start()
         if isinstance(event, Stage):
             self._stage = event.message
-        detail = "" if isinstance(event, Stage) else event.text.strip()[:_MAX_WIDTH]
-        self._live.update(0, description=self._stage, detail=detail)
+        self._live.update(0, description=self._stage, detail=_detail(event))
+
+
+def _detail(event: Event) -> str:
+    if isinstance(event, events.Progress):
+        return f"{event.done} of {event.total}, {plain.size(event.bytes)}"
+    return event.text.strip()[:_MAX_WIDTH] if isinstance(event, Line) else ""
 
 
 def _live() -> Any:

@@ -13,13 +13,13 @@ from envd_client.v1 import envd_pb2 as api
 
 from envd.addresses import target
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted, Wanted
-from envd.errors import EnvdError, from_document
-from envd.events import Line, Note, OnEvent, Stage
+from envd.cli.engine import Document, Input, Predicted, Purge, Wanted
+from envd.errors import EnvdError, EnvironmentNotFoundError, from_document
+from envd.events import Event, Line, Note, OnEvent, Progress, Stage
 from envd.model.mlmodel import check_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _DAY_S = 86400.0
 _CONNECT_S = 5.0
@@ -56,6 +56,7 @@ class Remote:
                 content_type=given.content_type,
                 params=given.params,
                 pip_requirements_override=wanted.override,
+                env_manager=wanted.env_manager,
             )
         return Predicted(
             answer.payload,
@@ -75,36 +76,88 @@ class Remote:
         with self._errors():
             return documents.resolved(self._resolved(wanted, lock=False))
 
-    def lock(self, wanted: Wanted, on_event: OnEvent) -> str:
+    def lock(self, wanted: Wanted, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
         """Return the lock of a model."""
         with self._errors():
             if wanted.upgrade and (built := self._built(wanted, on_event)).HasField("failure"):
                 raise _failure(built)
-            return self._resolved(wanted, lock=True).lock_toml
+            found = self._resolved(wanted, lock=True, platforms=platforms)
+            return found.lock_file, found.lock_text
 
-    def _resolved(self, wanted: Wanted, *, lock: bool) -> api.ResolvedSpec:
+    def _resolved(
+        self, wanted: Wanted, *, lock: bool, platforms: Sequence[str] = ()
+    ) -> api.ResolvedSpec:
         check_path(Path(wanted.model))
         return self._client.resolve(
             wanted.model,
             pip_requirements_override=wanted.override,
+            env_manager=wanted.env_manager,
             lock=lock,
             upgrade=wanted.upgrade,
+            platforms=platforms,
         )
 
-    def list(self) -> list[Document]:
-        """Return the ready environments."""
+    def cancel(self, build_id: str) -> Document:
+        """End a build."""
         with self._errors():
-            return [documents.listed(one) for one in self._client.list()]
+            return documents.built(self._client.cancel(build_id))
+
+    def list(self, *, show_all: bool = False) -> list[Document]:
+        """Return the published environments; with *show_all* builds and failures too."""
+        with self._errors():
+            return [documents.listed(one) for one in self._client.list(show_all=show_all)]
 
     def show(self, environment_id: str) -> Document:
         """Return everything about one environment."""
         with self._errors():
             return documents.shown(self._client.get(environment_id, full=True))
 
-    def remove(self, environment_id: str) -> Document:
-        """Remove one environment."""
+    def log(self, environment_id: str, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a build's log, as the build goes on if there is one to *follow*."""
         with self._errors():
-            return documents.listed(self._client.delete(environment_id))
+            found = self._client.get(environment_id, full=True)
+            if follow and found.state == api.Environment.BUILDING:
+                for event in self._client.watch(found.spec_key):
+                    if event.HasField("stage"):
+                        yield f"== {event.stage.name}: {event.stage.message}"
+                    elif event.HasField("log_line"):
+                        yield event.log_line
+                return
+        yield from _lines(found)
+
+    def remove(self, environment_id: str, *, force: bool = False) -> Document:
+        """Remove one environment; *force* waits for its users."""
+        with self._errors():
+            return documents.listed(self._client.delete(environment_id, force=force))
+
+    def pin(self, environment_id: str) -> Document:
+        """Keep an environment from gc."""
+        with self._errors():
+            return documents.listed(self._client.pin(environment_id))
+
+    def unpin(self, environment_id: str) -> Document:
+        """Let gc have an environment again."""
+        with self._errors():
+            return documents.listed(self._client.unpin(environment_id))
+
+    def purge(self, asked: Purge) -> Document:
+        """Remove what is not worth its place, or say what would be removed."""
+        with self._errors():
+            message = self._client.purge(
+                force=not asked.dry_run,
+                max_age_s=asked.max_age,
+                unused_for_s=asked.unused_for,
+                max_size_bytes=asked.max_size,
+                min_free=asked.min_free,
+                keep=asked.keep,
+            )
+        return documents.purged(message, dry_run=asked.dry_run)
+
+    def verify(self, environment_id: str, on_event: OnEvent, *, repair: bool) -> Document:
+        """Compare an environment with the record of its publication."""
+        on_event(Stage("verifying", f"comparing the files of {environment_id}"))
+        with self._errors():
+            return documents.verified(self._client.verify(environment_id, repair=repair))
 
     def _built(self, wanted: Wanted, on_event: OnEvent) -> api.Environment:
         """Start a build and see it through."""
@@ -120,7 +173,11 @@ class Remote:
 
     def _asked_for(self, wanted: Wanted) -> api.Environment:
         return self._client.build(
-            wanted.model, pip_requirements_override=wanted.override, upgrade=wanted.upgrade
+            wanted.model,
+            pip_requirements_override=wanted.override,
+            env_manager=wanted.env_manager,
+            upgrade=wanted.upgrade,
+            retry=wanted.retry,
         )
 
     def _seen(self, message: api.Environment, on_event: OnEvent) -> api.Environment:
@@ -130,10 +187,8 @@ class Remote:
         for event in self._client.watch(message.spec_key):
             if event.HasField("environment"):
                 message = event.environment
-            elif event.HasField("stage"):
-                on_event(Stage(event.stage.name, event.stage.message))
             else:
-                on_event(Line(event.log_line))
+                on_event(_event(event))
         return message
 
     @contextlib.contextmanager
@@ -149,6 +204,24 @@ class Remote:
                 "reason": error.reason, "message": error.message, "metadata": error.metadata,
             }  # fmt: skip
             raise from_document(document) from error
+
+
+def _event(message: api.EnvironmentEvent) -> Event:
+    if message.HasField("stage"):
+        return Stage(message.stage.name, message.stage.message)
+    if message.HasField("progress"):
+        far = message.progress
+        return Progress(far.packages_done, far.packages_total, far.bytes_written)
+    return Line(message.log_line)
+
+
+def _lines(found: api.Environment) -> Iterator[str]:
+    try:
+        with Path(found.log_path).open(errors="replace") as file:
+            yield from (line.removesuffix("\n") for line in file)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        message = f"no log is kept of {found.id or found.spec_key}"
+        raise EnvironmentNotFoundError(message, id=found.id or found.spec_key) from error
 
 
 def _failure(built: api.Environment) -> EnvdError:

@@ -6,30 +6,41 @@ import json
 
 import click
 
-from envd.cli.list import size
+from envd import plain
 from envd.cli.place import Place, as_json, where
 
 
 @click.command("rm")
 @click.argument("environment_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Remove what is pinned or in use, too, and wait.")
 @as_json
 @where
 @click.pass_obj
-def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> None:  # noqa: FBT001
-    """Remove environments; one that is in use is refused.
+def command(
+    place: Place,
+    environment_ids: tuple[str, ...],
+    force: bool,  # noqa: FBT001
+    is_json: bool,  # noqa: FBT001
+) -> None:
+    """Remove environments; one that is pinned or in use is refused.
 
-    The next prediction of a model whose environment is gone builds it again.
+    With --force nobody can begin to use it any more, and it goes when the last one who
+    uses it has ended. The next prediction of a model whose environment is gone builds it
+    again.
 
     \b
     Examples:
       envctl rm a8461d26
+      envctl rm a8461d26 03bb --force
     """
     engine = place.engine()
     removed = []
     for one in environment_ids:
-        removed.append(engine.remove(one))
+        if force:
+            click.echo(f"removing {one} as soon as nobody uses it", err=True)
+        removed.append(engine.remove(one, force=force))
         if not is_json:
-            own = size(removed[-1]["bytes_exclusive"])
+            own = plain.size(removed[-1]["bytes_exclusive"])
             click.echo(f"{removed[-1]['id']} removed, {own} of its own freed")
     if is_json:
         click.echo(json.dumps(removed, indent=1))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-from envd.cli.list import size
+from envd import plain
 from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Document
 
 
 @click.command("show")
@@ -16,7 +20,7 @@ from envd.cli.place import Place, as_json, where
 @where
 @click.pass_obj
 def command(place: Place, environment_id: str, is_json: bool) -> None:  # noqa: FBT001
-    """Show one environment: what it is made of, of what, and who uses it.
+    """Show one environment, build or failure: what it is made of, and who uses it.
 
     ID is an environment's id, a spec key, or the first four digits or more of either.
 
@@ -29,27 +33,57 @@ def command(place: Place, environment_id: str, is_json: bool) -> None:  # noqa: 
     if is_json:
         click.echo(json.dumps(found, indent=1))
         return
-    python = found["python"]
-    asked = f" (asked for: {python['requested']})" if python["requested"] else ""
-    rows = [
-        ("id", found["id"]),
-        ("spec key", found["spec_key"]),
-        ("state", found["state"]),
-        ("manager", found["manager"]),
-        ("python", f"{python['actual']}{asked}"),
-        ("as of", found["as_of"] or "the day it was locked"),
-        ("prefix", found["prefix"]),
-        ("size", f"{size(found['bytes'])}, {size(found['bytes_exclusive'])} of it its own"),
-        ("created", f"{found['created']}, in {found['seconds']:.1f} s"),
-        ("last used", found["last_used"]),
-        (
-            "held by",
-            ", ".join(f"{one['kind']} {one['pid']}" for one in found["leases"]) or "nobody",
-        ),
-        ("log", found["log"]),
-    ]
+    rows = [*_about(found), *_failed(found), *_figures(found)]
+    rows += [("log", found["log"])]
     rows += [("model", one) for one in found["models"]]
     rows += [("note", one["message"]) for one in found["notes"]]
     rows += [("package", f"{one['name']} {one['version']}") for one in found["packages"]]
     for title, value in rows:
-        click.echo(f"{title:<10} {value}")
+        if value:
+            click.echo(f"{title:<10} {plain.printable(value)}")
+
+
+def _about(found: Document) -> list[tuple[str, str]]:
+    python = found["python"]
+    asked = f" (asked for: {python['requested']})" if python["requested"] else ""
+    state = found["state"]
+    if state == "building":
+        state = f"building for {plain.age(found['seconds'])}"
+    return [
+        ("id", found["id"]),
+        ("spec key", found["spec_key"]),
+        ("state", state),
+        ("manager", found["manager"]),
+        ("python", f"{python['actual']}{asked}" if python["actual"] else ""),
+        ("as of", found["as_of"] or ("the day it was locked" if found["created"] else "")),
+        ("prefix", found["prefix"]),
+    ]
+
+
+def _failed(found: Document) -> list[tuple[str, str]]:
+    failure = found["failure"]
+    if not failure:
+        return []
+    wait_s = failure["retry_after_s"] if found["state"] == "failed" else 0
+    again = f"in {plain.age(wait_s)}, or at once with `envctl build --retry`" if wait_s else ""
+    return [
+        ("why", f"{failure['reason']} ({failure['class']})"),
+        ("", failure["message"]),
+        ("again", again),
+    ]
+
+
+def _figures(found: Document) -> list[tuple[str, str]]:
+    """Return what only an environment has that was published."""
+    if not found["created"]:
+        return []
+    own = plain.size(found["bytes_exclusive"])
+    holders = ", ".join(f"{one['kind']} {one['pid']}" for one in found["leases"])
+    return [
+        ("size", f"{plain.size(found['bytes'])}, {own} of it its own"),
+        ("created", f"{found['created']}, in {found['seconds']:.1f} s"),
+        ("last used", found["last_used"]),
+        ("uses", str(found["uses"])),
+        ("held by", holders or "nobody"),
+        ("pinned", "yes, gc leaves it" if found["pinned"] else "no"),
+    ]

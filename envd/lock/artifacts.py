@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,11 @@ from packaging import tags, utils
 
 from envd.errors import SolveFailedError
 from envd.spec import Python
+from envd.spec.python import is_here
 from envd.spec.urls import file_name
+
+# What uv means by the platforms it is asked for.
+_MACOS, _GLIBC = (13, 0), 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,24 @@ def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> tuple[int, utils.Buil
     return (-min(found), build) if found else None
 
 
+def _platforms_of(python: Python) -> Iterator[str]:
+    """Yield the platforms of wheels that a *python* elsewhere takes, as envd.lock.compile asks."""
+    system, _, machine = python.platform.partition("-")
+    if system == "darwin":
+        yield from tags.mac_platforms(_MACOS, machine)
+    elif system == "linux":
+        yield from (f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC, 16, -1))
+        yield f"manylinux2014_{machine}"
+    else:
+        yield f"win_{machine.lower()}"
+
+
 @lru_cache(16)
 def _tag_ranks(python: Python) -> dict[tags.Tag, int]:
     """Return the tags *python* accepts with their rank, the best first (PEP 425)."""
     # The ABI of CPython 3.7 is called cpython-37m in its files and cp37m in wheels.
     abi = "cp" + python.abi.removeprefix("cpython-").split("-")[0]
-    platforms = list(tags.platform_tags())
+    platforms = list(tags.platform_tags() if is_here(python) else _platforms_of(python))
     supported = [
         *tags.cpython_tags(python.release[:2], [abi], platforms),
         *tags.compatible_tags(python.release[:2], "cp{}{}".format(*python.release), platforms),

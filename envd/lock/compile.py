@@ -8,15 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envd.child import Finished
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line, OnEvent
 from envd.lock.rungs import SIBLINGS, Rung
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
-from envd.process import Finished
 from envd.spec import Spec, policy
+from envd.spec.python import is_here
 
+# As old a system as conda-forge's own packages run on.
+_PLATFORMS = {
+    "linux-x86_64": "x86_64-manylinux_2_28",
+    "linux-aarch64": "aarch64-manylinux_2_28",
+    "darwin-x86_64": "x86_64-apple-darwin",
+    "darwin-arm64": "aarch64-apple-darwin",
+    "win32-AMD64": "x86_64-pc-windows-msvc",
+}
 _BUILD_TOOLS = {"cython", "setuptools", "wheel"}
 
 Entry = Mapping[str, Any]
@@ -124,13 +133,25 @@ class Compiler:
                 "pip", "compile", str(self._work / "requirements.txt"),
                 "--python", str(self._question.interpreter),
                 "--format", "pylock.toml", "--output-file", str(output), *options,
+                *self._elsewhere(),
             ],
             on_line=_without_output(self._on_event),
             sources=sources,
         )  # fmt: skip
 
+    def _elsewhere(self) -> list[str]:
+        """Say for which Python on which platform, where that is not this machine's."""
+        python = self._spec.python
+        if is_here(python):
+            return []
+        platform = _PLATFORMS[python.platform]
+        return ["--python-version", python.version, "--python-platform", platform]
+
     def _forms(self) -> list[str]:
         """Say which packages are taken as wheels, and which as sources."""
+        if not is_here(self._spec.python):
+            # Nothing can be built for it.
+            return ["--only-binary=:all:"]
         if policy.of(self._uv.settings.security).wheels_only:
             return ["--only-binary=:all:"]
         only = [f"--only-binary={name}" for name in self._spec.only_binary]

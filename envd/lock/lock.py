@@ -12,6 +12,7 @@ from typing import Any, Literal
 from envd.events import Note
 from envd.spec import Python
 from envd.spec.policy import Policy
+from envd.spec.python import python_of_conda
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,9 +34,45 @@ class Package:
     made_from: str = ""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class CondaPackage:
+    """One conda package: what a channel's index says of it, as far as installing needs it.
+
+    `url` is where its channel has it (`https://conda.anaconda.org/...`), whatever mirror it
+    is fetched from; `sha256` and `md5` are hexadecimal, `size` bytes. `noarch` is `python`,
+    `generic` or nothing; `site_packages` is where a Python has its packages, below the
+    prefix, if it says so.
+    """
+
+    name: str
+    version: str
+    build: str
+    build_number: int
+    subdir: str
+    url: str
+    sha256: str
+    md5: str = ""
+    size: int = 0
+    noarch: str = ""
+    depends: tuple[str, ...] = ()
+    constrains: tuple[str, ...] = ()
+    site_packages: str = ""
+
+    @property
+    def stem(self) -> str:
+        """What its file is called but for the suffix, and its directory in the cache."""
+        return f"{self.name}-{self.version}-{self.build}"
+
+
+Artifact = Package | CondaPackage
+
+
 @dataclass(frozen=True, slots=True)
 class Lock:
     """The artifacts of one spec, sorted by name.
+
+    A `conda` environment is made of those packages, the others go on top of it, and
+    `variables` are set for whatever runs in it.
 
     `as_of` is the day that what the model left open was resolved as of, empty for the day
     it was locked; `day` is the day of logging that the answer depends on, empty where it
@@ -46,15 +83,33 @@ class Lock:
     as_of: str = ""
     notes: tuple[Note, ...] = ()
     day: str = ""
+    conda: tuple[CondaPackage, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
-    def env_id(self, python: Python) -> str:
-        """Return the id of the environment this lock makes on *python*: 32 hex digits.
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """All that the environment is made of."""
+        return (*self.conda, *self.packages)
+
+    def python(self, asked: Python) -> Python:
+        """Return the Python of the environment: its own, else that which it is built on.
+
+        Before the packages are chosen no more is known than was *asked* for.
+        """
+        own = next((one.version for one in self.conda if one.name == "python"), "")
+        return python_of_conda(own) if own else asked
+
+    def env_id(self, asked: Python) -> str:
+        """Return the id of the environment this lock makes on *asked*: 32 hex digits.
 
         It covers the artifacts and the interpreter, never the text of a file: a range that
         resolves to the same artifacts is the same environment.
         """
-        artifacts = sorted((one.name, one.version, one.sha256) for one in self.packages)
-        text = json.dumps([artifacts, python.document()], sort_keys=True)
+        what: list[Any] = [sorted((one.name, one.version, one.sha256) for one in self.packages)]
+        if self.conda:
+            # What a channel has built anew has another hash.
+            what += [sorted((one.name, one.sha256) for one in self.conda), self.variables]
+        text = json.dumps([*what, self.python(asked).document()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def requirements(self, path: Callable[[str, str], Path]) -> str:
@@ -85,8 +140,10 @@ class Lock:
     def document(self) -> dict[str, Any]:
         """Return the lock as JSON values."""
         return {
-            "v": 2,
+            "v": 3,
             "packages": [asdict(one) for one in self.packages],
+            "conda": [asdict(one) for one in self.conda],
+            "variables": self.variables,
             "as_of": self.as_of,
             "notes": [note.document() for note in self.notes],
             "day": self.day,
@@ -100,4 +157,12 @@ def from_document(document: dict[str, Any]) -> Lock:
         document.get("as_of", ""),
         tuple(Note(**note) for note in document.get("notes", ())),
         document.get("day", ""),
+        tuple(map(conda_package, document.get("conda", ()))),
+        tuple((name, value) for name, value in document.get("variables", ())),
     )
+
+
+def conda_package(document: dict[str, Any]) -> CondaPackage:
+    """Return the package that `dataclasses.asdict` and JSON made *document* of."""
+    lists = {key: tuple(value) for key, value in document.items() if isinstance(value, list)}
+    return CondaPackage(**(document | lists))

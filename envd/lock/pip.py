@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from envd.lock.uv import Uv
 from envd.lock.wheels import Builder, Wheels
 from envd.spec import Requirement, policy
 
-_BUILDS_AT_ONCE = 4
+_BUILDS_AT_ONCE, _POLL_S = 4, 0.1
 
 
 def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
@@ -115,9 +116,26 @@ class _Resolution:
         build = [self._line(one) for one in self._spec.build]
         asked = [self._line(one) for one in self._spec.requirements]
         chosen = self._compiler.compile(build) | self._compiler.compile(asked)
-        with ThreadPoolExecutor(_BUILDS_AT_ONCE) as pool:
-            packages = list(pool.map(self._package, chosen.values()))
+        packages = self._packages(chosen.values())
         return Lock(tuple(sorted(packages)), self._rung.day, self._undated.notes)
+
+    def _packages(self, chosen: Iterable[Entry]) -> list[Package]:
+        with ThreadPoolExecutor(_BUILDS_AT_ONCE) as pool:
+            under_way = [pool.submit(self._package, one) for one in chosen]
+            try:
+                ended = wait(under_way, return_when=FIRST_EXCEPTION).done
+                return [one.result() for one in sorted(ended, key=under_way.index)]
+            except BaseException:
+                self._end(under_way)
+                raise
+
+    def _end(self, under_way: Collection[Future[Package]]) -> None:
+        """End what is made for others: one has failed, or all are cancelled."""
+        for one in under_way:
+            one.cancel()
+        while self._uv.held and wait(under_way, timeout=_POLL_S).not_done:
+            # Whoever was between two children has begun the next.
+            process.end_work(self._uv.held.token)
 
     def _line(self, one: Requirement) -> str:
         """Return the line for *one*; what comes from a source is made a wheel first."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from packaging import utils
 
+from envd.child import Finished
 from envd.events import Note
 from envd.lock.sources import Sources
 from envd.lock.uv import Uv
-from envd.process import Finished
 
 # At the beginning of a line: what a build says is indented.
 _UNDATED = re.compile(r"warning: `([^`\s]+)` is missing an upload date")

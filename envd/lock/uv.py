@@ -6,22 +6,22 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uv import find_uv_bin
 
-from envd import config, process
-from envd.config import Settings
+from envd import child, config
 from envd.errors import (
-    BuildInterruptedError,
+    BuildTimedOutError,
     CacheFullError,
     EnvdError,
     IndexUnreachableError,
+    LimitReachedError,
 )
-from envd.held import Held
 from envd.lock.sources import Sources, redactor
+from envd.lock.tool import Tool
 
 # Proxies, certificates and credentials of the machine; nothing else of the daemon's
 # variables reaches a child (`${AWS_SECRET}` in an index URL arrived at a stranger's server).
@@ -34,6 +34,7 @@ _MARKS = " \t\u00d7\u2570\u2500\u25b6\u2502\u251c"
 _ADVICE = "Consider using `exclude-newer-package` to override the cutoff for this package."
 _LONGEST = 2000
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error 28\)")
+_SHORTAGE = re.compile(r"\(os error (12|23|24)\)")
 _BUILD_OUTPUT = re.compile(r"build backend returned an error|\[std(err|out)\]")
 _UNREACHABLE = re.compile(
     r"error sending request|dns error|failed to lookup address|Connection refused|"
@@ -46,19 +47,8 @@ _UNREACHABLE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Uv:
-    """uv as one root uses it.
-
-    It inherits the file that is held while it works, so that whoever comes next waits
-    until the last child of a killed envd is gone, or ends it.
-    """
-
-    settings: Settings
-    held: Held | None = None
-
-    def held_by(self, held: Held) -> Uv:
-        """Return the same for work that *held* keeps others from."""
-        return replace(self, held=held)
+class Uv(Tool):
+    """uv as one root uses it."""
 
     @property
     def cache(self) -> Path:
@@ -75,30 +65,28 @@ class Uv:
         arguments: Sequence[str],
         *,
         on_line: Callable[[str], None],
-        on_start: Callable[[int], None] = lambda _: None,
-        pass_fds: Collection[int] = (),
         offline: bool = False,
         may_download_python: bool = False,
         sources: Sources | None = None,
         cache: Path | None = None,
-    ) -> process.Finished:
+    ) -> child.Finished:
         """Run `uv` *arguments* to their end, with packages of *sources*.
 
         Raises:
-            BuildInterruptedError: it took longer than `build.timeout`.
+            BuildTimedOutError: it took too long, or showed no sign of life for too long.
             CacheFullError: the disk is full.
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
         redact = redactor(self.settings.index)
         with _in_memory(sources.configuration(self.settings.index) if sources else "") as memory:
-            finished = process.run(
+            finished = child.run(
                 self._argv(arguments, sources, memory, offline=offline),
                 env=self._environment(cache or self.cache, may_download=may_download_python),
                 cwd=self._empty(),
-                timeout_s=self.settings.build.timeout,
+                limits=self.limited(),
                 on_line=lambda line: on_line(redact(line)),
-                on_start=self.held.names_installer if self.held else on_start,
-                pass_fds=[memory, *([self.held.descriptor] if self.held else pass_fds)],
+                pass_fds=[memory, *([self.held.descriptor] if self.held else [])],
+                token=self.held.token if self.held else None,
             )
         finished = replace(finished, tail=tuple(map(redact, finished.tail)))
         if finished.status != 0 and (error := self._machine_fault(finished)):
@@ -137,17 +125,18 @@ class Uv:
             "UV_PYTHON_DOWNLOADS": "automatic" if may_download else "never",
         }
 
-    def _machine_fault(self, finished: process.Finished) -> EnvdError | None:
+    def _machine_fault(self, finished: child.Finished) -> EnvdError | None:
         # What a package's own build says is no word of uv's on the index or the disk.
         ours = itertools.takewhile(lambda line: not _BUILD_OUTPUT.search(line), finished.tail)
         # uv wraps its lines.
         text = re.sub(r"\s+", " ", " ".join(line.strip(_MARKS) for line in ours))
-        if finished.timed_out:
-            message = f"uv was stopped after {self.settings.build.timeout:.0f} s (`build.timeout`)"
-            return BuildInterruptedError(message)
+        if finished.ended_by:
+            return self._late() if finished.ended_by == "time" else self._silent()
         if _DISK_FULL.search(text):
             message = f"the disk of `{self.settings.root}` is full; free some of it"
             return CacheFullError(message, root=self.settings.root)
+        if found := _SHORTAGE.search(text):
+            return LimitReachedError(f"uv may not have more: {text[-1000:]}; raise its limits")
         if found := _UNREACHABLE.search(text):
             line = next((one for one in finished.tail if found[0] in one), text).strip()[-1000:]
             what = "a package index cannot be reached"
@@ -155,6 +144,11 @@ class Uv:
                 what = "envd is offline (`index.offline`), and something is not cached"
             return IndexUnreachableError(f"{what}: {line}", detail=line)
         return None
+
+    def _silent(self) -> BuildTimedOutError:
+        seconds = self.settings.build.silence
+        message = f"uv said nothing and moved no data for {seconds:.0f} s (`build.silence`)"
+        return BuildTimedOutError(message)
 
 
 @contextlib.contextmanager
@@ -168,7 +162,7 @@ def _in_memory(text: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def explanation(finished: process.Finished) -> str:
+def explanation(finished: child.Finished) -> str:
     """Return what uv said of its failure, without the marks it draws, as one sentence."""
     text = re.sub(r"\s+", " ", " ".join(line.strip(_MARKS) for line in finished.tail)).strip()
     # An option of uv's that no setting of envd's gives.

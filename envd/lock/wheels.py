@@ -20,6 +20,7 @@ from pathlib import Path
 from packaging import utils
 
 from envd import durable, held, process
+from envd.child import Finished
 from envd.errors import InstallFailedError
 from envd.events import Line, OnEvent, Stage
 from envd.lock import metadata
@@ -27,7 +28,6 @@ from envd.lock.lock import Lock
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
-from envd.process import Finished
 from envd.spec import Python
 
 
@@ -121,11 +121,15 @@ class Wheels:
         recipe = [source.identity or source.line, builder.python.document(), builder.rules]
         key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
         record = self._folder / "made" / f"{key}.json"
-        with held.exclusively(self._root / "held" / f"wheel-{key}", lambda _: None) as holder:
+        with held.exclusively(
+            self._root / "held" / f"wheel-{key}",
+            lambda _: builder.uv.check_time(),
+            within=builder.uv.held,
+        ) as holder:
             if source.identity and (found := self._read(record)):
                 # Another model may have brought the same under another name.
                 return replace(found, made_from=source.made_from)
-            kept = self._build(source, replace(builder, uv=builder.uv.held_by(holder)))
+            kept = self._build(source, replace(builder, uv=builder.uv.within(holder)))
             if source.identity:
                 durable.write_json(record, asdict(kept))
             return kept

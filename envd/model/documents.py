@@ -43,15 +43,23 @@ _MAX_DEPTH = 50
 _NULLS = {"", "~", "null", "Null", "NULL"}
 
 
-def read(model: Path, name: str) -> dict[str, Document]:
+def read(
+    model: Path,
+    name: str,
+    *,
+    limit: int = files.MAX_METADATA_BYTES,
+    most: int = _MAX_EVENTS,
+) -> dict[str, Document]:
     """Return the mapping that the YAML file *name* of *model* holds.
+
+    It may have *limit* bytes, and come to the number *most* of values and ends of values.
 
     Raises:
         ModelInvalidError: it is not such a file; the message has the line.
     """
-    text = files.read_text(model, name)
+    text = files.read_text(model, name, limit=limit)
     try:
-        document = _Reader(text).document()
+        document = _Reader(text, most).document()
     except _RefusedError as error:
         raise _invalid(model, name, error.line, str(error)) from error
     except yaml.MarkedYAMLError as error:
@@ -82,7 +90,8 @@ class _RefusedError(Exception):
 class _Reader:
     """One pass over the events of one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, most: int) -> None:
+        self._most = most
         self._events = yaml.parse(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
         self._count = 0
 
@@ -101,8 +110,8 @@ class _Reader:
     def _next(self) -> yaml.Event:
         event: yaml.Event = next(self._events)
         self._count += 1
-        if self._count > _MAX_EVENTS:
-            why = f"it holds over {_MAX_EVENTS} values"
+        if self._count > self._most:
+            why = f"it holds over {self._most} values"
             raise _RefusedError(why, event)
         if isinstance(event, yaml.AliasEvent):
             why = f"aliases (`*{shown(event.anchor or '')}`) are not allowed"

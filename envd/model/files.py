@@ -6,6 +6,7 @@ or lead out through a symbolic link, and a file may be a pipe or have no end.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import posixpath
@@ -18,6 +19,7 @@ from envd.model.texts import shown
 
 MAX_METADATA_BYTES = 1 << 20
 _MAX_DEPTH = 100
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def inside(model: Path, name: str) -> Path:
@@ -33,6 +35,7 @@ def inside(model: Path, name: str) -> Path:
         path = (model / name).resolve(strict=True)
         home = model.resolve(strict=True)
     except (OSError, RuntimeError) as error:
+        raise_shortage(error)
         message = f"`{shown(name)}` is not in the model `{model}`, which names it"
         raise ModelInvalidError(message, model=model, path=shown(name)) from error
     if not path.is_relative_to(home):
@@ -63,6 +66,7 @@ def read_text(model: Path, name: str, *, limit: int = MAX_METADATA_BYTES) -> str
             is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             content = file.read(limit + 1) if is_regular else b""
     except OSError as error:
+        raise_shortage(error)
         message = f"`{name}` of the model `{model}` cannot be read: {error.strerror}"
         raise ModelInvalidError(message, model=model, path=name) from error
     if not is_regular:
@@ -121,5 +125,12 @@ def _entries(folder: Path, limit: int) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(itertools.islice(entries, limit + 1))
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return []
+
+
+def raise_shortage(error: Exception) -> None:
+    """Raise *error* again if it is this process that may not have more: no model is to blame."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        raise error

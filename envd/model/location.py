@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from envd import config, durable, process
+from envd import child, config, durable
 from envd.errors import (
     CacheFullError,
     EnvdError,
@@ -270,8 +270,12 @@ def _answer(place: _Place, request: Request, timeout_s: float) -> dict[str, Any]
         # Not among the arguments, which every user of the machine can read.
         ours.sendall(json.dumps(dataclasses.asdict(request)).encode() + b"\n")
         argv = [sys.executable, "-I", "-m", "envd.model.fetch", str(theirs.fileno())]
-        ended = process.run(
-            argv, env=place.env, cwd=place.home, timeout_s=timeout_s, pass_fds=[theirs.fileno()]
+        ended = child.run(
+            argv,
+            env=place.env,
+            cwd=place.home,
+            limits=child.Limits(time.monotonic() + timeout_s),
+            pass_fds=[theirs.fileno()],
         )
         theirs.close()
         with ours.makefile() as talk:
@@ -284,10 +288,10 @@ def _answer(place: _Place, request: Request, timeout_s: float) -> dict[str, Any]
     return answer
 
 
-def _silent(place: _Place, ended: process.Finished) -> ModelUnreachableError:
+def _silent(place: _Place, ended: child.Finished) -> ModelUnreachableError:
     secret = (place.uri, *(place.env.get(key, "") for key in _SERVERS))
     line = redact(ended.tail[-1] if ended.tail else "it said nothing", *secret)
-    how = "took too long" if ended.timed_out else f"ended with status {ended.status}"
+    how = "took too long" if ended.ended_by else f"ended with status {ended.status}"
     message = f"asking MLflow for `{place.shown}` {how}: {line}; try again"
     return ModelUnreachableError(message, model=place.shown, status=ended.status, detail=line)
 

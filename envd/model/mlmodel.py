@@ -188,7 +188,8 @@ def _content(path: Path, status: os.stat_result, limit: int) -> bytes | None:
     try:
         with open(path, "rb", opener=files.opener) as file:
             return file.read(limit)
-    except OSError:
+    except OSError as error:
+        files.raise_shortage(error)
         return None
 
 

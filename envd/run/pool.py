@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from envd.config import Settings
-from envd.errors import (
-    EnvdError,
-)
+from envd.errors import EnvdError
 from envd.model import Model
 from envd.run import worker
 from envd.run.channel import Answer
@@ -20,6 +20,7 @@ from envd.run.processes import Processes
 from envd.run.workers import Worker, Workshop, explained
 from envd.store import Environment, Store
 
+log = logging.getLogger(__name__)
 _SWEEP_S = 1.0
 _ATTEMPTS = 3
 
@@ -64,6 +65,7 @@ class Pool:
         self._workshop = Workshop(settings, store, processes)
         self._clock = clock
         self._workers: dict[Key, asyncio.Task[Worker]] = {}
+        self._callers: Counter[Key] = Counter()
 
     async def predict(self, model: Model, environment: Environment, request: Request) -> Prediction:
         """Answer *request* with *model* in *environment*.
@@ -76,16 +78,11 @@ class Pool:
         key = (model.path, model.digest, environment.prefix)
         is_fresh = key not in self._workers
         started = time.perf_counter()
-        while True:
-            found = await self._worker(key, model, environment)
-            try:
-                answer, payload = await self._ask(found, request)
-                break
-            except ConnectionError as error:
-                # What waited behind a stuck request was never begun; it is asked elsewhere.
-                if not found.was_stuck:
-                    raise await self._workshop.died(found, "with the request under way") from error
-        self._store.record_use(environment, model.path)
+        with self._calling(key):
+            found, (answer, payload) = await self._answer(key, model, environment, request)
+        self._store.uses.record(environment.id)
+        if is_fresh:
+            self._store.uses.record_model(environment.id, model.path)
         return Prediction(
             payload=payload,
             origin="fresh" if is_fresh else "warm",
@@ -95,6 +92,29 @@ class Pool:
             - (found.start_seconds if is_fresh else 0),
             notes=tuple(answer["notes"]),
         )
+
+    async def _answer(
+        self, key: Key, model: Model, environment: Environment, request: Request
+    ) -> tuple[Worker, Answer]:
+        while True:
+            found = await self._worker(key, model, environment)
+            try:
+                return found, await self._ask(found, request)
+            except ConnectionError as error:
+                # What waited behind a stuck request was never begun; it is asked elsewhere.
+                if not found.was_stuck:
+                    raise await self._workshop.died(found, "with the request under way") from error
+
+    @contextlib.contextmanager
+    def _calling(self, key: Key) -> Iterator[None]:
+        """Keep the worker of *key* from being stopped, the one it yet waits for included."""
+        self._callers[key] += 1
+        try:
+            yield
+        finally:
+            self._callers[key] -= 1
+            if not self._callers[key]:
+                del self._callers[key]
 
     async def _ask(self, found: Worker, request: Request) -> Answer:
         found.last_used = self._clock()
@@ -113,16 +133,17 @@ class Pool:
         """Stop workers that nobody has asked for `workers.idle_timeout`, for ever."""
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._settings.workers.idle_timeout))
-            await self._stop_all(
-                lambda found: self._clock() - found.last_used > self._settings.workers.idle_timeout
-            )
+            try:
+                await self._stop_all(self._is_idle)
+            except Exception:
+                log.exception("idle workers were not stopped")
 
     async def release(self, env_id: str) -> None:
         """Stop the workers of the environment *env_id* that have nothing to do."""
         await self._stop_all(lambda found: found.environment.id == env_id)
 
     async def close(self) -> None:
-        """Stop every worker."""
+        """Stop every worker, and wait until nothing is left of it."""
         tasks = list(self._workers.values())
         self._workers.clear()
         for task in tasks:
@@ -130,13 +151,17 @@ class Pool:
                 task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self._stop(one) for one in found if isinstance(one, Worker)))
+        await self._workshop.close()
+
+    def _is_idle(self, found: Worker) -> bool:
+        return self._clock() - found.last_used > self._settings.workers.idle_timeout
 
     async def _stop_all(self, chosen: Callable[[Worker], bool]) -> None:
         """Stop those of the idle workers that *chosen* says."""
         doomed = [
             (key, found)
             for key, found in self._started()
-            if not found.channel.under_way and chosen(found)
+            if key not in self._callers and not found.channel.under_way and chosen(found)
         ]
         # All at once, before anything is awaited: none may get a request meanwhile.
         for key, _ in doomed:
@@ -163,7 +188,7 @@ class Pool:
             is_current = self._workers.get(key) is task
             if is_current and not found.channel.closed.done():
                 return found
-            # It was stopped as idle, or has died, before this caller woke up.
+            # It has died before this caller woke up.
             if is_current:
                 del self._workers[key]
         return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envd.errors import InternalError
+from envd.errors import OUT_OF, EnvdError, InternalError, LimitReachedError
 from envd.run import spawner
 
 _MAX_MESSAGE = 1 << 16
@@ -90,7 +90,8 @@ class Processes:
         spawner holds those in *kept* until it has ended. Both may be closed afterwards.
 
         Raises:
-            InternalError: it could not be started.
+            LimitReachedError: there may be no more processes, descriptors or memory.
+            InternalError: it could not be started for another reason.
         """
         loop = asyncio.get_running_loop()
         self._count += 1
@@ -129,7 +130,7 @@ class Processes:
             return
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         for process in self._alive.values():
-            _fail(process.started, "the spawner is gone")
+            _fail(process.started, _not_started("the spawner is gone"))
             _settle(process.exited, -signal.SIGKILL)
         if not gone.done():
             gone.set_result(None)
@@ -139,15 +140,22 @@ class Processes:
             _settle(self._alive[message["started"]].started, message["pid"])
         elif "failed" in message:
             process = self._alive.pop(message["failed"])
-            _fail(process.started, message["error"])
+            _fail(process.started, _not_started(message["error"], message["errno"]))
             _settle(process.exited, -signal.SIGKILL)
         else:
             _settle(self._alive.pop(message["exited"]).exited, message["status"])
 
 
-def _fail(started: asyncio.Future[int], why: str) -> None:
+def _not_started(why: str, number: int | None = None) -> EnvdError:
+    message = f"a process could not be started: {why}"
+    if number in OUT_OF:
+        return LimitReachedError(f"{message}; raise the limits of envd")
+    return InternalError(message)
+
+
+def _fail(started: asyncio.Future[int], error: EnvdError) -> None:
     if not started.done():
-        started.set_exception(InternalError(f"a process could not be started: {why}"))
+        started.set_exception(error)
         # Whoever wanted it may have gone.
         started.exception()
 

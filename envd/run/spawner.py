@@ -9,12 +9,13 @@ a SOCK_SEQPACKET pair, one JSON object a message:
         child has ended (its lease)
     {"kill": id, "signal": number}                            the child's process group
 
-and is told `{"started": id, "pid"}`, `{"failed": id, "error"}` and
+and is told `{"started": id, "pid"}`, `{"failed": id, "error", "errno"}` and
 `{"exited": id, "status"}`. When the daemon ends, however it ends, so does everything
 that was started here, what left its session included.
 """
 
 import ctypes
+import errno
 import json
 import os
 import select
@@ -66,7 +67,7 @@ class Spawner:
     def serve_one(self):
         """Serve one request; return whether there was one."""
         try:
-            message, descriptors, _, _ = socket.recv_fds(
+            message, descriptors, flags, _ = socket.recv_fds(
                 self.control, _MAX_MESSAGE, _MAX_DESCRIPTORS
             )
         except ConnectionError:
@@ -74,7 +75,11 @@ class Spawner:
         if not message:
             return False
         request = json.loads(message)
-        if "start" in request:
+        if flags & socket.MSG_CTRUNC:
+            # There was no room for all of them: a child would lack its socket or its lease.
+            close(descriptors)
+            self.fail(request["start"], OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        elif "start" in request:
             self.start(request, descriptors)
         else:
             for child in self.children.values():
@@ -89,7 +94,7 @@ class Spawner:
         # `{0}` and nothing around it: a path may hold braces of its own.
         numbers = {f"{{{place}}}": str(one) for place, one in enumerate(given)}
         try:
-            with open(request["log"], "ab") as log:
+            with output(request["log"]) as log:
                 process = subprocess.Popen(
                     [numbers.get(argument, argument) for argument in request["argv"]],
                     env=request["env"],
@@ -101,12 +106,16 @@ class Spawner:
                     pass_fds=given,
                 )
         except Exception as error:  # noqa: BLE001
-            self.tell({"failed": number, "error": str(error)})
+            self.fail(number, error)
             close(kept)
         else:
             self.children[process.pid] = Child(number, process, kept)
             self.tell({"started": number, "pid": process.pid})
         close(given)
+
+    def fail(self, number, error):
+        """Say that a child could not be started."""
+        self.tell({"failed": number, "error": str(error), "errno": getattr(error, "errno", None)})
 
     def reap(self):
         """Report every child that has ended, and end what it left in its group."""
@@ -134,6 +143,8 @@ class Spawner:
 
     def end(self):
         """Kill all children, and then whoever they left to this process, until none is left."""
+        # Nobody listens any more, and looking for children takes a descriptor.
+        self.control.close()
         for child in self.children.values():
             child.signal(signal.SIGKILL)
         while pids := descendants():
@@ -141,6 +152,14 @@ class Spawner:
                 os.kill(pid, signal.SIGKILL)
             self.reap()
             time.sleep(0.005)
+
+
+def output(path):
+    """Open a log; on a full disk what is said is lost, and the child starts all the same."""
+    try:
+        return open(path, "ab")
+    except OSError:
+        return open(os.devnull, "ab")
 
 
 def descendants():
@@ -157,8 +176,9 @@ def close(descriptors):
 
 def main():
     """Serve the daemon at the other end of descriptor `argv[1]`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Children would inherit SIG_IGN: a builder that has just begun could not be told to end.
+        signal.signal(number, lambda *_: None)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wakeup, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)

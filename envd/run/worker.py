@@ -43,8 +43,26 @@ class Refused(Exception):
         self.reason, self.metadata = reason, metadata
 
 
+class Log(io.FileIO):
+    """The log of this worker: on a full disk what is said is lost, and nothing else."""
+
+    def write(self, data):
+        """Write *data*, if there is room."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def said_to(descriptor):
+    """Return a file to print to."""
+    binary = io.BufferedWriter(Log(descriptor, "wb", closefd=False))
+    return io.TextIOWrapper(binary, errors="backslashreplace", line_buffering=True)
+
+
 def main():
     """Answer frames until the socket ends."""
+    sys.stdout, sys.stderr = said_to(1), said_to(2)
     connection = socket.socket(fileno=int(sys.argv[1]))
     # Model code may start children: none of them may hold the socket open.
     os.set_inheritable(connection.fileno(), False)  # noqa: FBT003

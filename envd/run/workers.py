@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +52,8 @@ class Workshop:
         self._settings = settings
         self._store = store
         self._processes = processes
+        self._threads = ThreadPoolExecutor(1, "scratch")
+        self._clearing: set[asyncio.Future[None]] = set()
 
     async def start(self, model: Model, environment: Environment) -> Worker:
         """Start the process of a worker for *model*, which `load` then loads.
@@ -59,7 +63,7 @@ class Workshop:
         """
         started = time.perf_counter()
         connection, process, scratch = await self._spawn(model, environment)
-        process.exited.add_done_callback(lambda _: shutil.rmtree(scratch, ignore_errors=True))
+        process.exited.add_done_callback(lambda _: self._clear(scratch))
         channel = await Channel.over(connection, self._settings.daemon.max_message)
         return Worker(model, environment, process, channel, started)
 
@@ -77,6 +81,11 @@ class Workshop:
             raise
         found.start_seconds = time.perf_counter() - found.started
         return found
+
+    async def close(self) -> None:
+        """Wait until nothing is left of what workers that have ended wrote."""
+        if self._clearing:
+            await asyncio.wait(self._clearing)
 
     async def died(self, found: Worker, when: str) -> WorkerDiedError:
         """Return the error that says how *found* ended, once its process has."""
@@ -102,7 +111,7 @@ class Workshop:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             handed_on.callback(theirs.close)
-            scratch = self._store.scratch()
+            scratch = self._scratch()
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             process = await self._processes.start(
                 [str(environment.python), "-I", "-B", worker.__file__, "{0}"],
@@ -114,6 +123,23 @@ class Workshop:
             )
             undo.pop_all()
             return ours, process, scratch
+
+    def _scratch(self) -> Path:
+        try:
+            return self._store.scratch()
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            # What is ready serves from a full disk as well.
+            return self._store.scratch_in_memory()
+
+    def _clear(self, scratch: Path) -> None:
+        """Delete *scratch* in a thread: a model may have written any number of files."""
+        clearing = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: shutil.rmtree(scratch, ignore_errors=True)
+        )
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
 
     async def _load(self, found: Worker) -> None:
         model, limit = found.model, self._settings.workers.start_timeout
@@ -152,8 +178,8 @@ def _signal_name(number: int) -> str:
 def _variables(environment: Environment, scratch: Path) -> dict[str, str]:
     """Return the whole environment of a worker: nothing of the daemon's is in it."""
     return {
+        **environment.variables,
         "PATH": f"{environment.prefix / 'bin'}:{os.defpath}",
-        "VIRTUAL_ENV": str(environment.prefix),
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
         "LANG": "C.UTF-8",

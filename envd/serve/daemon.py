@@ -30,6 +30,7 @@ from envd.serve.models import ReadyModels
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role, Roles
 from envd.serve.under_way import UnderWay
+from envd.serve.upkeep import Upkeep
 from envd.spec import policy
 from envd.store import Store
 
@@ -63,14 +64,16 @@ class Daemon:
         pool = Pool(self._settings, self._store, self._processes)
         models = ReadyModels(self._store, builds)
         await builds.learn()
+        upkeep = Upkeep(self._settings, builds)
+        parts = (builds, models, pool, upkeep)
         servers = [
-            self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, builds, models, pool),
-            self._server(self._sockets.admin, set(Role), builds, models, pool),
+            self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, *parts),
+            self._server(self._sockets.admin, set(Role), *parts),
         ]
         with _private():
             for server in servers:
                 await server.start()
-        idle = asyncio.create_task(pool.stop_idle())
+        beside = asyncio.gather(pool.stop_idle(), upkeep.run())
         profile = policy.of(self._settings.security).profile
         addresses.announce(self._settings.root, self._sockets, profile)
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
@@ -79,13 +82,23 @@ class Daemon:
         await asyncio.wait([stopping, spawner_gone], return_when=asyncio.FIRST_COMPLETED)
         if spawner_gone.done():
             log.error("the spawner is gone, and all processes with it; stopping")
-        await self._drain(servers, builds)
-        idle.cancel()
-        await pool.close()
+        try:
+            await self._drain(servers, builds)
+        finally:
+            beside.cancel()
+            # However it has ended: it is no reason to leave workers.
+            await asyncio.gather(beside, return_exceptions=True)
+            await pool.close()
         return not spawner_gone.done()
 
     def _server(
-        self, path: Path, roles: Collection[Role], builds: Builds, models: ReadyModels, pool: Pool
+        self,
+        path: Path,
+        roles: Collection[Role],
+        builds: Builds,
+        models: ReadyModels,
+        pool: Pool,
+        upkeep: Upkeep,
     ) -> grpc.aio.Server:
         limit = self._settings.daemon.max_message
         server = grpc.aio.server(
@@ -97,7 +110,7 @@ class Daemon:
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ],
         )
-        environments = Environments(self._store, builds, models, pool)
+        environments = Environments(self._store, builds, models, pool, upkeep)
         services.add_EnvironmentsServicer_to_server(environments, server)
         services.add_PredictionsServicer_to_server(Predictions(models, pool), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -5,24 +5,33 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
+from google.protobuf.duration_pb2 import Duration
 
-from envd import messages
-from envd.builds import Build, Builds
-from envd.errors import BuildInterruptedError, EnvdError, RequestInvalidError
+from envd import elsewhere, messages, values, waiting
+from envd.builds import Builds
+from envd.errors import BuildInterruptedError, RequestInvalidError, ShuttingDownError
+from envd.following import Build
 from envd.run.pool import Pool
 from envd.serve import status
 from envd.serve.context import Context
 from envd.serve.models import ReadyModels
-from envd.store import Environment, Store
+from envd.serve.upkeep import Upkeep
+from envd.snapshots import Snapshots
+from envd.spec import Terms
+from envd.store import Store, prefixes, removal
+from envd.store.collecting import Wanted
+from envd.tail import Tail
 
 _PAGE, _MAX_PAGE, _THREADS = 50, 1000, 4
+_POLL_S, _LOOK_S = 0.1, 0.3
 _Result = TypeVar("_Result")
 
 
@@ -32,12 +41,16 @@ class Environments(services.EnvironmentsServicer):
     What walks a tree or waits for a lock runs in threads of its own, never in the loop.
     """
 
-    def __init__(self, store: Store, builds: Builds, models: ReadyModels, pool: Pool) -> None:
+    def __init__(
+        self, store: Store, builds: Builds, models: ReadyModels, pool: Pool, upkeep: Upkeep
+    ) -> None:
         """Use the parts of one daemon."""
         self._store = store
         self._builds = builds
         self._models = models
         self._pool = pool
+        self._upkeep = upkeep
+        self._snapshots = Snapshots(store, builds)
         self._threads = ThreadPoolExecutor(_THREADS, "store")
 
     @status.unary
@@ -47,10 +60,10 @@ class Environments(services.EnvironmentsServicer):
         """Say what a model asks for, locking it if asked to."""
         del context
         model = await self._models.read(request.model)
-        override = tuple(request.pip_requirements_override)
-        asked = await self._builds.ask(model, override, fresh=request.upgrade)
+        asked = await self._builds.ask(model, _terms(request))
         if request.lock:
-            return messages.resolved(asked, await self._builds.lock(asked), with_lock=True)
+            file = await self._builds.lock_file(asked, request.platforms)
+            return messages.resolved(asked, self._store.specs.lock(asked.spec.key, asked.day), file)
         return messages.resolved(asked, self._store.specs.lock(asked.spec.key, asked.day))
 
     @status.unary
@@ -60,16 +73,28 @@ class Environments(services.EnvironmentsServicer):
         """Start a build, or return what is ready."""
         del context
         model = await self._models.read(request.model)
-        override = tuple(request.pip_requirements_override)
-        asked = await self._builds.ask(model, override, fresh=request.upgrade)
+        asked = await self._builds.ask(model, _terms(request))
         found = None if request.upgrade else self._builds.find(asked)
         if found is None:
-            return _unready(self._builds.start(asked, model, upgrade=request.upgrade))
-        self._store.record_model(found, model.path)
+            build = self._builds.start(asked, model, upgrade=request.upgrade, retry=request.retry)
+            return self._snapshots.unready(build)
+        self._store.uses.record_model(found.id, model.path)
         notes = self._builds.notes(model, asked, found)
         return await self._in_thread(
             lambda: messages.asked_for(self._store, found, asked, notes, cached=True)
         )
+
+    @status.unary
+    async def CancelBuild(  # noqa: N802
+        self, request: api.CancelBuildRequest, context: Context
+    ) -> api.Environment:
+        """End a build."""
+        del context
+        prefixes.check(request.id)
+        cancelled = await self._builds.cancel(request.id)
+        if isinstance(cancelled, Build):
+            return self._snapshots.unready(cancelled)
+        return messages.cancelled(self._store, cancelled)
 
     @status.stream
     async def WatchEnvironment(  # noqa: N802
@@ -79,9 +104,12 @@ class Environments(services.EnvironmentsServicer):
         del context
         build = self._builds.get(request.id)
         if build is None or build.done.done():
-            yield api.EnvironmentEvent(environment=await self._snapshot(request.id))
+            async for event in self._of_other(request.id, request.after_sequence):
+                yield event
+            snapshot = await self._in_thread(lambda: self._snapshots.any(request.id))
+            yield api.EnvironmentEvent(environment=snapshot)
             return
-        yield api.EnvironmentEvent(environment=_unready(build))
+        yield api.EnvironmentEvent(environment=self._snapshots.unready(build))
         last = request.after_sequence
         async for number, happened in build.follow(last):
             yield messages.event(number, happened)
@@ -95,20 +123,19 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.Environment:
         """Return one environment."""
         del context
-        return await self._snapshot(request.id, full=request.view == api.FULL)
+        is_full = request.view == api.FULL
+        return await self._in_thread(lambda: self._snapshots.any(request.id, full=is_full))
 
     @status.unary
     async def ListEnvironments(  # noqa: N802
         self, request: api.ListEnvironmentsRequest, context: Context
     ) -> api.ListEnvironmentsResponse:
-        """Return a page of published environments."""
+        """Return a page of environments."""
         del context
         if request.page_size < 0:
             message = f"the page size {request.page_size} is negative"
             raise RequestInvalidError(message, page_size=request.page_size)
-        size = min(request.page_size or _PAGE, _MAX_PAGE)
-        after = _last_of(request.page_token)
-        return await self._in_thread(lambda: self._page(after, size))
+        return await self._in_thread(lambda: self._page(request))
 
     @status.unary
     async def DeleteEnvironment(  # noqa: N802
@@ -116,31 +143,88 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.Environment:
         """Remove one environment."""
         del context
-        found = await self._in_thread(lambda: self._store.resolve(request.id))
-        await self._pool.release(found.id)
-        return await self._in_thread(lambda: self._remove(found))
+        message = await self._published(request.id)
+        if request.force:
+            await self._remove_by_force(message.id)
+        else:
+            await self._pool.release(message.id)
+            await self._in_thread(lambda: removal.remove(self._store, message.id))
+        self._upkeep.tidy_soon()
+        return message
+
+    @status.unary
+    async def PinEnvironment(  # noqa: N802
+        self, request: api.PinEnvironmentRequest, context: Context
+    ) -> api.Environment:
+        """Keep one environment from gc."""
+        del context
+        found = await self._in_thread(lambda: prefixes.resolve(self._store, request.id))
+        await self._in_thread(lambda: self._store.pin(found.id))
+        return await self._published(found.id)
+
+    @status.unary
+    async def UnpinEnvironment(  # noqa: N802
+        self, request: api.UnpinEnvironmentRequest, context: Context
+    ) -> api.Environment:
+        """Let gc have one environment again."""
+        del context
+        found = await self._in_thread(lambda: prefixes.resolve(self._store, request.id))
+        self._store.unpin(found.id)
+        return await self._published(found.id)
+
+    @status.unary
+    async def PurgeEnvironments(  # noqa: N802
+        self, request: api.PurgeEnvironmentsRequest, context: Context
+    ) -> api.PurgeEnvironmentsResponse:
+        """Remove what is not worth its place, or say what that is."""
+        del context
+        found = await self._builds.purge(_wanted(request))
+        self._upkeep.tidy_soon()
+        return messages.purged(found)
+
+    @status.unary
+    async def VerifyEnvironment(  # noqa: N802
+        self, request: api.VerifyEnvironmentRequest, context: Context
+    ) -> api.VerifyEnvironmentResponse:
+        """Compare one environment with the record of its publication."""
+        del context
+        found = await self._in_thread(lambda: prefixes.resolve(self._store, request.id))
+        verified = await self._builds.verify(found.id, repair=request.repair)
+        if verified.is_repaired:
+            # Its workers run in what was wrong.
+            await self._pool.release(found.id)
+        return messages.verified(verified, await self._published(found.id))
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _snapshot(self, prefix: str, *, full: bool = False) -> api.Environment:
-        build = self._builds.get(prefix)
-        if build and not build.done.done():
-            return _unready(build)
-        try:
-            return await self._in_thread(lambda: self._published(prefix, full=full))
-        except EnvdError:
-            if build is None or not build.done.exception():
-                raise
-            return _unready(build)
+    async def _published(self, prefix: str) -> api.Environment:
+        return await self._in_thread(lambda: self._snapshots.published(prefix))
 
-    def _published(self, prefix: str, *, full: bool) -> api.Environment:
-        found = self._store.resolve(prefix)
-        return messages.published(self._store, found, self._store.holders(), full=full)
+    async def _of_other(self, prefix: str, after: int) -> AsyncIterator[api.EnvironmentEvent]:
+        """Follow the log of the build that another process does, if one does."""
+        other = await self._in_thread(lambda: elsewhere.find(self._store, prefix))
+        if other is None:
+            return
+        yield api.EnvironmentEvent(environment=messages.elsewhere(self._store, other))
+        number, has_ended = 0, False
+        following = elsewhere.Following(self._store, other.spec_key)
+        with contextlib.closing(Tail(self._store.layout.log(other.spec_key))) as tail:
+            while not has_ended:
+                if self._builds.is_left:
+                    message = "the daemon is stopping; ask again when it is back"
+                    raise ShuttingDownError(message)
+                await asyncio.sleep(_LOOK_S)
+                # Looked at before the log: what was written last is not lost.
+                has_ended = await self._in_thread(following.has_ended)
+                while lines := await self._in_thread(tail.read):
+                    for number, line in enumerate(lines, number + 1):  # noqa: B020
+                        if number > after:
+                            yield messages.event(number, waiting.read(line))
 
     def _outcome(self, build: Build) -> api.Environment:
         if build.done.exception():
-            return _unready(build)
+            return self._snapshots.unready(build)
         found = self._builds.find(build.asked)
         if found is None:
             message = "the environment was removed as soon as it was built; try again"
@@ -148,26 +232,70 @@ class Environments(services.EnvironmentsServicer):
         notes = self._builds.notes(build.model, build.asked, found)
         return messages.asked_for(self._store, found, build.asked, notes, cached=build.cached)
 
-    def _page(self, after: str, size: int) -> api.ListEnvironmentsResponse:
+    async def _remove_by_force(self, env_id: str) -> None:
+        """Remove it, waiting for others as long as they like and the caller stays.
+
+        Raises:
+            ShuttingDownError: the daemon is stopping.
+        """
+        with contextlib.closing(removal.forcing(self._store, env_id)) as steps:
+            while not await self._is_last(steps):
+                if self._builds.is_left:
+                    message = f"the daemon is stopping before nobody uses {env_id} any more"
+                    raise ShuttingDownError(message, id=env_id)
+                # Those that have become idle.
+                await self._pool.release(env_id)
+                await asyncio.sleep(_POLL_S)
+
+    async def _is_last(self, steps: Generator[None, None, None]) -> bool:
+        """Take the next of *steps*, and say whether there is none any more."""
+        step = asyncio.ensure_future(self._in_thread(lambda: next(steps, True) is True))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            # It cannot be closed in the middle of a step.
+            await asyncio.wait([step])
+            raise
+
+    def _page(self, request: api.ListEnvironmentsRequest) -> api.ListEnvironmentsResponse:
         # By id: an order that changes with every use would lose some between two pages.
-        left = [name for name in self._store.ids() if name > after]
-        holders = self._store.holders()
-        page = [one for name in left[:size] if (one := self._store.read(name))]
+        after, size = _last_of(request.page_token), min(request.page_size or _PAGE, _MAX_PAGE)
+        left = [one for one in self._store.records() if one.id > after]
+        page = [messages.listed(one) for one in left[:size]]
+        is_last = len(left) <= size
+        others = self._snapshots.others() if is_last and request.show_all else []
         return api.ListEnvironmentsResponse(
-            environments=[messages.published(self._store, one, holders) for one in page],
-            next_page_token=_token(left[size - 1]) if len(left) > size else "",
+            environments=page + others,
+            next_page_token="" if is_last else _token(left[size - 1].id),
         )
 
-    def _remove(self, found: Environment) -> api.Environment:
-        message = messages.published(self._store, found, self._store.holders())
-        self._store.remove(found.id)
-        return message
+
+def _terms(request: api.BuildEnvironmentRequest | api.ResolveSpecRequest) -> Terms:
+    override = tuple(request.pip_requirements_override)
+    return Terms(override, request.env_manager, fresh=request.upgrade)
 
 
-def _unready(build: Build) -> api.Environment:
-    failed = build.done.exception() if build.done.done() else None
-    error = failed if isinstance(failed, EnvdError) else None
-    return messages.unready(build.asked, build.seconds, error)
+def _wanted(request: api.PurgeEnvironmentsRequest) -> Wanted:
+    return Wanted(
+        force=request.force,
+        max_age=_seconds(request.max_age) if request.HasField("max_age") else None,
+        unused_for=_seconds(request.unused_for) if request.HasField("unused_for") else None,
+        max_size=request.max_size if request.HasField("max_size") else None,
+        min_free=_share(request.min_free),
+        keep=request.keep if request.HasField("keep") else None,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.ToNanoseconds() / 1e9
+
+
+def _share(text: str) -> str | None:
+    try:
+        return str(values.parse(values.Share, text)) if text else None
+    except ValueError as error:
+        message = f"`min_free` cannot be {text!r}; {error}"
+        raise RequestInvalidError(message, min_free=text) from error
 
 
 def _token(env_id: str) -> str:

@@ -65,7 +65,6 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
     store.create()
     with addresses.owned(settings.root, chosen):
         sweep.leftovers(store)
-        sweep.superseded(store)
         # Before grpc is imported: nothing is ever forked from a process that runs it.
         processes = Processes.create()
         try:

@@ -6,10 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd.builds import Build, Builds
+from envd.builds import Builds
 from envd.errors import EnvironmentBuildingError, EnvironmentNotFoundError
 from envd.events import Note
+from envd.following import Build
 from envd.model import Model, Models
+from envd.spec import Terms
 from envd.store import Environment, Store
 
 _MAX_KNOWN = 10_000
@@ -32,7 +34,7 @@ class ReadyModels:
         self._store = store
         self._builds = builds
         self._models = Models()
-        self._known: dict[tuple[Path, tuple[str, ...]], _Known] = {}
+        self._known: dict[tuple[Path, Terms], _Known] = {}
 
     async def read(self, name: str) -> Model:
         """Return the model called *name*: a path or a URI.
@@ -43,17 +45,17 @@ class ReadyModels:
         return self._models.read(await self._builds.locate(name))
 
     async def environment(
-        self, model: Model, override: tuple[str, ...], *, wait: bool
+        self, model: Model, terms: Terms, *, wait: bool
     ) -> tuple[Environment, tuple[Note, ...]]:
-        """Return the environment of *model* with *override*, built if it must be, and its notes.
+        """Return the environment of *model* on *terms*, built if it must be, and its notes.
 
         Raises:
             EnvironmentBuildingError: it is not ready and *wait* is false.
             EnvdError: it cannot be built.
         """
-        if known := self._remembered(model, override):
+        if known := self._remembered(model, terms):
             return known.environment, known.notes
-        asked = await self._builds.ask(model, override)
+        asked = await self._builds.ask(model, terms)
         found = self._builds.find(asked)
         if found is None:
             found = await self._built(self._builds.start(asked, model), wait=wait)
@@ -66,17 +68,17 @@ class ReadyModels:
             raise EnvironmentNotFoundError(message, spec_key=asked.spec.key)
         notes = self._builds.notes(model, asked, found)
         if len(self._known) >= _MAX_KNOWN:
-            # An override is the caller's: what it was asked with must not be kept for ever.
+            # Terms are the caller's: what it was asked with must not be kept for ever.
             self._known.clear()
-        self._known[model.path, override] = _Known(model.digest, lock, found, notes, files)
+        self._known[model.path, terms] = _Known(model.digest, lock, found, notes, files)
         return found, notes
 
-    def forget(self, model: Model, override: tuple[str, ...]) -> None:
-        """Look again the next time *model* is asked for with *override*."""
-        self._known.pop((model.path, override), None)
+    def forget(self, model: Model, terms: Terms) -> None:
+        """Look again the next time *model* is asked for on *terms*."""
+        self._known.pop((model.path, terms), None)
 
-    def _remembered(self, model: Model, override: tuple[str, ...]) -> _Known | None:
-        known = self._known.get((model.path, override))
+    def _remembered(self, model: Model, terms: Terms) -> _Known | None:
+        known = self._known.get((model.path, terms))
         if known is None or known.digest != model.digest:
             return None
         is_same = known.files == self._files(known.lock, known.environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -16,10 +17,12 @@ from envd.run.pool import Pool, Prediction, Request
 from envd.serve import status
 from envd.serve.context import Context
 from envd.serve.models import ReadyModels
+from envd.spec import Terms
 from envd.store import Environment
 
 _ORIGINS = {"warm": api.PredictResponse.WARM, "fresh": api.PredictResponse.FRESH}
-_ATTEMPTS = 3
+# A directory on its way to the trash may take its time on a disk with much to do.
+_PAUSES_S = (0.0, 0.1, 0.5)
 
 
 class Predictions(services.PredictionsServicer):
@@ -42,24 +45,25 @@ class Predictions(services.PredictionsServicer):
             params=_params(request.params_json),
         )
         wait = request.wait if request.HasField("wait") else True
-        override = tuple(request.pip_requirements_override)
-        for _ in range(_ATTEMPTS - 1):
+        terms = Terms(tuple(request.pip_requirements_override), request.env_manager)
+        for pause_s in _PAUSES_S:
             # An environment may be removed after it was found: then look, and build, again.
             with contextlib.suppress(EnvironmentNotFoundError):
-                return await self._answer(request.model, override, parsed, wait=wait)
-        return await self._answer(request.model, override, parsed, wait=wait)
+                return await self._answer(request.model, terms, parsed, wait=wait)
+            await asyncio.sleep(pause_s)
+        return await self._answer(request.model, terms, parsed, wait=wait)
 
     async def _answer(
-        self, name: str, override: tuple[str, ...], request: Request, *, wait: bool
+        self, name: str, terms: Terms, request: Request, *, wait: bool
     ) -> api.PredictResponse:
         started = time.perf_counter()
         model = await self._models.read(_named(name))
-        environment, notes = await self._models.environment(model, override, wait=wait)
+        environment, notes = await self._models.environment(model, terms, wait=wait)
         build_seconds = time.perf_counter() - started
         try:
             prediction = await self._pool.predict(model, environment, request)
         except EnvironmentNotFoundError:
-            self._models.forget(model, override)
+            self._models.forget(model, terms)
             raise
         return _response(prediction, notes, environment, build_seconds)
 

@@ -24,10 +24,15 @@ class Role(enum.Enum):
 
 ROLES = {
     "/envd.v1.Environments/BuildEnvironment": Role.BUILD,
+    "/envd.v1.Environments/CancelBuild": Role.BUILD,
     "/envd.v1.Environments/DeleteEnvironment": Role.ADMIN,
     "/envd.v1.Environments/GetEnvironment": Role.PREDICT,
     "/envd.v1.Environments/ListEnvironments": Role.PREDICT,
+    "/envd.v1.Environments/PinEnvironment": Role.ADMIN,
+    "/envd.v1.Environments/PurgeEnvironments": Role.ADMIN,
     "/envd.v1.Environments/ResolveSpec": Role.PREDICT,
+    "/envd.v1.Environments/UnpinEnvironment": Role.ADMIN,
+    "/envd.v1.Environments/VerifyEnvironment": Role.ADMIN,
     "/envd.v1.Environments/WatchEnvironment": Role.PREDICT,
     "/envd.v1.Predictions/Predict": Role.PREDICT,
     "/grpc.health.v1.Health/Check": Role.PREDICT,

@@ -15,14 +15,12 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from envd.errors import CacheFullError, EnvdError, InternalError, LimitReachedError
+from envd.errors import OUT_OF, CacheFullError, EnvdError, InternalError, LimitReachedError
 from envd.serve.context import Context
 
 log = logging.getLogger(__name__)
 _LIMITS: dict[int | None, type[EnvdError]] = {
-    errno.EMFILE: LimitReachedError,
-    errno.ENFILE: LimitReachedError,
-    errno.ENOMEM: LimitReachedError,
+    **dict.fromkeys(OUT_OF, LimitReachedError),
     errno.ENOSPC: CacheFullError,
     errno.EDQUOT: CacheFullError,
 }

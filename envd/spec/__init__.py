@@ -5,5 +5,6 @@ from envd.spec.gather import read
 from envd.spec.python import Python
 from envd.spec.requirement import Requirement
 from envd.spec.spec import Indexes, Spec, of
+from envd.spec.terms import Terms
 
-__all__ = ["Dependencies", "Indexes", "Python", "Requirement", "Spec", "of", "read"]
+__all__ = ["Dependencies", "Indexes", "Python", "Requirement", "Spec", "Terms", "of", "read"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from envd.errors import ModelInvalidError
 from envd.events import Note
@@ -12,6 +12,9 @@ from envd.spec import markers
 from envd.spec.python import Python
 from envd.spec.requirement import Requirement
 from envd.spec.requirement_file import Requirements
+
+if TYPE_CHECKING:
+    from envd.spec.match_spec import MatchSpec
 
 _MLFLOW = {"mlflow", "mlflow-skinny"}
 
@@ -39,7 +42,9 @@ class Dependencies:
     `day` the date it was logged (`2024-02-14`), or None where it is unknown or does not
     matter. `build_constraints`, `only_binary` and `bounds` are what repairs add. `overrides` take
     the place of requirements of the same names. `lock` is the lock that lies in the
-    model; `closed` says that the requirements are all there is to install.
+    model; `closed` says that the requirements are all there is to install. Where the
+    `manager` is conda, it makes the environment of `packages` from `channels`; `addresses`
+    are those of channels that are fetched with a secret.
     """
 
     python: str | None
@@ -53,6 +58,11 @@ class Dependencies:
     overrides: tuple[Requirement, ...] = ()
     lock: ModelLock | None = None
     closed: bool = False
+    manager: str = "virtualenv"
+    channels: tuple[str, ...] = ()
+    addresses: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    packages: tuple[MatchSpec, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
     def on(self, python: Python) -> Dependencies:
         """Return what is left to resolve on *python*: the lock and the overrides applied.

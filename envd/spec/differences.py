@@ -14,6 +14,7 @@ _NAMES = {
     "best_match": "all indexes are asked for every package",
     "build": "build dependency",
     "build_constraints": "limit on builds",
+    "channels": "channel",
     "closed": "the requirements are a whole lock",
     "constraints": "constraint",
     "find_links": "place of packages",
@@ -21,10 +22,12 @@ _NAMES = {
     "no_binary": "built from source",
     "no_index": "no index is asked",
     "only_binary": "taken as a wheel only",
+    "packages": "conda package",
     "prereleases": "pre-releases are taken",
     "requirements": "requirement",
     "urls": "index",
     "v": "version of the spec",
+    "variables": "variable",
 }
 
 
@@ -85,12 +88,19 @@ def _by_name(items: list[Any], others: list[Any]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for one in items:
         if one not in others:
-            name = one["name"] if isinstance(one, Mapping) else str(one)
+            name = one["name"] if isinstance(one, Mapping) else _name(one)
             found.setdefault(name, []).append(_shown(one))
     return {name: ", ".join(sorted(shown)) for name, shown in found.items()}
 
 
+def _name(one: Any) -> str:
+    """Return the name of a variable, of a conda package (`numpy ==1.2`), or the text itself."""
+    return str(one[0] if isinstance(one, list) else one).partition(" ")[0].partition("[")[0]
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"`{'='.join(value)}`"
     if isinstance(value, Mapping):
         source = f" @ {value['source']}" if value.get("source") else ""
         hashes = f" ({', '.join(value['hashes'])})" if value.get("hashes") else ""

@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from envd.config import Settings
-from envd.errors import ModelInvalidError
+from envd.errors import ModelInvalidError, RequestInvalidError
 from envd.events import Note
 from envd.model import Model, documents, files
+from envd.model.texts import shown
 from envd.spec import (
+    conda_model,
+    conda_pypi,
     conda_yaml,
     dates,
     flavors,
@@ -31,32 +34,50 @@ from envd.spec.dependencies import Dependencies
 from envd.spec.policy import Policy
 from envd.spec.python import first_version
 from envd.spec.requirement_file import Requirements
+from envd.spec.terms import Terms
+
+_DEFAULT = Terms()
+_MANAGERS = ("virtualenv", "conda", "auto")
 
 
-def read(
-    model: Model, settings: Settings, override: Sequence[str] = (), *, fresh: bool = False
-) -> Dependencies:
-    """Read what *model* depends on, with the requirements *override* in it.
-
-    With *fresh* a lock that lies in the model is passed over.
+def read(model: Model, settings: Settings, terms: Terms = _DEFAULT) -> Dependencies:
+    """Read what *model* depends on, on *terms*.
 
     Raises:
         ModelInvalidError: a file cannot be used, or there is none.
         PolicyDeniedError: the settings do not allow what a file asks for.
-        RequestInvalidError: an override is no requirement.
+        RequestInvalidError: an override is no requirement, or there is no such manager.
     """
     rules = policy.of(settings.security).for_one_reading()
-    found = _with_python(model, _from_files(model, rules, settings))
+    found = _for_manager(_manager(model, settings, terms), model, rules, settings)
     if settings.resolve.as_of == "month":
         found = dates.with_day(model, found)
-    found = replace(found, overrides=overrides.read(model.path, override, rules))
-    if not fresh and (lock := model_lock.read(model.path, rules)):
+    found = replace(found, overrides=overrides.read(model.path, terms.override, rules))
+    is_locked = found.manager == "virtualenv" and not terms.fresh
+    if is_locked and (lock := model_lock.read(model.path, rules)):
         needing = repairs.with_mlflow(model, found) or found
         locked = (one for part in lock.contents.found.values() for one in part.requirements)
         limits = repairs.build_limits(locked) if settings.resolve.repair else ()
         found = replace(found, asked=needing.asked, build_constraints=limits)
         return model_lock.honoured(lock, found)
     return repairs.applied(model, found) if settings.resolve.repair else found
+
+
+def _manager(model: Model, settings: Settings, terms: Terms) -> str:
+    wanted = terms.env_manager or settings.resolve.env_manager
+    if wanted not in _MANAGERS:
+        message = f"`{shown(wanted)}` makes no environments; give {', '.join(_MANAGERS)}"
+        raise RequestInvalidError(message, env_manager=shown(wanted))
+    if wanted != "auto":
+        return wanted
+    return "conda" if conda_model.is_needed(model) else "virtualenv"
+
+
+def _for_manager(manager: str, model: Model, rules: Policy, settings: Settings) -> Dependencies:
+    if manager == "conda" and model.conda_file:
+        return conda_model.read(model, model.conda_file, rules, settings)
+    found = _with_python(model, _from_files(model, rules, settings))
+    return conda_model.of_virtualenv(found) if manager == "conda" else found
 
 
 def _from_files(model: Model, rules: Policy, settings: Settings) -> Dependencies:
@@ -68,16 +89,16 @@ def _from_files(model: Model, rules: Policy, settings: Settings) -> Dependencies
             asked = requirement_file.read(model.path, "requirements.txt", rules)
             return Dependencies(None, (), asked, ())
         return _from_flavors(model, settings)
-    # Beside a requirements.txt its packages are not installed: no channel is to be judged.
-    judged = replace(rules, profile="dev") if has_requirements else rules
-    conda = conda_yaml.read(model.path, model.conda_file, judged)
+    conda = conda_pypi.translated(conda_yaml.read(model.path, model.conda_file))
     build = requirement_file.read_entries(model.path, model.conda_file, conda.build, rules)
     if has_requirements:
+        # Beside it no conda package is installed: no channel is to be judged.
         asked = requirement_file.read(model.path, "requirements.txt", rules)
         return Dependencies(conda.python, build.requirements, asked, ())
-    entries = (*conda.packages, *conda.pip)
+    entries = (*conda.packages, *conda.source.pip)
     asked = requirement_file.read_entries(model.path, model.conda_file, entries, rules)
-    return Dependencies(conda.python, build.requirements, asked, conda.notes)
+    notes = (*conda.notes, *conda_pypi.judged(conda, settings.conda.defaults, rules))
+    return Dependencies(conda.python, build.requirements, asked, notes)
 
 
 def _from_python_env(model: Model, name: str, rules: Policy, settings: Settings) -> Dependencies:
@@ -89,7 +110,7 @@ def _from_python_env(model: Model, name: str, rules: Policy, settings: Settings)
     notes: tuple[Note, ...] = ()
     if settings.resolve.repair and model.conda_file and _names_what_is_lost(model, asked):
         name = model.conda_file
-        asked, notes = _from_conda(model, name, rules)
+        asked, notes = _from_conda(model, name, rules, settings)
     # An option says where all packages come from, whichever list it stands in.
     return Dependencies(
         first_version(python) if isinstance(python, str) else None,
@@ -106,11 +127,14 @@ def _names_what_is_lost(model: Model, asked: Sequence[str]) -> bool:
     return includes and not files.exists(model.path, "requirements.txt")
 
 
-def _from_conda(model: Model, name: str, rules: Policy) -> tuple[tuple[str, ...], tuple[Note, ...]]:
-    conda = conda_yaml.read(model.path, name, rules)
+def _from_conda(
+    model: Model, name: str, rules: Policy, settings: Settings
+) -> tuple[tuple[str, ...], tuple[Note, ...]]:
+    conda = conda_pypi.translated(conda_yaml.read(model.path, name))
+    notes = conda_pypi.judged(conda, settings.conda.defaults, rules)
     message = f"`requirements.txt` is not in the model; what `{name}` names is used"
     note = Note("REQUIREMENTS_FROM_CONDA", message, name)
-    return (*conda.packages, *conda.pip), (note, *conda.notes)
+    return (*conda.packages, *conda.source.pip), (note, *conda.notes, *notes)
 
 
 def _texts(

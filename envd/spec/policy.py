@@ -7,13 +7,14 @@ and what it resolved to whenever a lock or an environment is about to be used.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from envd.config import Security
 from envd.errors import PolicyDeniedError
 from envd.events import Note
 from envd.model.texts import shown
+from envd.spec import channels
 from envd.spec.local import Budget
 from envd.spec.place import Place
 from envd.spec.urls import canonical_host, without_credentials
@@ -51,10 +52,12 @@ class Policy:
         return self._listed(place, f"the source `{url}`", url, "sources", note)
 
     def channel(self, place: Place, channel: str) -> Note:
-        """Judge a conda channel whose packages a model uses."""
+        """Judge a conda channel whose packages a model uses, by its canonical name."""
+        listed = any(_begins(channel, one) for one in _channel_names(self.allowed.channels))
+        if self.profile != "dev" and not listed:
+            raise _denied(place, f"the channel `{channel}`", "channels")
         message = f"the model uses packages of the channel `{channel}`"
-        note = Note("CHANNEL_FROM_MODEL", message, channel)
-        return self._listed(place, f"the channel `{channel}`", channel, "channels", note)
+        return Note("CHANNEL_FROM_MODEL", message, channel)
 
     def local(self, place: Place, path: str) -> Note:
         """Judge a package that lies in the model."""
@@ -140,6 +143,15 @@ def _begins(url: str, prefix: str) -> bool:
     # After a path `@` begins a revision; after a host, it would have been a user's name.
     ends = ("/", "@", "#") if "/" in wanted.partition("://")[2] else ("/",)
     return given == wanted or given.startswith(tuple(f"{wanted}{end}" for end in ends))
+
+
+def _channel_names(listed: Iterable[str]) -> Iterator[str]:
+    """Yield the canonical names of the channels that the settings name in any spelling."""
+    for text in listed:
+        try:
+            yield from (one.name for one in channels.expanded(channels.parse(text)))
+        except ValueError:
+            yield text  # how names of channels begin: `https://`
 
 
 def _denied(place: Place, what: str, setting: str) -> PolicyDeniedError:

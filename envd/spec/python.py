@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
 from dataclasses import asdict, dataclass
 
 # Bounded: `int` refuses a text of 5,000 digits, which a model may well hold.
@@ -32,6 +34,54 @@ class Python:
     def document(self) -> dict[str, str]:
         """Return the identity as JSON values."""
         return asdict(self)
+
+
+_HERE = f"{sys.platform}-{platform.machine()}"
+# conda/base/constants.py, KNOWN_SUBDIRS: how conda calls what `Python.platform` says.
+_SUBDIRS = {
+    "linux-x86_64": "linux-64",
+    "linux-aarch64": "linux-aarch64",
+    "linux-ppc64le": "linux-ppc64le",
+    "darwin-x86_64": "osx-64",
+    "darwin-arm64": "osx-arm64",
+    "win32-AMD64": "win-64",
+}
+
+
+def python_of_conda(version: str) -> Python:
+    """Return the Python *version* as a conda environment on this machine has it.
+
+    Without all of the version, what is known before the packages are chosen.
+    """
+    numbers = release(version)
+    # Until 3.7 the ABI said that memory came from pymalloc.
+    flags = "m" if numbers < (3, 8) else ""
+    minor = "".join(map(str, numbers[:2]))
+    abi = f"cpython-{minor}{flags}-{platform.machine()}-linux-gnu" if len(numbers) > 1 else ""
+    return Python("cpython", version, abi, _HERE, "-".join(platform.libc_ver()))
+
+
+def conda_subdir(python: Python) -> str:
+    """Return what conda calls the platform of *python*: `linux-64`."""
+    return _SUBDIRS.get(python.platform, python.platform)
+
+
+def elsewhere(python: Python, subdir: str) -> Python:
+    """Return *python* as it is on another platform, which conda calls *subdir*.
+
+    Raises:
+        KeyError: there is no such platform.
+    """
+    found = next((name for name, called in _SUBDIRS.items() if called == subdir), None)
+    if found is None:
+        raise KeyError(subdir)
+    abi = "-".join(python.abi.split("-")[:2])
+    return Python(python.implementation, python.version, abi, found, "")
+
+
+def is_here(python: Python) -> bool:
+    """Whether *python* is for this machine's platform."""
+    return python.platform == _HERE
 
 
 def release(version: str) -> tuple[int, ...]:

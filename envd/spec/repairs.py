@@ -16,6 +16,7 @@ from envd.events import Note
 from envd.model import Model, files
 from envd.spec import flavors
 from envd.spec.dependencies import Dependencies
+from envd.spec.match_spec import MatchSpec
 from envd.spec.python import release
 from envd.spec.requirement import Requirement
 
@@ -50,6 +51,7 @@ def applied(model: Model, found: Dependencies) -> Dependencies:
 def with_mlflow(model: Model, found: Dependencies) -> Dependencies | None:
     """Return *found* with the mlflow that the loader of *model* needs, None where it is named."""
     is_named = any(one.name in _MLFLOW or _may_be_mlflow(one) for one in found.asked.requirements)
+    is_named = is_named or any(one.name in _MLFLOW for one in found.packages)
     if is_named or model.loader_module.split(".")[0] != "mlflow":
         return None
     version = flavors.logged_with(model)
@@ -90,6 +92,8 @@ def _with_setuptools(model: Model, found: Dependencies) -> Dependencies | None:
     named = {one.name for one in (*found.build, *found.asked.requirements)}
     python = release(found.python or "")
     has_seed = len(python) > 1 and python < _FIRST_PYTHON_WITHOUT_SETUPTOOLS
+    if found.manager == "conda":
+        return _with_conda_setuptools(model, found)
     if "setuptools" in named or not (has_seed or _imports_pkg_resources(model, found)):
         return None
     is_limited = any(one.name == "setuptools" for one in found.asked.constraints)
@@ -99,6 +103,17 @@ def _with_setuptools(model: Model, found: Dependencies) -> Dependencies | None:
         why = "every virtualenv of this Python has it"
     message = f"`{added.text}` is added: {why}"
     changed = replace(found, build=(*found.build, added))
+    return _noted(changed, "SETUPTOOLS_ADDED", message, "setuptools")
+
+
+def _with_conda_setuptools(model: Model, found: Dependencies) -> Dependencies | None:
+    """Bound the setuptools that conda's pip brings, where nothing names one."""
+    named = {one.name for one in found.packages} | {one.name for one in found.asked.requirements}
+    if "setuptools" in named or not _imports_pkg_resources(model, found):
+        return None
+    added = MatchSpec("setuptools", "<81")
+    message = f"`{added.text}` is added: mlflow needs its pkg_resources"
+    changed = replace(found, packages=(*found.packages, added))
     return _noted(changed, "SETUPTOOLS_ADDED", message, "setuptools")
 
 
@@ -113,6 +128,7 @@ def _bounded_setuptools(model: Model, found: Dependencies) -> Dependencies | Non
 
 def _imports_pkg_resources(model: Model, found: Dependencies) -> bool:
     named = [one for one in _asked(found) if one.name in _MLFLOW]
+    # A conda package of mlflow says for itself what it needs.
     pins = [one.pin for one in named if one.pin]
     version = flavors.public_version(pins[0]) if pins else flavors.logged_with(model)
     return bool(named) and (version is None or version < _FIRST_MLFLOW_WITHOUT_PKG_RESOURCES)

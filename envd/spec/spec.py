@@ -15,7 +15,7 @@ from envd.spec.python import Python
 from envd.spec.requirement import Requirement
 from envd.spec.urls import PYPI, canonical_host, is_pypi, without_credentials
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,11 @@ class Spec:
     resolver. The order of indexes does, and is kept. `as_of` is a month (`2024-02`), or
     empty for today. `bounds` (`mlflow>=2.9`) hold where the packages of then allow it. A
     `closed` spec is a whole lock: nothing is added to its requirements.
+
+    Where the manager is conda, `packages` are its match specs, sorted, from `channels`, in
+    order; the requirements are those of the pip section, and `python` has no more than what
+    is known before the packages are chosen. `variables` are set for whatever runs in the
+    environment.
     """
 
     manager: str
@@ -55,6 +60,9 @@ class Spec:
     prereleases: bool
     as_of: str
     closed: bool
+    channels: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:
@@ -71,7 +79,7 @@ def of(found: Dependencies, python: Python, index: Index) -> Spec:
     found = found.on(python)
     asked = found.asked
     return Spec(
-        manager="virtualenv",
+        manager=found.manager,
         python=python,
         build=_sorted(found.build),
         requirements=_sorted(asked.requirements),
@@ -84,6 +92,9 @@ def of(found: Dependencies, python: Python, index: Index) -> Spec:
         prereleases=asked.options.prereleases,
         as_of=(found.day or "")[: len("2024-02")],
         closed=found.closed,
+        channels=found.channels,
+        packages=tuple(sorted({one.text for one in found.packages})),
+        variables=tuple(sorted(found.variables)),
     )
 
 
@@ -119,6 +130,7 @@ def from_canonical(text: str) -> Spec:
     for key in ("build", "requirements", "constraints"):
         document[key] = tuple(Requirement(**one) for one in document[key])
     document["python"] = Python(**document["python"])
+    document["variables"] = tuple((name, value) for name, value in document["variables"])
     document["indexes"] = Indexes(**document["indexes"])
     return Spec(**document)
 

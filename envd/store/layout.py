@@ -35,6 +35,51 @@ class Layout:
         """The file that makes it ready."""
         return self.environment(env_id) / "ready.json"
 
+    def doomed(self, env_id: str) -> Path:
+        """What its manifest is called once it is to be removed."""
+        return self.environment(env_id) / "deleting.json"
+
+    def used(self, env_id: str) -> Path:
+        """The file whose mtime is its last use, and whose size the number of its uses."""
+        return self.environment(env_id) / "used"
+
+    def files(self, env_id: str, attempt: str) -> Path:
+        """The list of an attempt's files, made when it was published."""
+        return self.environment(env_id) / f"{attempt}.files"
+
+    def pin(self, env_id: str) -> Path:
+        """The file that keeps it from gc."""
+        return self.root / "pins" / env_id
+
+    def failure(self, spec_key: str, day: str = "") -> Path:
+        """How the last build of a spec failed."""
+        return self.root / "failures" / f"{spec_key}{'-' if day else ''}{day}.json"
+
+    @property
+    def index(self) -> Path:
+        """The list of what is here: disposable."""
+        return self.root / "index.sqlite"
+
+    @property
+    def downloads(self) -> Path:
+        """The installers' caches."""
+        return self.root / "cache"
+
+    @property
+    def wheels(self) -> Path:
+        """What no index had as a wheel."""
+        return self.root / "wheels"
+
+    @property
+    def models(self) -> Path:
+        """Downloads of model URIs."""
+        return self.root / "models"
+
+    @property
+    def logs(self) -> Path:
+        """What builds and workers said."""
+        return self.root / "logs"
+
     def used_by(self, env_id: str) -> Path:
         """One file per model that used it."""
         return self.environment(env_id) / "used-by"
@@ -51,6 +96,19 @@ class Layout:
         """The log of a spec's last build."""
         return self.root / "logs" / f"{spec_key}.log"
 
+    def leased(self, env_id: str) -> Path:
+        """The file held shared by whoever uses an environment."""
+        return self.held(f"lease-{env_id}")
+
+    def building(self, env_id: str) -> Path:
+        """The file held by whoever builds or removes an environment."""
+        return self.held(f"build-{env_id}")
+
     def held(self, name: str) -> Path:
         """A file to take a kernel lock on."""
         return self.root / "held" / name
+
+
+def in_memory(name: str) -> Path:
+    """Return a path below no root, on a filesystem that is always there."""
+    return Path("/dev/shm", f"envd-scratch.{name}")  # noqa: S108

@@ -7,13 +7,18 @@ who holds one: probing with an exclusive lock would make a real taker fail.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from envd.held import open_file, try_lock
 from envd.store.layout import Layout
+
+_TRIES, _PAUSE_S = 10, 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,45 @@ class Holders:
 
     def of(self, env_id: str) -> tuple[Holder, ...]:
         """Return who holds a lease on *env_id*."""
-        pids = self._pids.get(identity(self._layout.held(f"lease-{env_id}")), ())
+        pids = self._pids.get(identity(self._layout.leased(env_id)), ())
+        return self._named(pids)
+
+    def is_building(self, env_id: str) -> bool:
+        """Whether *env_id* is being built, or kept from it."""
+        return identity(self._layout.building(env_id)) in self._pids
+
+    def leased(self) -> dict[str, tuple[Holder, ...]]:
+        """Return who holds a lease on which environment, of all that are leased."""
+        return {
+            name: self._named(pids) for name, pids in self._locked(self._layout.leased("")).items()
+        }
+
+    def building(self) -> AbstractSet[str]:
+        """Return the environments that are being built, or kept from it."""
+        return self._locked(self._layout.building("")).keys()
+
+    def working(self) -> list[str]:
+        """Return the files held by what locks specs and builds environments, by name."""
+        return [name for name in self._names if name.startswith(("spec-", "build-"))]
+
+    def _named(self, pids: Iterable[int]) -> tuple[Holder, ...]:
         kinds = {True: "worker", False: "process"}
         return tuple(Holder(pid, kinds[pid in self._daemon]) for pid in sorted(pids))
+
+    def _locked(self, path: Path) -> dict[str, tuple[int, ...]]:
+        names, begin = self._names, path.name
+        return {name.removeprefix(begin): names[name] for name in names if name.startswith(begin)}
+
+    @functools.cached_property
+    def _names(self) -> dict[str, tuple[int, ...]]:
+        """The files that are locked, by name: one reading of their directory finds them all."""
+        folder = self._layout.held("any").parent
+        where = identity(folder)
+        if where is None:
+            return {}
+        pids = {key[2]: pids for key, pids in self._pids.items() if key and key[:2] == where[:2]}
+        with os.scandir(folder) as entries:
+            return {one.name: pids[inode] for one in entries if (inode := one.inode()) in pids}
 
 
 class Lease:
@@ -57,10 +98,17 @@ class Lease:
 
 
 def take(path: Path) -> Lease | None:
-    """Take the lease on *path*, or return None while it is being removed."""
+    """Take the lease on *path*, or return None while it is being removed.
+
+    Whoever only looks whether it is leased holds it for a moment, which is waited for:
+    20 ms at most, for the caller may be an event loop.
+    """
     descriptor = open_file(path)
-    if try_lock(descriptor, fcntl.LOCK_SH):
-        return Lease(descriptor)
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        if try_lock(descriptor, fcntl.LOCK_SH):
+            return Lease(descriptor)
     os.close(descriptor)
     return None
 
@@ -84,7 +132,27 @@ def locked_by() -> Mapping[Identity, tuple[int, ...]]:
 def identity(path: Path) -> Identity:
     """Return what `locked_by` knows the file *path* by, or None where there is none."""
     try:
-        status = path.stat()
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    return os.major(status.st_dev), os.minor(status.st_dev), status.st_ino
+    try:
+        return (*_filesystem(descriptor), os.fstat(descriptor).st_ino)
+    finally:
+        os.close(descriptor)
+
+
+def _filesystem(descriptor: int) -> tuple[int, int]:
+    """Return (major, minor) of what is mounted where a file is.
+
+    On btrfs a stat names the subvolume instead, and /proc/locks does not.
+    """
+    about = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+    mount = next(line.split()[1] for line in about.splitlines() if line.startswith("mnt_id:"))
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        number, _, device, _ = line.split(" ", 3)
+        if number == mount:
+            major, minor = device.split(":")
+            return int(major), int(minor)
+    # It is mounted no more, or elsewhere.
+    status = os.fstat(descriptor)
+    return os.major(status.st_dev), os.minor(status.st_dev)

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from envd import durable
 from envd.events import Note
 from envd.lock import Lock
 from envd.lock.lock import from_document as lock_from_document
 from envd.spec import Python
+from envd.store.sizes import Sizes
 
-FORMAT = 1
+FORMAT = 2
+# Nothing is there, or something else.
+_DAMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+_UNMEASURED = Sizes(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The interpreter an environment is built on; without it the environment is broken."""
+    """The interpreter an environment is built on; without it the environment is broken.
+
+    That of a conda environment is its own.
+    """
 
     path: Path
     mtime_ns: int
+
+    @classmethod
+    def of(cls, interpreter: Path) -> Base:
+        """Return what *interpreter* is now, as the file it is in the end.
+
+        Raises:
+            OSError: it is not there.
+        """
+        path = interpreter.resolve(strict=True)
+        return cls(path, path.stat().st_mtime_ns)
 
     def is_there(self) -> bool:
         """Whether it is still the file it was."""
@@ -33,7 +52,11 @@ class Base:
 class Manifest:
     """The record of one ready environment. Times are seconds since 1970.
 
-    `profile` is the security profile it was built under: policy is in no key.
+    `profile` is the security profile it was built under: policy is in no key. `modules`
+    were imported once when it was built; `variables` are set for whatever runs in it.
+    `sizes`, `shares` (the bytes that lie in the download cache as well, by the SHA-256 of
+    the artifact they came from) and `files` (the SHA-256 of the list of all files) are taken
+    when it is published.
     """
 
     env_id: str
@@ -49,6 +72,11 @@ class Manifest:
     seconds: float
     link_mode: str
     profile: str
+    modules: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+    sizes: Sizes = _UNMEASURED
+    shares: tuple[tuple[str, int], ...] = ()
+    files: str = ""
 
     def document(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
@@ -65,15 +93,49 @@ def from_document(document: dict[str, Any]) -> Manifest:
     """Return the manifest that `Manifest.document` described.
 
     Raises:
-        KeyError, TypeError, ValueError: it is damaged, or of a newer format.
+        KeyError, TypeError, ValueError: it is damaged, or of another format.
     """
     fields = dict(document)
     if fields.pop("format") != FORMAT:
-        message = f"manifest format {document['format']} is newer than this envd"
+        message = f"manifest format {document['format']} is not {FORMAT}, that of this envd"
         raise ValueError(message)
-    fields.setdefault("profile", "dev")
     fields["python"] = Python(**fields["python"])
     fields["base"] = Base(Path(fields["base"]["path"]), int(fields["base"]["mtime_ns"]))
     fields["lock"] = lock_from_document(fields["lock"])
     fields["notes"] = tuple(Note(**note) for note in fields["notes"])
+    fields["modules"] = tuple(fields["modules"])
+    fields["variables"] = tuple((name, value) for name, value in fields.get("variables", ()))
+    fields["sizes"] = Sizes(**fields["sizes"])
+    fields["shares"] = tuple((sha256, size) for sha256, size in fields["shares"])
     return Manifest(**fields)
+
+
+def read(path: Path) -> Manifest:
+    """Return the manifest in the file *path*.
+
+    Raises:
+        OSError: it cannot be read.
+        KeyError, TypeError, ValueError: it is damaged, or of another format.
+    """
+    return from_document(durable.read_checked(path))
+
+
+def find(path: Path) -> Manifest | None:
+    """Return the manifest in the file *path*, or None where there is none or it is damaged.
+
+    Raises:
+        OSError: it cannot be read, which does not say that it is not there.
+    """
+    try:
+        return read(path)
+    except (ValueError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        if error.errno in _DAMAGE:
+            return None
+        raise
+
+
+def write(path: Path, manifest: Manifest) -> None:
+    """Make *manifest* the one of the environment whose directory *path* lies in."""
+    durable.write_checked(path, manifest.document())

@@ -530,10 +530,8 @@ MADE: dict[str, Callable[[Path], None]] = {
     "tamed_date_of_the_first_year": _file("MLmodel", f"utc_time_created: '0001-01-01'\n{MLMODEL}"),
     "tamed_tree_of_many_files_is_read_often": _many_small_files,
     "tamed_tree_is_read_often": _same_tree_often,
-    "tamed_conda_python_of_100000_digits": _file(
-        "conda.yaml", f"dependencies: [python={'9' * 100_000}]"
-    ),
-    "tamed_conda_library_of_a_mib": _file("conda.yaml", f"dependencies: [lib{'x' * 10**6}]"),
+    "conda_python_of_100000_digits": _file("conda.yaml", f"dependencies: [python={'9' * 100_000}]"),
+    "conda_library_of_a_mib": _file("conda.yaml", f"dependencies: [lib{'x' * 10**6}]"),
     "tamed_hard_link": lambda model: os.link(model / "requirements.txt", model.parent / "other"),
     "tamed_mlflow_version_of_5000_digits": _file(
         "MLmodel", f"mlflow_version: {'9' * 5_000}\n{MLMODEL}"

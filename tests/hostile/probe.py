@@ -121,7 +121,7 @@ def _outcome(
 
 
 def _read(model: Path, settings: config.Settings, override: list[str]) -> str:
-    found = spec.read(read(model), settings, override)
+    found = spec.read(read(model), settings, spec.Terms(tuple(override)))
     made = spec.of(found, PYTHON, settings.index)
     notes = [note.document() for note in found.notes + found.asked.notes]
     return json.dumps([notes, made.canonical(), made.key], ensure_ascii=False)

@@ -78,6 +78,7 @@ class AsyncClient:
         params: Mapping[str, object] | None = None,
         wait: bool = True,
         pip_requirements_override: Sequence[str] = (),
+        env_manager: str = "",
         timeout_s: float | None = None,
     ) -> Answer:
         """Return what *model* says about *data*: see `Client.predict`."""
@@ -88,6 +89,7 @@ class AsyncClient:
             params=params,
             wait=wait,
             override=pip_requirements_override,
+            env_manager=env_manager,
         )
         return answer(await self._ask(self._predictions.Predict, request, timeout_s))
 
@@ -98,13 +100,23 @@ class AsyncClient:
         pip_requirements_override: Sequence[str] = (),
         lock: bool = False,
         upgrade: bool = False,
+        env_manager: str = "",
+        platforms: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> envd_pb2.ResolvedSpec:
         """Return what *model* asks for, locked if *lock*, without building it.
 
-        With *upgrade* a lock that lies in the model is passed over.
+        With *upgrade* a lock that lies in the model is passed over. *platforms* are locked
+        as well, where the environment is a conda one (`osx-arm64`).
         """
-        request = requests.resolve(model, pip_requirements_override, lock=lock, upgrade=upgrade)
+        request = requests.resolve(
+            model,
+            pip_requirements_override,
+            lock=lock,
+            upgrade=upgrade,
+            env_manager=env_manager,
+            platforms=platforms,
+        )
         return await self._ask(self._environments.ResolveSpec, request, timeout_s)
 
     async def build(
@@ -113,13 +125,22 @@ class AsyncClient:
         *,
         pip_requirements_override: Sequence[str] = (),
         upgrade: bool = False,
+        retry: bool = False,
+        env_manager: str = "",
     ) -> envd_pb2.Environment:
-        """Start building the environment of *model* and return it as it is now.
-
-        With *upgrade* it is locked anew; the old environment serves until the new is ready.
-        """
-        request = requests.build(model, pip_requirements_override, upgrade=upgrade)
+        """Start building the environment of *model*: see `Client.build`."""
+        request = requests.build(
+            model,
+            pip_requirements_override,
+            upgrade=upgrade,
+            retry=retry,
+            env_manager=env_manager,
+        )
         return await self._ask(self._environments.BuildEnvironment, request)
+
+    async def cancel(self, build_id: str) -> envd_pb2.Environment:
+        """End a build, for everybody who waits for it: see `Client.cancel`."""
+        return await self._ask(self._environments.CancelBuild, requests.cancel(build_id))
 
     async def watch(
         self, environment_id: str, after_sequence: int = 0, *, timeout_s: float | None = None
@@ -141,18 +162,58 @@ class AsyncClient:
             self._environments.GetEnvironment, requests.get(environment_id, full=full)
         )
 
-    async def list(self) -> AsyncIterator[envd_pb2.Environment]:
-        """Yield the published environments, by id."""
-        request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page()
+    async def list(self, *, show_all: bool = False) -> AsyncIterator[envd_pb2.Environment]:
+        """Yield the published environments, by id; builds and failures too if *show_all*."""
+        request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page(show_all=show_all)
         while request is not None:
             page = await self._ask(self._environments.ListEnvironments, request)
             for environment in page.environments:
                 yield environment
-            request = requests.page_after(page)
+            request = requests.page_after(page, show_all=show_all)
 
-    async def delete(self, environment_id: str) -> envd_pb2.Environment:
+    async def delete(
+        self, environment_id: str, *, force: bool = False, timeout_s: float | None = None
+    ) -> envd_pb2.Environment:
         """Remove one environment and return what it was: see `Client.delete`."""
-        return await self._ask(self._admin.DeleteEnvironment, requests.delete(environment_id))
+        request = requests.delete(environment_id, force=force)
+        return await self._ask(self._admin.DeleteEnvironment, request, timeout_s)
+
+    async def pin(self, environment_id: str) -> envd_pb2.Environment:
+        """Keep an environment from gc: see `Client.pin`."""
+        return await self._ask(self._admin.PinEnvironment, requests.pin(environment_id))
+
+    async def unpin(self, environment_id: str) -> envd_pb2.Environment:
+        """Let gc have an environment again: see `Client.unpin`."""
+        return await self._ask(self._admin.UnpinEnvironment, requests.unpin(environment_id))
+
+    async def purge(
+        self,
+        *,
+        force: bool = False,
+        max_age_s: float | None = None,
+        unused_for_s: float | None = None,
+        max_size_bytes: int | None = None,
+        min_free: str | None = None,
+        keep: int | None = None,
+        timeout_s: float | None = None,
+    ) -> envd_pb2.PurgeEnvironmentsResponse:
+        """Remove what is not worth its place if *force*: see `Client.purge`."""
+        request = requests.purge(
+            force=force,
+            max_age_s=max_age_s,
+            unused_for_s=unused_for_s,
+            max_size_bytes=max_size_bytes,
+            min_free=min_free,
+            keep=keep,
+        )
+        return await self._ask(self._admin.PurgeEnvironments, request, timeout_s)
+
+    async def verify(
+        self, environment_id: str, *, repair: bool = False, timeout_s: float | None = None
+    ) -> envd_pb2.VerifyEnvironmentResponse:
+        """Say what is not as it was published: see `Client.verify`."""
+        request = requests.verify(environment_id, repair=repair)
+        return await self._ask(self._admin.VerifyEnvironment, request, timeout_s)
 
     async def _ask(
         self,

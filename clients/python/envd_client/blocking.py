@@ -47,7 +47,8 @@ class Client:
         Args:
             target: The path of the daemon's socket or its host:port; `ENVD_SOCKET`, else
                 the socket of this user's daemon, if there is none.
-            admin_target: The same for `delete`; `admin.sock` beside the target if none.
+            admin_target: The same for what changes or removes environments; `admin.sock`
+                beside the target if none.
             timeout_s: The longest a call may take, a build it waits for included; None
                 sets no limit. `watch` has a limit of its own.
             max_message_bytes: The largest request or answer.
@@ -93,9 +94,13 @@ class Client:
         params: Mapping[str, object] | None = None,
         wait: bool = True,
         pip_requirements_override: Sequence[str] = (),
+        env_manager: str = "",
         timeout_s: float | None = None,
     ) -> Answer:
         """Return what *model*, a directory or a URI, says about *data*.
+
+        What makes the environment is *env_manager*: `virtualenv`, `conda` or `auto`; empty
+        means as the daemon's settings say.
 
         Raises:
             PayloadInvalidError: the data cannot be sent, or does not fit the model.
@@ -108,6 +113,7 @@ class Client:
             params=params,
             wait=wait,
             override=pip_requirements_override,
+            env_manager=env_manager,
         )
         return answer(self._ask(self._predictions.Predict, request, timeout_s))
 
@@ -118,13 +124,23 @@ class Client:
         pip_requirements_override: Sequence[str] = (),
         lock: bool = False,
         upgrade: bool = False,
+        env_manager: str = "",
+        platforms: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> envd_pb2.ResolvedSpec:
         """Return what *model* asks for, locked if *lock*, without building it.
 
-        With *upgrade* a lock that lies in the model is passed over.
+        With *upgrade* a lock that lies in the model is passed over. *platforms* are locked
+        as well, where the environment is a conda one (`osx-arm64`).
         """
-        request = requests.resolve(model, pip_requirements_override, lock=lock, upgrade=upgrade)
+        request = requests.resolve(
+            model,
+            pip_requirements_override,
+            lock=lock,
+            upgrade=upgrade,
+            env_manager=env_manager,
+            platforms=platforms,
+        )
         return self._ask(self._environments.ResolveSpec, request, timeout_s)
 
     def build(
@@ -133,13 +149,30 @@ class Client:
         *,
         pip_requirements_override: Sequence[str] = (),
         upgrade: bool = False,
+        retry: bool = False,
+        env_manager: str = "",
     ) -> envd_pb2.Environment:
         """Start building the environment of *model* and return it as it is now.
 
         With *upgrade* it is locked anew; the old environment serves until the new is ready.
+        With *retry* it is tried although it failed a short time ago.
         """
-        request = requests.build(model, pip_requirements_override, upgrade=upgrade)
+        request = requests.build(
+            model,
+            pip_requirements_override,
+            upgrade=upgrade,
+            retry=retry,
+            env_manager=env_manager,
+        )
         return self._ask(self._environments.BuildEnvironment, request)
+
+    def cancel(self, build_id: str) -> envd_pb2.Environment:
+        """End a build, for everybody who waits for it.
+
+        Raises:
+            EnvironmentNotFoundError: no build of this id is under way.
+        """
+        return self._ask(self._environments.CancelBuild, requests.cancel(build_id))
 
     def watch(
         self, environment_id: str, after_sequence: int = 0, *, timeout_s: float | None = None
@@ -165,22 +198,72 @@ class Client:
         """
         return self._ask(self._environments.GetEnvironment, requests.get(environment_id, full=full))
 
-    def list(self) -> Iterator[envd_pb2.Environment]:
-        """Yield the published environments, by id."""
-        request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page()
+    def list(self, *, show_all: bool = False) -> Iterator[envd_pb2.Environment]:
+        """Yield the published environments, by id; builds and failures too if *show_all*."""
+        request: envd_pb2.ListEnvironmentsRequest | None = requests.first_page(show_all=show_all)
         while request is not None:
             page = self._ask(self._environments.ListEnvironments, request)
             yield from page.environments
-            request = requests.page_after(page)
+            request = requests.page_after(page, show_all=show_all)
 
-    def delete(self, environment_id: str) -> envd_pb2.Environment:
+    def delete(
+        self, environment_id: str, *, force: bool = False, timeout_s: float | None = None
+    ) -> envd_pb2.Environment:
         """Remove one environment and return what it was, over the admin socket.
+
+        With *force* be it pinned or in use: it waits for those who use it.
 
         Raises:
             EnvironmentInUseError: a process holds it.
+            EnvironmentPinnedError: it is pinned.
             SettingsInvalidError: nothing says where the admin socket is.
         """
-        return self._ask(self._admin.DeleteEnvironment, requests.delete(environment_id))
+        request = requests.delete(environment_id, force=force)
+        return self._ask(self._admin.DeleteEnvironment, request, timeout_s)
+
+    def pin(self, environment_id: str) -> envd_pb2.Environment:
+        """Keep an environment from gc, over the admin socket."""
+        return self._ask(self._admin.PinEnvironment, requests.pin(environment_id))
+
+    def unpin(self, environment_id: str) -> envd_pb2.Environment:
+        """Let gc have an environment again, over the admin socket."""
+        return self._ask(self._admin.UnpinEnvironment, requests.unpin(environment_id))
+
+    def purge(
+        self,
+        *,
+        force: bool = False,
+        max_age_s: float | None = None,
+        unused_for_s: float | None = None,
+        max_size_bytes: int | None = None,
+        min_free: str | None = None,
+        keep: int | None = None,
+        timeout_s: float | None = None,
+    ) -> envd_pb2.PurgeEnvironmentsResponse:
+        """Remove what is not worth its place if *force*, else say what would be removed.
+
+        Limits that are not given are as the daemon's settings say. *min_free* is bytes or a
+        percentage of the disk, as in `10%`. Over the admin socket.
+        """
+        request = requests.purge(
+            force=force,
+            max_age_s=max_age_s,
+            unused_for_s=unused_for_s,
+            max_size_bytes=max_size_bytes,
+            min_free=min_free,
+            keep=keep,
+        )
+        return self._ask(self._admin.PurgeEnvironments, request, timeout_s)
+
+    def verify(
+        self, environment_id: str, *, repair: bool = False, timeout_s: float | None = None
+    ) -> envd_pb2.VerifyEnvironmentResponse:
+        """Say what is not as it was published, and build it anew if *repair*.
+
+        Over the admin socket.
+        """
+        request = requests.verify(environment_id, repair=repair)
+        return self._ask(self._admin.VerifyEnvironment, request, timeout_s)
 
     def _ask(
         self,

@@ -101,7 +101,8 @@ def default_target(environ: Mapping[str, str] = os.environ) -> str:
 
 def _announced(environ: Mapping[str, str]) -> str | None:
     """Return the socket that the daemon of this user's root wrote into its `daemon.json`."""
-    state = environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    home = environ.get("HOME") or Path("~").expanduser()
+    state = environ.get("XDG_STATE_HOME") or Path(home, ".local/state")
     root = environ.get("ENVD_ROOT") or Path(state, "envd")
     try:
         return str(json.loads(Path(root, "daemon.json").read_text())["predict"])

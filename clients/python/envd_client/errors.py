@@ -97,6 +97,18 @@ class EnvironmentInUseError(TryAgainError):
     code, reason = StatusCode.FAILED_PRECONDITION, "ENVIRONMENT_IN_USE"
 
 
+class BuildCancelledError(TryAgainError):
+    """Somebody cancelled the build; ask again if it is still wanted."""
+
+    code, reason = StatusCode.ABORTED, "BUILD_CANCELLED"
+
+
+class BuildTimedOutError(TryAgainError):
+    """The build took too long, or said nothing for too long; try again or allow it more."""
+
+    reason = "BUILD_TIMED_OUT"
+
+
 class IndexUnreachableError(TryAgainError):
     """A package index did not answer; try again."""
 
@@ -169,6 +181,12 @@ class EnvironmentNotFoundError(RequestError):
     code, reason = StatusCode.NOT_FOUND, "ENVIRONMENT_NOT_FOUND"
 
 
+class EnvironmentPinnedError(RequestError):
+    """Somebody wants the environment kept; unpin it first."""
+
+    code, reason = StatusCode.FAILED_PRECONDITION, "ENVIRONMENT_PINNED"
+
+
 class RequestInvalidError(RequestError):
     """The request itself is wrong; mend the request."""
 
@@ -203,6 +221,12 @@ class ResolverMissingError(MachineError):
     """MLflow is needed to resolve a model URI; install the daemon's extra."""
 
     reason = "RESOLVER_MISSING"
+
+
+class ManagerMissingError(MachineError):
+    """What makes conda environments is not installed there; install the daemon's extra."""
+
+    reason = "MANAGER_MISSING"
 
 
 class CacheFullError(MachineError):

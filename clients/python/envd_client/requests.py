@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from google.protobuf.duration_pb2 import Duration
+
 from envd_client import inputs
 from envd_client.errors import RequestInvalidError
 from envd_client.v1 import envd_pb2
@@ -12,6 +14,9 @@ from envd_client.v1 import envd_pb2
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+
+# What a Duration holds: ten thousand years.
+_LONGEST_S = 315_576_000_000
 
 
 def predict(
@@ -22,6 +27,7 @@ def predict(
     params: Mapping[str, object] | None,
     wait: bool,
     override: Sequence[str],
+    env_manager: str,
 ) -> envd_pb2.PredictRequest:
     """Ask *model* about *data*.
 
@@ -37,11 +43,18 @@ def predict(
         params_json=inputs.to_json(dict(params), of="params") if params else "",
         wait=wait,
         pip_requirements_override=_texts(override),
+        env_manager=env_manager,
     )
 
 
 def resolve(
-    model: str | os.PathLike[str], override: Sequence[str], *, lock: bool, upgrade: bool
+    model: str | os.PathLike[str],
+    override: Sequence[str],
+    *,
+    lock: bool,
+    upgrade: bool,
+    env_manager: str,
+    platforms: Sequence[str],
 ) -> envd_pb2.ResolveSpecRequest:
     """Ask what *model* needs, locked if *lock*.
 
@@ -53,11 +66,18 @@ def resolve(
         pip_requirements_override=_texts(override),
         lock=lock,
         upgrade=upgrade,
+        env_manager=env_manager,
+        platforms=platforms,
     )
 
 
 def build(
-    model: str | os.PathLike[str], override: Sequence[str], *, upgrade: bool
+    model: str | os.PathLike[str],
+    override: Sequence[str],
+    *,
+    upgrade: bool,
+    retry: bool,
+    env_manager: str,
 ) -> envd_pb2.BuildEnvironmentRequest:
     """Ask for the environment of *model*.
 
@@ -65,7 +85,11 @@ def build(
         RequestInvalidError: the override is one text.
     """
     return envd_pb2.BuildEnvironmentRequest(
-        model=model_name(model), pip_requirements_override=_texts(override), upgrade=upgrade
+        model=model_name(model),
+        pip_requirements_override=_texts(override),
+        upgrade=upgrade,
+        retry=retry,
+        env_manager=env_manager,
     )
 
 
@@ -88,23 +112,71 @@ def get(environment_id: str, *, full: bool) -> envd_pb2.GetEnvironmentRequest:
     return envd_pb2.GetEnvironmentRequest(id=environment_id, view=view)
 
 
-def first_page() -> envd_pb2.ListEnvironmentsRequest:
-    """Ask for the first page of environments."""
-    return envd_pb2.ListEnvironmentsRequest()
+def cancel(build_id: str) -> envd_pb2.CancelBuildRequest:
+    """Ask to end a build."""
+    return envd_pb2.CancelBuildRequest(id=build_id)
+
+
+def first_page(*, show_all: bool) -> envd_pb2.ListEnvironmentsRequest:
+    """Ask for the first page of environments, with builds and failures if *show_all*."""
+    return envd_pb2.ListEnvironmentsRequest(show_all=show_all)
 
 
 def page_after(
-    page: envd_pb2.ListEnvironmentsResponse,
+    page: envd_pb2.ListEnvironmentsResponse, *, show_all: bool
 ) -> envd_pb2.ListEnvironmentsRequest | None:
     """Ask for the page after *page*, None if it is the last."""
     if not page.next_page_token:
         return None
-    return envd_pb2.ListEnvironmentsRequest(page_token=page.next_page_token)
+    return envd_pb2.ListEnvironmentsRequest(page_token=page.next_page_token, show_all=show_all)
 
 
-def delete(environment_id: str) -> envd_pb2.DeleteEnvironmentRequest:
-    """Ask to remove one environment."""
-    return envd_pb2.DeleteEnvironmentRequest(id=environment_id)
+def delete(environment_id: str, *, force: bool) -> envd_pb2.DeleteEnvironmentRequest:
+    """Ask to remove one environment, pinned or in use if *force*."""
+    return envd_pb2.DeleteEnvironmentRequest(id=environment_id, force=force)
+
+
+def pin(environment_id: str) -> envd_pb2.PinEnvironmentRequest:
+    """Ask to keep one environment."""
+    return envd_pb2.PinEnvironmentRequest(id=environment_id)
+
+
+def unpin(environment_id: str) -> envd_pb2.UnpinEnvironmentRequest:
+    """Ask to keep one environment no longer."""
+    return envd_pb2.UnpinEnvironmentRequest(id=environment_id)
+
+
+def purge(
+    *,
+    force: bool,
+    max_age_s: float | None,
+    unused_for_s: float | None,
+    max_size_bytes: int | None,
+    min_free: str | None,
+    keep: int | None,
+) -> envd_pb2.PurgeEnvironmentsRequest:
+    """Ask to remove what is not worth its place, or what would be removed."""
+    return envd_pb2.PurgeEnvironmentsRequest(
+        force=force,
+        max_age=_duration(max_age_s),
+        unused_for=_duration(unused_for_s),
+        max_size=max_size_bytes,
+        min_free=min_free or "",
+        keep=keep,
+    )
+
+
+def verify(environment_id: str, *, repair: bool) -> envd_pb2.VerifyEnvironmentRequest:
+    """Ask whether an environment is as it was published."""
+    return envd_pb2.VerifyEnvironmentRequest(id=environment_id, repair=repair)
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromNanoseconds(int(min(seconds, _LONGEST_S) * 1e9))
+    return duration
 
 
 def model_name(model: str | os.PathLike[str]) -> str:

@@ -71,6 +71,10 @@ class Environment(_message.Message):
         """It may be used."""
         FAILED: Environment._State.ValueType  # 3
         """The last build failed."""
+        ABSENT: Environment._State.ValueType  # 4
+        """It cannot be used any more, `failure` says why; the next use builds it again."""
+        DELETING: Environment._State.ValueType  # 5
+        """It is being removed; who uses it still may end."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where an environment is in its life."""
@@ -83,6 +87,10 @@ class Environment(_message.Message):
     """It may be used."""
     FAILED: Environment.State.ValueType  # 3
     """The last build failed."""
+    ABSENT: Environment.State.ValueType  # 4
+    """It cannot be used any more, `failure` says why; the next use builds it again."""
+    DELETING: Environment.State.ValueType  # 5
+    """It is being removed; who uses it still may end."""
 
     ID_FIELD_NUMBER: _builtins.int
     SPEC_KEY_FIELD_NUMBER: _builtins.int
@@ -105,6 +113,7 @@ class Environment(_message.Message):
     PACKAGES_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     LOG_PATH_FIELD_NUMBER: _builtins.int
+    USE_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """32 hexadecimal digits; empty until the spec is locked."""
     spec_key: _builtins.str
@@ -131,6 +140,8 @@ class Environment(_message.Message):
     """The canonical spec, as JSON. In the FULL view only."""
     log_path: _builtins.str
     """Where its build log lies on this machine. In the FULL view only."""
+    use_count: _builtins.int
+    """How many predictions have used it."""
     @_builtins.property
     def build_duration(self) -> _duration_pb2.Duration:
         """How long the build took, or has taken so far."""
@@ -191,10 +202,11 @@ class Environment(_message.Message):
         packages: _abc.Iterable[Global___Package] | None = ...,
         spec_json: _builtins.str = ...,
         log_path: _builtins.str = ...,
+        use_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build_duration", b"build_duration", "create_time", b"create_time", "failure", b"failure", "last_use_time", b"last_use_time", "python", b"python"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "build_duration", b"build_duration", "cached", b"cached", "create_time", b"create_time", "exclusive_bytes", b"exclusive_bytes", "failure", b"failure", "id", b"id", "last_use_time", b"last_use_time", "leases", b"leases", "log_path", b"log_path", "manager", b"manager", "models", b"models", "notes", b"notes", "packages", b"packages", "pinned", b"pinned", "prefix", b"prefix", "python", b"python", "size_bytes", b"size_bytes", "spec_json", b"spec_json", "spec_key", b"spec_key", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "build_duration", b"build_duration", "cached", b"cached", "create_time", b"create_time", "exclusive_bytes", b"exclusive_bytes", "failure", b"failure", "id", b"id", "last_use_time", b"last_use_time", "leases", b"leases", "log_path", b"log_path", "manager", b"manager", "models", b"models", "notes", b"notes", "packages", b"packages", "pinned", b"pinned", "prefix", b"prefix", "python", b"python", "size_bytes", b"size_bytes", "spec_json", b"spec_json", "spec_key", b"spec_key", "state", b"state", "use_count", b"use_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,15 +371,27 @@ class ResolveSpecRequest(_message.Message):
     PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
     LOCK_FIELD_NUMBER: _builtins.int
     UPGRADE_FIELD_NUMBER: _builtins.int
+    ENV_MANAGER_FIELD_NUMBER: _builtins.int
+    PLATFORMS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model directory (absolute) or a model URI."""
     lock: _builtins.bool
     """Whether to lock it if that was never done; the answer then holds the lock."""
     upgrade: _builtins.bool
     """Whether to pass over a lock that lies in the model."""
+    env_manager: _builtins.str
+    """What is to make its environment: `virtualenv`, `conda` or `auto`; empty means as the
+    settings say.
+    """
     @_builtins.property
     def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Requirements to put in the place of the model's own."""
+
+    @_builtins.property
+    def platforms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For which platforms to lock a conda environment besides the daemon's own, as conda
+        calls them (`osx-arm64`).
+        """
 
     def __init__(
         self,
@@ -376,10 +400,12 @@ class ResolveSpecRequest(_message.Message):
         pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
         lock: _builtins.bool = ...,
         upgrade: _builtins.bool = ...,
+        env_manager: _builtins.str = ...,
+        platforms: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock", "model", b"model", "pip_requirements_override", b"pip_requirements_override", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_manager", b"env_manager", "lock", b"lock", "model", b"model", "pip_requirements_override", b"pip_requirements_override", "platforms", b"platforms", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,15 +421,18 @@ class ResolvedSpec(_message.Message):
     ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
-    LOCK_TOML_FIELD_NUMBER: _builtins.int
+    LOCK_TEXT_FIELD_NUMBER: _builtins.int
+    LOCK_FILE_FIELD_NUMBER: _builtins.int
     spec_key: _builtins.str
     """The key of the canonical spec."""
     environment_id: _builtins.str
     """The environment's id, empty where the spec is not locked yet."""
     spec_json: _builtins.str
     """The canonical spec, as JSON."""
-    lock_toml: _builtins.str
-    """The lock as a `pylock.toml` (PEP 751). Only where `lock` asked for it."""
+    lock_text: _builtins.str
+    """The lock as the text of a file. Only where `lock` asked for it."""
+    lock_file: _builtins.str
+    """What that file is called: `pylock.toml` (PEP 751) or `conda-lock.yml`."""
     @_builtins.property
     def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Note]:
         """What envd changed or chose on the way."""
@@ -415,11 +444,12 @@ class ResolvedSpec(_message.Message):
         environment_id: _builtins.str = ...,
         spec_json: _builtins.str = ...,
         notes: _abc.Iterable[Global___Note] | None = ...,
-        lock_toml: _builtins.str = ...,
+        lock_text: _builtins.str = ...,
+        lock_file: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_id", b"environment_id", "lock_toml", b"lock_toml", "notes", b"notes", "spec_json", b"spec_json", "spec_key", b"spec_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_id", b"environment_id", "lock_file", b"lock_file", "lock_text", b"lock_text", "notes", b"notes", "spec_json", b"spec_json", "spec_key", b"spec_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,12 +464,18 @@ class BuildEnvironmentRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
     UPGRADE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    ENV_MANAGER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model directory (absolute) or a model URI."""
     upgrade: _builtins.bool
     """Whether to lock it anew, passing over a lock that lies in the model. The old
     environment serves until the new one is ready.
     """
+    retry: _builtins.bool
+    """Whether to try again what has failed a short time ago."""
+    env_manager: _builtins.str
+    """What is to make it: `virtualenv`, `conda` or `auto`; empty means as the settings say."""
     @_builtins.property
     def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Requirements to put in the place of the model's own."""
@@ -450,14 +486,38 @@ class BuildEnvironmentRequest(_message.Message):
         model: _builtins.str = ...,
         pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
         upgrade: _builtins.bool = ...,
+        retry: _builtins.bool = ...,
+        env_manager: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pip_requirements_override", b"pip_requirements_override", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_manager", b"env_manager", "model", b"model", "pip_requirements_override", b"pip_requirements_override", "retry", b"retry", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BuildEnvironmentRequest: _TypeAlias = BuildEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class CancelBuildRequest(_message.Message):
+    """Asks to end a build."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """An environment id, a spec key, or a unique prefix of either (4 or more)."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelBuildRequest: _TypeAlias = CancelBuildRequest  # noqa: Y015
 
 @_typing.final
 class WatchEnvironmentRequest(_message.Message):
@@ -495,6 +555,7 @@ class EnvironmentEvent(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     LOG_LINE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one within a build; 0 for the first snapshot."""
     log_line: _builtins.str
@@ -507,6 +568,10 @@ class EnvironmentEvent(_message.Message):
     def stage(self) -> Global___Stage:
         """A new stage began."""
 
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """How far the stage is. It has the number of the event before."""
+
     def __init__(
         self,
         *,
@@ -514,16 +579,47 @@ class EnvironmentEvent(_message.Message):
         environment: Global___Environment | None = ...,
         stage: Global___Stage | None = ...,
         log_line: _builtins.str = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "event", b"event", "log_line", b"log_line", "stage", b"stage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "event", b"event", "log_line", b"log_line", "progress", b"progress", "stage", b"stage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "event", b"event", "log_line", b"log_line", "sequence", b"sequence", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "event", b"event", "log_line", b"log_line", "progress", b"progress", "sequence", b"sequence", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["environment", "stage", "log_line"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["environment", "stage", "log_line", "progress"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___EnvironmentEvent: _TypeAlias = EnvironmentEvent  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    """How far a stage is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGES_DONE_FIELD_NUMBER: _builtins.int
+    PACKAGES_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_WRITTEN_FIELD_NUMBER: _builtins.int
+    packages_done: _builtins.int
+    """The packages that are done."""
+    packages_total: _builtins.int
+    """All of them."""
+    bytes_written: _builtins.int
+    """What was written so far."""
+    def __init__(
+        self,
+        *,
+        packages_done: _builtins.int = ...,
+        packages_total: _builtins.int = ...,
+        bytes_written: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_written", b"bytes_written", "packages_done", b"packages_done", "packages_total", b"packages_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class Stage(_message.Message):
@@ -534,7 +630,9 @@ class Stage(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`waiting`, `python`, `locking`, `installing`, `warming` or `publishing`."""
+    """`waiting`, `queued`, `python`, `locking`, `building` (a wheel), `installing`,
+    `warming` or `publishing`.
+    """
     message: _builtins.str
     """One sentence for people."""
     def __init__(
@@ -585,19 +683,23 @@ class ListEnvironmentsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_ALL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 means 50, more than 1000 means 1000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before."""
+    show_all: _builtins.bool
+    """Whether to list what is being built and what has failed as well, after the others."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_all: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "show_all", b"show_all"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,6 +740,32 @@ class DeleteEnvironmentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """An environment id or a unique prefix of one (4 or more)."""
+    force: _builtins.bool
+    """Whether to remove it although it is pinned or in use, and to wait for who uses it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteEnvironmentRequest: _TypeAlias = DeleteEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class PinEnvironmentRequest(_message.Message):
+    """Asks to keep an environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """An environment id or a unique prefix of one (4 or more)."""
     def __init__(
@@ -651,7 +779,282 @@ class DeleteEnvironmentRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeleteEnvironmentRequest: _TypeAlias = DeleteEnvironmentRequest  # noqa: Y015
+Global___PinEnvironmentRequest: _TypeAlias = PinEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class UnpinEnvironmentRequest(_message.Message):
+    """Asks to keep an environment no longer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """An environment id or a unique prefix of one (4 or more)."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinEnvironmentRequest: _TypeAlias = UnpinEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class PurgeEnvironmentsRequest(_message.Message):
+    """Asks to remove what is not worth its place. A limit that is given holds for what was
+    just built, too, which is spared otherwise.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORCE_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    UNUSED_FOR_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
+    MIN_FREE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    force: _builtins.bool
+    """Whether to remove anything; else the answer only says what would go."""
+    max_size: _builtins.int
+    """What environments and downloads may take together, in bytes."""
+    min_free: _builtins.str
+    """What the disk is to have free: bytes, or a percentage as in `10%`."""
+    keep: _builtins.int
+    """So many, the latest used, stay in any case."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """What was built longer ago goes."""
+
+    @_builtins.property
+    def unused_for(self) -> _duration_pb2.Duration:
+        """What has not been used for so long goes."""
+
+    def __init__(
+        self,
+        *,
+        force: _builtins.bool = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+        unused_for: _duration_pb2.Duration | None = ...,
+        max_size: _builtins.int | None = ...,
+        min_free: _builtins.str = ...,
+        keep: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep", b"_keep", "_max_size", b"_max_size", "keep", b"keep", "max_age", b"max_age", "max_size", b"max_size", "unused_for", b"unused_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep", b"_keep", "_max_size", b"_max_size", "force", b"force", "keep", b"keep", "max_age", b"max_age", "max_size", b"max_size", "min_free", b"min_free", "unused_for", b"unused_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep: _TypeAlias = _typing.Literal["keep"]  # noqa: Y015
+    _WhichOneofArgType__keep: _TypeAlias = _typing.Literal["_keep", b"_keep"]  # noqa: Y015
+    _WhichOneofReturnType__max_size: _TypeAlias = _typing.Literal["max_size"]  # noqa: Y015
+    _WhichOneofArgType__max_size: _TypeAlias = _typing.Literal["_max_size", b"_max_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size) -> _WhichOneofReturnType__max_size | None: ...
+
+Global___PurgeEnvironmentsRequest: _TypeAlias = PurgeEnvironmentsRequest  # noqa: Y015
+
+@_typing.final
+class PurgeEnvironmentsResponse(_message.Message):
+    """What went, or would."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    DOWNLOADS_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    """What was freed in all, or would be, in bytes."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """Every environment."""
+
+    @_builtins.property
+    def downloads(self) -> Global___Downloads:
+        """The installers' caches."""
+
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        downloads: Global___Downloads | None = ...,
+        freed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["downloads", b"downloads"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downloads", b"downloads", "freed_bytes", b"freed_bytes", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeEnvironmentsResponse: _TypeAlias = PurgeEnvironmentsResponse  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """What gc does with one environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    GOES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_BYTES_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The environment's id."""
+    goes: _builtins.bool
+    """Whether it goes."""
+    reason: _builtins.str
+    """Why, in plain words."""
+    exclusive_bytes: _builtins.int
+    """What only it has."""
+    shared_bytes: _builtins.int
+    """What it shares with other environments and the download cache."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        goes: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        exclusive_bytes: _builtins.int = ...,
+        shared_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive_bytes", b"exclusive_bytes", "goes", b"goes", "id", b"id", "reason", b"reason", "shared_bytes", b"shared_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Downloads(_message.Message):
+    """What gc does with the installers' caches, with wheels and with models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """What they take, files that environments share included."""
+    freed_bytes: _builtins.int
+    """The part of it that goes because nothing uses it."""
+    in_use: _builtins.bool
+    """Whether an installer was using them, so that they are left for the next time."""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+        freed_bytes: _builtins.int = ...,
+        in_use: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "freed_bytes", b"freed_bytes", "in_use", b"in_use"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Downloads: _TypeAlias = Downloads  # noqa: Y015
+
+@_typing.final
+class VerifyEnvironmentRequest(_message.Message):
+    """Asks to look into an environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """An environment id or a unique prefix of one (4 or more)."""
+    repair: _builtins.bool
+    """Whether to build it anew where something is wrong, evicting what it was made of."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        repair: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "repair", b"repair"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyEnvironmentRequest: _TypeAlias = VerifyEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class VerifyEnvironmentResponse(_message.Message):
+    """What is wrong with an environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    ALSO_AFFECTED_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    repaired: _builtins.bool
+    """Whether it was built anew."""
+    @_builtins.property
+    def environment(self) -> Global___Environment:
+        """The environment; the one that was built anew where it was repaired."""
+
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """What is wrong, before the repair."""
+
+    @_builtins.property
+    def also_affected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The other environments that hold a changed file."""
+
+    def __init__(
+        self,
+        *,
+        environment: Global___Environment | None = ...,
+        faults: _abc.Iterable[Global___Fault] | None = ...,
+        also_affected: _abc.Iterable[_builtins.str] | None = ...,
+        repaired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_affected", b"also_affected", "environment", b"environment", "faults", b"faults", "repaired", b"repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyEnvironmentResponse: _TypeAlias = VerifyEnvironmentResponse  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """One thing that is not as it was published."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The file, relative to the environment's directory."""
+    kind: _builtins.str
+    """`changed`, `missing` or `added`."""
+    detail: _builtins.str
+    """What about it."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kind", b"kind", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
 
 @_typing.final
 class PredictRequest(_message.Message):
@@ -665,6 +1068,7 @@ class PredictRequest(_message.Message):
     PARAMS_JSON_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
+    ENV_MANAGER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model directory (absolute) or a model URI."""
     payload: _builtins.bytes
@@ -677,6 +1081,10 @@ class PredictRequest(_message.Message):
     """
     wait: _builtins.bool
     """Whether to wait for an environment that is not ready; absent means yes."""
+    env_manager: _builtins.str
+    """What is to make the environment: `virtualenv`, `conda` or `auto`; empty means as the
+    settings say.
+    """
     @_builtins.property
     def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Requirements to put in the place of the model's own, for this call. Another
@@ -692,10 +1100,11 @@ class PredictRequest(_message.Message):
         params_json: _builtins.str = ...,
         wait: _builtins.bool | None = ...,
         pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
+        env_manager: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "content_type", b"content_type", "model", b"model", "params_json", b"params_json", "payload", b"payload", "pip_requirements_override", b"pip_requirements_override", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "content_type", b"content_type", "env_manager", b"env_manager", "model", b"model", "params_json", b"params_json", "payload", b"payload", "pip_requirements_override", b"pip_requirements_override", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__wait: _TypeAlias = _typing.Literal["wait"]  # noqa: Y015
     _WhichOneofArgType__wait: _TypeAlias = _typing.Literal["_wait", b"_wait"]  # noqa: Y015

@@ -45,6 +45,11 @@ class EnvironmentsStub(object):
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.BuildEnvironmentRequest.SerializeToString,
                 response_deserializer=envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
                 _registered_method=True)
+        self.CancelBuild = channel.unary_unary(
+                '/envd.v1.Environments/CancelBuild',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.CancelBuildRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+                _registered_method=True)
         self.WatchEnvironment = channel.unary_stream(
                 '/envd.v1.Environments/WatchEnvironment',
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.WatchEnvironmentRequest.SerializeToString,
@@ -64,6 +69,26 @@ class EnvironmentsStub(object):
                 '/envd.v1.Environments/DeleteEnvironment',
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.DeleteEnvironmentRequest.SerializeToString,
                 response_deserializer=envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+                _registered_method=True)
+        self.PinEnvironment = channel.unary_unary(
+                '/envd.v1.Environments/PinEnvironment',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.PinEnvironmentRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+                _registered_method=True)
+        self.UnpinEnvironment = channel.unary_unary(
+                '/envd.v1.Environments/UnpinEnvironment',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.UnpinEnvironmentRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+                _registered_method=True)
+        self.PurgeEnvironments = channel.unary_unary(
+                '/envd.v1.Environments/PurgeEnvironments',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.PurgeEnvironmentsRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.PurgeEnvironmentsResponse.FromString,
+                _registered_method=True)
+        self.VerifyEnvironment = channel.unary_unary(
+                '/envd.v1.Environments/VerifyEnvironment',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.VerifyEnvironmentRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.VerifyEnvironmentResponse.FromString,
                 _registered_method=True)
 
 
@@ -88,8 +113,19 @@ class EnvironmentsServicer(object):
         """Starts building the environment of a model and answers at once.
 
         Idempotent by content: an environment that is ready is returned with
-        `cached` set, one that is being built is joined. Follow it with
-        WatchEnvironment. Codes as for ResolveSpec.
+        `cached` set, one that is being built is joined. One whose last build failed is
+        returned as FAILED until its `failure.retry_delay` is over, unless `retry` is set.
+        Follow a build with WatchEnvironment. Codes as for ResolveSpec.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBuild(self, request, context):
+        """Ends a build and every process of it; who follows it sees it fail with
+        BUILD_CANCELLED. Nothing of it is left, and it is not held against the spec.
+
+        NOT_FOUND: no build of this id is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,7 +151,7 @@ class EnvironmentsServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEnvironments(self, request, context):
-        """Lists the published environments by id, those whose interpreter is gone as FAILED.
+        """Lists the published environments by id, those whose interpreter is gone as ABSENT.
 
         INVALID_ARGUMENT: a negative page size or a page token of another list.
         """
@@ -126,7 +162,40 @@ class EnvironmentsServicer(object):
     def DeleteEnvironment(self, request, context):
         """Removes one environment and returns what it was.
 
-        FAILED_PRECONDITION, ENVIRONMENT_IN_USE: a worker or another process holds it.
+        FAILED_PRECONDITION: a worker or another process holds it (ENVIRONMENT_IN_USE), or
+        it is pinned (ENVIRONMENT_PINNED). With `force` neither: it is not ready any more at
+        once, and the answer comes when the last one who used it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinEnvironment(self, request, context):
+        """Keeps an environment from gc until it is unpinned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinEnvironment(self, request, context):
+        """Lets gc have an environment again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeEnvironments(self, request, context):
+        """Removes the environments and downloads that are not worth their place.
+
+        Without `force` nothing is removed, and the answer says what would be. What is not
+        given is as the settings say.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyEnvironment(self, request, context):
+        """Compares an environment with the list of its files made when it was published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +212,11 @@ def add_EnvironmentsServicer_to_server(servicer, server):
             'BuildEnvironment': grpc.unary_unary_rpc_method_handler(
                     servicer.BuildEnvironment,
                     request_deserializer=envd__client_dot_v1_dot_envd__pb2.BuildEnvironmentRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Environment.SerializeToString,
+            ),
+            'CancelBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBuild,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.CancelBuildRequest.FromString,
                     response_serializer=envd__client_dot_v1_dot_envd__pb2.Environment.SerializeToString,
             ),
             'WatchEnvironment': grpc.unary_stream_rpc_method_handler(
@@ -164,6 +238,26 @@ def add_EnvironmentsServicer_to_server(servicer, server):
                     servicer.DeleteEnvironment,
                     request_deserializer=envd__client_dot_v1_dot_envd__pb2.DeleteEnvironmentRequest.FromString,
                     response_serializer=envd__client_dot_v1_dot_envd__pb2.Environment.SerializeToString,
+            ),
+            'PinEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinEnvironment,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.PinEnvironmentRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Environment.SerializeToString,
+            ),
+            'UnpinEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinEnvironment,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.UnpinEnvironmentRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Environment.SerializeToString,
+            ),
+            'PurgeEnvironments': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeEnvironments,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.PurgeEnvironmentsRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.PurgeEnvironmentsResponse.SerializeToString,
+            ),
+            'VerifyEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyEnvironment,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.VerifyEnvironmentRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.VerifyEnvironmentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +314,33 @@ class Environments(object):
             target,
             '/envd.v1.Environments/BuildEnvironment',
             envd__client_dot_v1_dot_envd__pb2.BuildEnvironmentRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Environments/CancelBuild',
+            envd__client_dot_v1_dot_envd__pb2.CancelBuildRequest.SerializeToString,
             envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
             options,
             channel_credentials,
@@ -329,6 +450,114 @@ class Environments(object):
             '/envd.v1.Environments/DeleteEnvironment',
             envd__client_dot_v1_dot_envd__pb2.DeleteEnvironmentRequest.SerializeToString,
             envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Environments/PinEnvironment',
+            envd__client_dot_v1_dot_envd__pb2.PinEnvironmentRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Environments/UnpinEnvironment',
+            envd__client_dot_v1_dot_envd__pb2.UnpinEnvironmentRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Environment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeEnvironments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Environments/PurgeEnvironments',
+            envd__client_dot_v1_dot_envd__pb2.PurgeEnvironmentsRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.PurgeEnvironmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Environments/VerifyEnvironment',
+            envd__client_dot_v1_dot_envd__pb2.VerifyEnvironmentRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.VerifyEnvironmentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,8 +52,15 @@ class EnvironmentsStub:
     """Starts building the environment of a model and answers at once.
 
     Idempotent by content: an environment that is ready is returned with
-    `cached` set, one that is being built is joined. Follow it with
-    WatchEnvironment. Codes as for ResolveSpec.
+    `cached` set, one that is being built is joined. One whose last build failed is
+    returned as FAILED until its `failure.retry_delay` is over, unless `retry` is set.
+    Follow a build with WatchEnvironment. Codes as for ResolveSpec.
+    """
+    CancelBuild: _grpc.UnaryUnaryMultiCallable[_envd_pb2.CancelBuildRequest, _envd_pb2.Environment]
+    """Ends a build and every process of it; who follows it sees it fail with
+    BUILD_CANCELLED. Nothing of it is left, and it is not held against the spec.
+
+    NOT_FOUND: no build of this id is under way.
     """
     WatchEnvironment: _grpc.UnaryStreamMultiCallable[_envd_pb2.WatchEnvironmentRequest, _envd_pb2.EnvironmentEvent]
     """Streams a snapshot of the environment, then the stages and log lines of its
@@ -67,15 +74,29 @@ class EnvironmentsStub:
     that is too short or names several.
     """
     ListEnvironments: _grpc.UnaryUnaryMultiCallable[_envd_pb2.ListEnvironmentsRequest, _envd_pb2.ListEnvironmentsResponse]
-    """Lists the published environments by id, those whose interpreter is gone as FAILED.
+    """Lists the published environments by id, those whose interpreter is gone as ABSENT.
 
     INVALID_ARGUMENT: a negative page size or a page token of another list.
     """
     DeleteEnvironment: _grpc.UnaryUnaryMultiCallable[_envd_pb2.DeleteEnvironmentRequest, _envd_pb2.Environment]
     """Removes one environment and returns what it was.
 
-    FAILED_PRECONDITION, ENVIRONMENT_IN_USE: a worker or another process holds it.
+    FAILED_PRECONDITION: a worker or another process holds it (ENVIRONMENT_IN_USE), or
+    it is pinned (ENVIRONMENT_PINNED). With `force` neither: it is not ready any more at
+    once, and the answer comes when the last one who used it has ended.
     """
+    PinEnvironment: _grpc.UnaryUnaryMultiCallable[_envd_pb2.PinEnvironmentRequest, _envd_pb2.Environment]
+    """Keeps an environment from gc until it is unpinned."""
+    UnpinEnvironment: _grpc.UnaryUnaryMultiCallable[_envd_pb2.UnpinEnvironmentRequest, _envd_pb2.Environment]
+    """Lets gc have an environment again."""
+    PurgeEnvironments: _grpc.UnaryUnaryMultiCallable[_envd_pb2.PurgeEnvironmentsRequest, _envd_pb2.PurgeEnvironmentsResponse]
+    """Removes the environments and downloads that are not worth their place.
+
+    Without `force` nothing is removed, and the answer says what would be. What is not
+    given is as the settings say.
+    """
+    VerifyEnvironment: _grpc.UnaryUnaryMultiCallable[_envd_pb2.VerifyEnvironmentRequest, _envd_pb2.VerifyEnvironmentResponse]
+    """Compares an environment with the list of its files made when it was published."""
 
 @_typing.type_check_only
 class EnvironmentsAsyncStub(EnvironmentsStub):
@@ -95,8 +116,15 @@ class EnvironmentsAsyncStub(EnvironmentsStub):
     """Starts building the environment of a model and answers at once.
 
     Idempotent by content: an environment that is ready is returned with
-    `cached` set, one that is being built is joined. Follow it with
-    WatchEnvironment. Codes as for ResolveSpec.
+    `cached` set, one that is being built is joined. One whose last build failed is
+    returned as FAILED until its `failure.retry_delay` is over, unless `retry` is set.
+    Follow a build with WatchEnvironment. Codes as for ResolveSpec.
+    """
+    CancelBuild: _aio.UnaryUnaryMultiCallable[_envd_pb2.CancelBuildRequest, _envd_pb2.Environment]  # type: ignore[assignment]
+    """Ends a build and every process of it; who follows it sees it fail with
+    BUILD_CANCELLED. Nothing of it is left, and it is not held against the spec.
+
+    NOT_FOUND: no build of this id is under way.
     """
     WatchEnvironment: _aio.UnaryStreamMultiCallable[_envd_pb2.WatchEnvironmentRequest, _envd_pb2.EnvironmentEvent]  # type: ignore[assignment]
     """Streams a snapshot of the environment, then the stages and log lines of its
@@ -110,15 +138,29 @@ class EnvironmentsAsyncStub(EnvironmentsStub):
     that is too short or names several.
     """
     ListEnvironments: _aio.UnaryUnaryMultiCallable[_envd_pb2.ListEnvironmentsRequest, _envd_pb2.ListEnvironmentsResponse]  # type: ignore[assignment]
-    """Lists the published environments by id, those whose interpreter is gone as FAILED.
+    """Lists the published environments by id, those whose interpreter is gone as ABSENT.
 
     INVALID_ARGUMENT: a negative page size or a page token of another list.
     """
     DeleteEnvironment: _aio.UnaryUnaryMultiCallable[_envd_pb2.DeleteEnvironmentRequest, _envd_pb2.Environment]  # type: ignore[assignment]
     """Removes one environment and returns what it was.
 
-    FAILED_PRECONDITION, ENVIRONMENT_IN_USE: a worker or another process holds it.
+    FAILED_PRECONDITION: a worker or another process holds it (ENVIRONMENT_IN_USE), or
+    it is pinned (ENVIRONMENT_PINNED). With `force` neither: it is not ready any more at
+    once, and the answer comes when the last one who used it has ended.
     """
+    PinEnvironment: _aio.UnaryUnaryMultiCallable[_envd_pb2.PinEnvironmentRequest, _envd_pb2.Environment]  # type: ignore[assignment]
+    """Keeps an environment from gc until it is unpinned."""
+    UnpinEnvironment: _aio.UnaryUnaryMultiCallable[_envd_pb2.UnpinEnvironmentRequest, _envd_pb2.Environment]  # type: ignore[assignment]
+    """Lets gc have an environment again."""
+    PurgeEnvironments: _aio.UnaryUnaryMultiCallable[_envd_pb2.PurgeEnvironmentsRequest, _envd_pb2.PurgeEnvironmentsResponse]  # type: ignore[assignment]
+    """Removes the environments and downloads that are not worth their place.
+
+    Without `force` nothing is removed, and the answer says what would be. What is not
+    given is as the settings say.
+    """
+    VerifyEnvironment: _aio.UnaryUnaryMultiCallable[_envd_pb2.VerifyEnvironmentRequest, _envd_pb2.VerifyEnvironmentResponse]  # type: ignore[assignment]
+    """Compares an environment with the list of its files made when it was published."""
 
 class EnvironmentsServicer(metaclass=_abc_1.ABCMeta):
     """Builds, shows and removes the environments of one machine."""
@@ -147,8 +189,21 @@ class EnvironmentsServicer(metaclass=_abc_1.ABCMeta):
         """Starts building the environment of a model and answers at once.
 
         Idempotent by content: an environment that is ready is returned with
-        `cached` set, one that is being built is joined. Follow it with
-        WatchEnvironment. Codes as for ResolveSpec.
+        `cached` set, one that is being built is joined. One whose last build failed is
+        returned as FAILED until its `failure.retry_delay` is over, unless `retry` is set.
+        Follow a build with WatchEnvironment. Codes as for ResolveSpec.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelBuild(
+        self,
+        request: _envd_pb2.CancelBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Environment, _abc.Awaitable[_envd_pb2.Environment]]:
+        """Ends a build and every process of it; who follows it sees it fail with
+        BUILD_CANCELLED. Nothing of it is left, and it is not held against the spec.
+
+        NOT_FOUND: no build of this id is under way.
         """
 
     @_abc_1.abstractmethod
@@ -180,7 +235,7 @@ class EnvironmentsServicer(metaclass=_abc_1.ABCMeta):
         request: _envd_pb2.ListEnvironmentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_envd_pb2.ListEnvironmentsResponse, _abc.Awaitable[_envd_pb2.ListEnvironmentsResponse]]:
-        """Lists the published environments by id, those whose interpreter is gone as FAILED.
+        """Lists the published environments by id, those whose interpreter is gone as ABSENT.
 
         INVALID_ARGUMENT: a negative page size or a page token of another list.
         """
@@ -193,8 +248,46 @@ class EnvironmentsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_envd_pb2.Environment, _abc.Awaitable[_envd_pb2.Environment]]:
         """Removes one environment and returns what it was.
 
-        FAILED_PRECONDITION, ENVIRONMENT_IN_USE: a worker or another process holds it.
+        FAILED_PRECONDITION: a worker or another process holds it (ENVIRONMENT_IN_USE), or
+        it is pinned (ENVIRONMENT_PINNED). With `force` neither: it is not ready any more at
+        once, and the answer comes when the last one who used it has ended.
         """
+
+    @_abc_1.abstractmethod
+    def PinEnvironment(
+        self,
+        request: _envd_pb2.PinEnvironmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Environment, _abc.Awaitable[_envd_pb2.Environment]]:
+        """Keeps an environment from gc until it is unpinned."""
+
+    @_abc_1.abstractmethod
+    def UnpinEnvironment(
+        self,
+        request: _envd_pb2.UnpinEnvironmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Environment, _abc.Awaitable[_envd_pb2.Environment]]:
+        """Lets gc have an environment again."""
+
+    @_abc_1.abstractmethod
+    def PurgeEnvironments(
+        self,
+        request: _envd_pb2.PurgeEnvironmentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.PurgeEnvironmentsResponse, _abc.Awaitable[_envd_pb2.PurgeEnvironmentsResponse]]:
+        """Removes the environments and downloads that are not worth their place.
+
+        Without `force` nothing is removed, and the answer says what would be. What is not
+        given is as the settings say.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyEnvironment(
+        self,
+        request: _envd_pb2.VerifyEnvironmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.VerifyEnvironmentResponse, _abc.Awaitable[_envd_pb2.VerifyEnvironmentResponse]]:
+        """Compares an environment with the list of its files made when it was published."""
 
 def add_EnvironmentsServicer_to_server(servicer: EnvironmentsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

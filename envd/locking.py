@@ -1,0 +1,231 @@
+"""Locks a conda spec: its conda packages, then its pip section on the Python they bring.
+
+The packages are installed into a scratch prefix from the cache they will come from again,
+which takes a tenth of a second where they are cached: only there is known what they
+provide, and only their own Python can build what has no wheel.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from envd import lock as locks
+from envd import process
+from envd.asked import Asked
+from envd.build import conda as conda_build
+from envd.errors import ModelInvalidError, RequestInvalidError, SolveFailedError
+from envd.events import Note, OnEvent, Stage
+from envd.lock import Lock, Package, Question, conda, conda_lock_file
+from envd.lock.conda import CondaQuestion
+from envd.lock.conda_lock_file import PipPackage
+from envd.lock.lock import CondaPackage
+from envd.lock.rattler import Rattler
+from envd.lock.rungs import Rung, rungs
+from envd.lock.uv import Uv
+from envd.model.texts import shown
+from envd.spec import Python, Requirement, Spec
+from envd.spec.conda_names import pypi_name
+from envd.spec.python import conda_subdir, elsewhere
+from envd.spec.urls import without_credentials
+
+# As `envd.spec.match_spec` writes it.
+_PATCH = re.compile(r"^((?:[^ ]+::)?python) (?:==)?(\d+\.\d+)\.\d+(?:\.\*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Locker:
+    """What locks conda specs below one root; uv is for the pip section."""
+
+    rattler: Rattler
+    uv: Uv
+
+    def lock(self, asked: Asked, on_event: OnEvent, *, refresh: bool = False) -> Lock:
+        """Return the lock of *asked*, whose manager is conda.
+
+        Raises:
+            SolveFailedError: no set of packages satisfies it.
+            ModelInvalidError: its packages bring no Python.
+            EnvdError: as `envd.lock.conda.solve` and `envd.lock.resolve`.
+        """
+        if asked.locked:
+            found = Lock((), conda=_with_python(asked.locked), variables=asked.spec.variables)
+        else:
+            found = self._conda(asked, conda_subdir(asked.spec.python), on_event)
+        if not asked.spec.requirements:
+            return found
+        on_event(Stage("locking", f"resolving {len(asked.spec.requirements)} pip requirements"))
+        scratch = self.uv.settings.root / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.conda.", dir=scratch) as folder:
+            prefix = Path(folder) / "prefix"
+            conda_build.install(found.conda, prefix, self.rattler, on_event)
+            provided = dict(_provided(prefix))
+            spec = _pip_spec(asked.spec, found.python(asked.spec.python), provided)
+            pip = self._pip(asked, spec, prefix / "bin" / "python", on_event, refresh=refresh)
+        return replace(
+            found,
+            packages=tuple(one for one in pip.packages if one.name not in provided),
+            notes=tuple(dict.fromkeys((*found.notes, *pip.notes))),
+            day=found.day or pip.day,
+        )
+
+    def text(self, asked: Asked, lock: Lock, platforms: Sequence[str], on_event: OnEvent) -> str:
+        """Return *lock*, that of *asked*, as a `conda-lock.yml`, for *platforms* as well.
+
+        Raises:
+            RequestInvalidError: there is no such platform.
+            EnvdError: as `lock`; and what envd built itself cannot stand in such a file.
+        """
+        own = conda_subdir(asked.spec.python)
+        found = {own: lock}
+        for platform in sorted({*platforms} - {own}):
+            found[platform] = self._elsewhere(asked, platform, on_event)
+        question = CondaQuestion(asked.spec.channels, asked.spec.packages, tuple(found))
+        pip = [_in_file(one, name) for name, each in found.items() for one in each.packages]
+        packages = {name: each.conda for name, each in found.items()}
+        return conda_lock_file.text(question, packages, pip, self.rattler, on_event)
+
+    def _elsewhere(self, asked: Asked, platform: str, on_event: OnEvent) -> Lock:
+        """Lock *asked* for another platform, on whose Python nothing can be looked at or built."""
+        try:
+            elsewhere(asked.spec.python, platform)
+        except KeyError as error:
+            message = f"`{shown(platform)}` is no platform that is locked for"
+            raise RequestInvalidError(message, platform=shown(platform)) from error
+        on_event(Stage("locking", f"resolving for {platform}"))
+        found = self._conda(asked, platform, on_event)
+        if not asked.spec.requirements:
+            return found
+        provided = {
+            name: one.version
+            for one in found.conda
+            if (name := pypi_name(one.name)) and _is_of_python(one)
+        }
+        python = elsewhere(found.python(asked.spec.python), platform)
+        spec = _pip_spec(asked.spec, python, provided)
+        interpreter = Path(sys.executable)
+        pip = self._pip(asked, spec, interpreter, on_event, refresh=False)
+        return replace(
+            found, packages=tuple(one for one in pip.packages if one.name not in provided)
+        )
+
+    def _conda(self, asked: Asked, platform: str, on_event: OnEvent) -> Lock:
+        failed: SolveFailedError | None = None
+        for rung, packages, noted in _tries(asked, self.uv.settings.python.match):
+            question = CondaQuestion(
+                channels=asked.spec.channels,
+                packages=packages,
+                platforms=(platform,),
+                moment=rung.moment,
+                offline=self.uv.settings.index.offline,
+            )
+            try:
+                solved = conda.solve(question, self.rattler, on_event)[platform]
+            except SolveFailedError as error:
+                # The first says what the model's own files ask for.
+                failed = failed or error
+                continue
+            notes = (*rung.notes, *noted, *conda.notes(question, self.uv.settings.conda))
+            day = (asked.day or "") if rung.of_day else ""
+            return Lock((), rung.day, notes, day, _with_python(solved), asked.spec.variables)
+        assert failed is not None  # noqa: S101 - there is at least one try
+        raise failed
+
+    def _pip(
+        self, asked: Asked, spec: Spec, interpreter: Path, on_event: OnEvent, *, refresh: bool
+    ) -> Lock:
+        question = Question(spec, interpreter, asked.model, asked.day, refresh)
+        return locks.resolve(question, self.uv, on_event)
+
+
+def _tries(asked: Asked, match: str) -> Iterator[tuple[Rung, tuple[str, ...], tuple[Note, ...]]]:
+    """Yield what is tried, one after the other: as of when, which packages, and what to note.
+
+    A patch release of Python may never have been built for a channel: the newest of the same
+    minor is as good, where the settings do not forbid it.
+    """
+    packages = asked.spec.packages
+    near = tuple(_PATCH.sub(r"\1 \2.*", one) for one in packages)
+    # Bounds are for the pip section.
+    for rung in rungs(replace(asked.spec, bounds=()), asked.day):
+        yield rung, packages, ()
+        if near != packages and match != "exact":
+            message = (
+                f"the model asks for Python {asked.requested_python}, which its channels do not "
+                "have; another patch release is used"
+            )
+            note = Note("PYTHON_PATCH_DIFFERS", message, asked.requested_python or "")
+            yield rung, near, (note,)
+
+
+def _with_python(found: tuple[CondaPackage, ...]) -> tuple[CondaPackage, ...]:
+    if not any(one.name == "python" for one in found):
+        message = "the conda packages of the model bring no Python; add `python` to its conda.yaml"
+        raise ModelInvalidError(message)
+    return found
+
+
+def _pip_spec(spec: Spec, python: Python, provided: Mapping[str, str]) -> Spec:
+    """Return the spec of the pip section on *python*, where what is *provided* is as it is."""
+    # A package may have a version of conda's kind, which uv cannot be told.
+    limits = [
+        Requirement(name, f"{name}=={version}")
+        for name, version in provided.items()
+        if _is_of_pypi(version)
+    ]
+    return replace(
+        spec,
+        manager="virtualenv",
+        python=python,
+        constraints=tuple(sorted({*spec.constraints, *limits})),
+        channels=(),
+        packages=(),
+        variables=(),
+    )
+
+
+def _is_of_pypi(version: str) -> bool:
+    try:
+        Version(version)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def _is_of_python(one: CondaPackage) -> bool:
+    depends = {text.partition(" ")[0] for text in one.depends}
+    return one.noarch == "python" or "python" in depends
+
+
+def _in_file(one: Package, platform: str) -> PipPackage:
+    """Return *one* as a `conda-lock.yml` has it: where it was fetched from, with its hash."""
+    url, sha256 = one.url, one.sha256
+    if one.origin == "kept":
+        url, _, fragment = one.made_from.partition("#")
+        sha256 = dict(parse_qsl(fragment)).get("sha256", "")
+    if not (sha256 and url.startswith(("http://", "https://"))):
+        message = (
+            f"`{one.name}` is made from `{one.made_from or one.filename}`, which cannot stand in a "
+            "`conda-lock.yml`"
+        )
+        raise SolveFailedError(message, packages=one.name)
+    return PipPackage(one.name, one.version, without_credentials(url), sha256, platform)
+
+
+def _provided(prefix: Path) -> Iterator[tuple[str, str]]:
+    """Yield the distributions that conda packages have brought into *prefix*, with versions."""
+    for site in prefix.glob("lib/python*/site-packages"):
+        for one in distributions(path=[str(site)]):
+            name = one.metadata["Name"]
+            if name and one.version:
+                yield canonicalize_name(name), one.version
