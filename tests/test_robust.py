@@ -40,8 +40,8 @@ from envd.builds import Build, Builds
 from envd.errors import SolveFailedError
 from envd.events import OnEvent
 from envd.model import mlmodel
-from envd.run import worker
 from envd.run.channel import Channel
+from envd.run.envd_worker import protocol
 from envd.run.processes import Processes
 from envd.store import Store
 from tests.conftest import Daemon, Envctl, environment, lose_interpreter, wait_for
@@ -431,9 +431,9 @@ def test_an_answer_that_comes_as_its_caller_leaves_is_not_waited_for() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             channel = await Channel.over(ours, 1 << 20)
-            call = asyncio.create_task(channel.call(worker.PREDICT, {}))
+            call = asyncio.create_task(channel.call(protocol.PREDICT, {}))
             await asyncio.sleep(0)
-            channel.data_received(worker.HEADER.pack(0, 1, worker.DONE, 2) + b"{}")
+            channel.data_received(protocol.HEADER.pack(0, 1, protocol.DONE, 2) + b"{}")
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
             channel.close()

@@ -1,17 +1,17 @@
-"""worker.py alone: it runs on every Python there is, and reads what MLflow's server reads."""
+"""A worker alone: it runs on every Python there is, and reads what MLflow's server reads."""
 
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from envd import config
 from envd.build import Interpreter, Interpreters
-from envd.run import worker
+from envd.run.envd_worker import protocol, reading, writing
+from envd.run.envd_worker.refusals import Refused
+from tests.worker_program import JSON, load_head, model, worker
 
 BARE_1X = {"columns": ["x"], "index": [0, 1], "data": [[1], [2]]}
 
@@ -22,23 +22,21 @@ def _every_minor(tmp: Path) -> list[Interpreter]:
 
 
 def test_it_answers_on_every_python_of_this_machine(tmp_path: Path) -> None:
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "loader.py").write_text(
-        "def _load_pyfunc(path):\n    return Model()\n\n\n"
-        "class Model:\n    def predict(self, data):\n        return [data]\n"
-    )
+    path = model(tmp_path / "model", "return [data]")
     interpreters = _every_minor(tmp_path / "root")
 
     for one in interpreters:
-        with _Started(one.path, tmp_path) as connection:
-            worker.send(connection, 1, worker.LOAD, _load(tmp_path), b"")
-            loaded = worker.receive(connection)
-            worker.send(connection, 2, worker.PREDICT, _json(), b'{"inputs": [1, 2]}')
-            answered = worker.receive(connection)
+        with worker(one.path, cwd=tmp_path) as (talk, process):
+            numbers = talk.send(
+                (protocol.LOAD, load_head(path), b""),
+                (protocol.PREDICT, JSON, b'{"inputs": [1, 2]}'),
+            )
+            loaded, answered = talk.hear(), talk.hear()
 
-            assert loaded[1] == worker.DONE, (one.python, loaded)
-            assert answered[:2] == (2, worker.DONE), (one.python, answered)
-            assert json.loads(answered[3])["predictions"][0] == [1, 2]
+            assert loaded.kind == protocol.DONE, (one.python, loaded.head)
+            assert loaded.head["pid"] == process.pid
+            assert [loaded.number, answered.number] == numbers
+            assert json.loads(answered.payload) == {"predictions": [[1, 2]]}, one.python
     assert len(interpreters) >= 1
 
 
@@ -56,11 +54,12 @@ def test_it_answers_on_every_python_of_this_machine(tmp_path: Path) -> None:
 def test_tables_are_read_in_every_form(content_type: str, payload: object, table: object) -> None:
     text = payload if isinstance(payload, str) else json.dumps(payload)
 
-    data, params, is_chat = worker._input(text.encode(), content_type, worker.Metadata())
+    head = {"content_type": content_type}
+    found = reading.read(head, text.encode(), reading.Metadata())
 
-    assert data.to_dict(orient="records") == table
-    assert params is None
-    assert not is_chat
+    assert found.data.to_dict(orient="records") == table
+    assert found.params is None
+    assert not found.is_chat
 
 
 @pytest.mark.parametrize(
@@ -75,12 +74,8 @@ def test_tables_are_read_in_every_form(content_type: str, payload: object, table
     ],
 )
 def test_what_is_no_input_is_refused(payload: str) -> None:
-    class Echo:
-        def predict(self, data: object) -> object:
-            return data
-
-    with pytest.raises(worker.Refused) as raised:
-        worker.predict(Echo(), _json(), payload.encode(), 1 << 20)
+    with pytest.raises(Refused) as raised:
+        reading.read(JSON, payload.encode(), reading.Metadata())
 
     assert raised.value.reason == "PAYLOAD_INVALID"
 
@@ -102,40 +97,5 @@ def test_answers_are_written_as_mlflow_writes_them() -> None:
     ]
 
     for raw, written in cases:
-        body, _ = worker._answer({"predictions": worker._plain(raw)})
+        body, _ = writing.write(raw, is_chat=False, limit=1 << 20)
         assert json.loads(body) == {"predictions": written}
-
-
-def _load(path: Path) -> dict[str, object]:
-    return {
-        "model": str(path),
-        "code": str(path / "code"),
-        "loader_module": "loader",
-        "data": "",
-        "max_payload": 1 << 20,
-    }
-
-
-def _json() -> dict[str, object]:
-    return {"content_type": "application/json", "params": None}
-
-
-class _Started:
-    """A worker on one interpreter, and the socket to it."""
-
-    def __init__(self, python: Path, cwd: Path) -> None:
-        self._ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [python, "-I", "-B", worker.__file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={},
-                cwd=cwd,
-            )
-
-    def __enter__(self) -> socket.socket:
-        return self._ours
-
-    def __exit__(self, *_: object) -> None:
-        self._ours.close()
-        self._process.wait(timeout=20)

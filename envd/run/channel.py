@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envd.errors import EnvdError, InternalError, from_document
-from envd.run.worker import DONE, HEADER, MAX_HEAD_BYTES
+from envd.run.envd_worker.protocol import DONE, HEADER, MAX_HEAD_BYTES
 
 Answer = tuple[dict[str, Any], bytes]
 

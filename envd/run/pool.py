@@ -14,8 +14,8 @@ from pathlib import Path
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.model import Model
-from envd.run import worker
 from envd.run.channel import Answer
+from envd.run.envd_worker import protocol
 from envd.run.processes import Processes
 from envd.run.workers import Worker, Workshop, explained
 from envd.store import Environment, Store
@@ -120,7 +120,7 @@ class Pool:
         found.last_used = self._clock()
         head = {"content_type": request.content_type, "params": request.params}
         try:
-            return await found.channel.call(worker.PREDICT, head, request.payload)
+            return await found.channel.call(protocol.PREDICT, head, request.payload)
         except EnvdError as error:
             raise explained(error, found.model) from error
         except asyncio.CancelledError:

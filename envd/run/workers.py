@@ -23,11 +23,14 @@ from envd.errors import (
     WorkerDiedError,
 )
 from envd.model import Model
-from envd.run import worker
 from envd.run.channel import Channel
 from envd.run.distributions import distribution_of
+from envd.run.envd_worker import protocol
 from envd.run.processes import Process, Processes
 from envd.store import Environment, Store
+
+# A folder that Python runs.
+_PROGRAM = str(Path(protocol.__file__).parent)
 
 
 @dataclass(eq=False, slots=True)
@@ -114,7 +117,7 @@ class Workshop:
             scratch = self._scratch()
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             process = await self._processes.start(
-                [str(environment.python), "-I", "-B", worker.__file__, "{0}"],
+                [str(environment.python), "-I", "-B", _PROGRAM, "serve", "{0}"],
                 env=_variables(environment, scratch),
                 cwd=scratch,
                 log=self._log(model),
@@ -153,7 +156,7 @@ class Workshop:
         }
         try:
             async with asyncio.timeout(limit):
-                await found.channel.call(worker.LOAD, head)
+                await found.channel.call(protocol.LOAD, head)
         except TimeoutError as error:
             message = f"the model `{model.path}` was not loaded within {limit:.0f} s"
             raise ModelInvalidError(message, model=model.path) from error

@@ -1,0 +1,135 @@
+"""Puts the inputs of several requests into one, and takes the answer apart again.
+
+Only for models that are declared row-independent: what a row is answered, its type
+included, is up to that row alone, and not to where it stands. What is joined must be what
+each request would have been by itself, so only inputs of one form are: the same columns,
+types and shapes, nothing that joining would widen (an integer column beside one with a
+missing value) and nothing whose type is up to its values (an object column of several).
+"""
+
+import sys
+
+_INT64 = 1 << 63
+
+
+class Apart(Exception):
+    """These cannot be answered together."""
+
+
+def fits(one, other):
+    """Whether two Inputs may go into one call."""
+    if one.is_chat or other.is_chat:
+        return False
+    try:
+        form = _form_of(one)
+        return form is not None and form == _form_of(other) and _same(one.params, other.params)
+    except TypeError:
+        # Types of two libraries that cannot be compared are not the same.
+        return False
+
+
+def join(inputs):
+    """Return the data of all *inputs*, and how many rows each has.
+
+    Raises:
+        Apart: they do not make one input of the same form.
+    """
+    parts = [one.data for one in inputs]
+    try:
+        if isinstance(parts[0], list):
+            whole = [row for part in parts for row in part]
+        elif _is(parts[0], "numpy", "ndarray"):
+            whole = sys.modules["numpy"].concatenate(parts)
+        else:
+            whole = sys.modules["pandas"].concat(parts, ignore_index=True)
+        is_same = _form(whole) == _form_of(inputs[0])
+    except Exception as error:
+        raise Apart("the inputs cannot be joined: %s" % error)
+    if not is_same:
+        raise Apart("joined, the inputs are of another form")
+    return whole, [len(one) for one in parts]
+
+
+def split(raw, sizes):
+    """Return the answer *raw* in parts of *sizes* rows.
+
+    Raises:
+        Apart: it has not one row for each row of the input.
+    """
+    is_table = _is(raw, "pandas", "DataFrame") or _is(raw, "pandas", "Series")
+    is_array = _is(raw, "numpy", "ndarray") and raw.ndim
+    if not (is_table or is_array or type(raw) is list) or len(raw) != sum(sizes):
+        raise Apart("the answer has not one row for each row")
+    rows, parts, start = raw.iloc if is_table else raw, [], 0
+    for size in sizes:
+        parts.append(rows[start : start + size])
+        start += size
+    return parts
+
+
+def _form_of(one):
+    """Return the form of an Input, which is found out once."""
+    if one.form is False:
+        one.form = _form(one.data)
+    return one.form
+
+
+def _form(data):
+    """Return what must be the same of two inputs, or None if this one is not to be joined."""
+    if not hasattr(data, "__len__") or not len(data):
+        return None
+    if type(data) is list:
+        return _form_of_rows(data)
+    if _is(data, "numpy", "ndarray"):
+        return None if data.dtype.hasobject else ("array", data.dtype, data.shape[1:])
+    if _is(data, "pandas", "DataFrame"):
+        return _form_of_table(data)
+    return None
+
+
+def _form_of_table(table):
+    index, columns = table.index, [table.iloc[:, place] for place in range(table.shape[1])]
+    # The rows of the whole are numbered from 0; whoever names theirs is asked alone.
+    if type(index).__name__ != "RangeIndex" or index[0] != 0 or index[-1] != len(index) - 1:
+        return None
+    types = [_form_of_column(column) for column in columns]
+    if any(one is None for one in types):
+        return None
+    return "table", type(table.columns), list(table.columns), types
+
+
+def _form_of_column(column):
+    if column.dtype != object:
+        return "type", column.dtype
+    kinds = {type(value) for value in column}
+    return ("objects", kinds.pop()) if kinds in ({str}, {bytes}) else None
+
+
+def _form_of_rows(rows):
+    first = _form_of_value(rows[0])
+    is_one = first is not None and all(_form_of_value(one) == first for one in rows[1:])
+    return ("rows", first) if is_one else None
+
+
+def _form_of_value(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int if -_INT64 <= value < _INT64 else None
+    if isinstance(value, dict):
+        forms = [(key, _form_of_value(one)) for key, one in value.items()]
+        return None if any(form is None for _, form in forms) else ("object", forms)
+    if isinstance(value, list):
+        if not value:
+            return "empty"
+        forms = [_form_of_value(one) for one in value]
+        return None if any(form is None for form in forms) else ("list", forms)
+    return type(value)
+
+
+def _same(one, other):
+    """Whether two params are the same, 1 and True and 1.0 being three."""
+    return repr(one) == repr(other)
+
+
+def _is(value, module, name):
+    """Whether *value* is just of that class, which nobody needs to have imported."""
+    return type(value) is getattr(sys.modules.get(module), name, None)

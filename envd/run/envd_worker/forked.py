@@ -1,0 +1,57 @@
+"""What a forked process does to be as a fresh worker, before it serves as one."""
+
+import gc
+import os
+import random
+import socket
+import sys
+import time
+
+from . import imported, worker
+
+
+def work(order, imports):
+    """Be the worker that *order*, a request and its descriptors, asks for."""
+    request, descriptors = order
+    _print_to(request["log"])
+    _surround(request["env"], imports.variables)
+    os.chdir(request["cwd"])
+    sys.argv[1:] = ["serve", str(descriptors[0])]
+    gc.enable()
+    _reseed()
+    connection = socket.socket(fileno=descriptors[0])
+    worker.serve(connection, imports.sought | imported.top_levels())
+
+
+def _print_to(log):
+    """Have no input, and print to the end of *log*; nowhere, where it cannot be written."""
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError:
+        output = os.open(os.devnull, os.O_WRONLY)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(empty)
+    os.close(output)
+
+
+def _surround(variables, imported_ones):
+    """Have the environment *variables*, and what imports would have added to them."""
+    os.environ.clear()
+    os.environ.update(imported_ones)
+    os.environ.update(variables)
+    time.tzset()
+    tempfile = sys.modules.get("tempfile")
+    if tempfile:
+        # Where that is was looked up in the environment of the template.
+        tempfile.tempdir = None
+
+
+def _reseed():
+    """Draw other numbers than whoever was forked before; torch starts the same everywhere."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy:
+        numpy.random.seed()

@@ -1,0 +1,117 @@
+"""What has come over a worker's socket: requests in order, read as far as they are there."""
+
+import collections
+import json
+import socket
+
+from .protocol import CANCEL, HEADER
+
+_CHUNK_BYTES = 1 << 16
+_MAX_HELD_BYTES = 64 << 20
+_MAX_HELD = 256
+
+
+class Request:
+    """One frame. `prepared` is for whoever looks into it before its turn."""
+
+    __slots__ = ("head", "kind", "number", "payload", "prepared", "size")
+
+    def __init__(self, number, kind, head, payload):
+        """Keep the parts of a frame."""
+        self.number, self.kind, self.head, self.payload = number, kind, head, payload
+        self.prepared, self.size = None, len(payload)
+
+
+class Inbox:
+    """The requests that have come and are yet to begin."""
+
+    def __init__(self, connection):
+        """Read from *connection*."""
+        self._connection = connection
+        self._buffer, self._filled = bytearray(_CHUNK_BYTES), 0
+        self._requests, self._held_bytes = collections.deque(), 0
+        self._may_be_more, self._is_over = False, False
+
+    def take(self):
+        """Return the oldest request, once there is one; None when the daemon is gone.
+
+        What else is there by then is read as well, unless enough is held already. A read
+        that does not fill the buffer has emptied the socket: one caller at a time costs
+        one system call a request.
+        """
+        self._may_be_more = bool(self._requests)
+        while not self._is_over and not self._requests:
+            self._read(0)
+        while not self._is_over and self._may_be_more and self._has_room():
+            self._read(socket.MSG_DONTWAIT)
+        return None if self._is_over else self.take_next()
+
+    def next(self):
+        """Return the request that is next in order, if it is there."""
+        return self._requests[0] if self._requests else None
+
+    def take_next(self):
+        """Take that one."""
+        request = self._requests.popleft()
+        self._held_bytes -= request.size
+        return request
+
+    def _has_room(self):
+        return self._held_bytes <= _MAX_HELD_BYTES and len(self._requests) <= _MAX_HELD
+
+    def _read(self, flags):
+        try:
+            free = memoryview(self._buffer)[self._filled :]
+            count = self._connection.recv_into(free, 0, flags)
+        except BlockingIOError:
+            self._may_be_more = False
+            return
+        except ConnectionError:
+            count = 0
+        self._is_over = not count
+        self._filled += count
+        self._may_be_more = self._filled == len(self._buffer)
+        self._divide()
+
+    def _divide(self):
+        """Take the whole frames out of the buffer, and make room for the one that is not."""
+        start = 0
+        size = self._size(start)
+        while size <= self._filled - start:
+            self._receive(start, size)
+            start += size
+            size = self._size(start)
+        rest = self._buffer[start : self._filled]
+        if len(self._buffer) != max(size, _CHUNK_BYTES):
+            self._buffer = bytearray(max(size, _CHUNK_BYTES))
+        self._buffer[: len(rest)] = rest
+        self._filled = len(rest)
+
+    def _size(self, start):
+        """Return how long the frame at *start* is, as far as that can be told."""
+        if self._filled - start < HEADER.size:
+            return HEADER.size + 1
+        size, _, _, head_size = HEADER.unpack_from(self._buffer, start)
+        return HEADER.size + head_size + size
+
+    def _receive(self, start, size):
+        _, number, kind, head_size = HEADER.unpack_from(self._buffer, start)
+        body = start + HEADER.size + head_size
+        view = memoryview(self._buffer)
+        if kind == CANCEL:
+            self._cancel(number)
+            return
+        head = json.loads(bytes(view[start + HEADER.size : body]).decode() or "{}")
+        payload = view[body : start + size]
+        # A buffer of the frame's own is not used again; there is no need for a copy.
+        if len(self._buffer) == _CHUNK_BYTES:
+            payload = bytes(payload)
+        self._requests.append(Request(number, kind, head, payload))
+        self._held_bytes += self._requests[-1].size
+
+    def _cancel(self, number):
+        for request in self._requests:
+            if request.number == number:
+                request.kind, request.payload, request.prepared = CANCEL, b"", None
+                self._held_bytes -= request.size
+                request.size = 0

@@ -1,0 +1,56 @@
+"""Calls of the kernel that Python has no function for."""
+
+import ctypes
+import os
+import signal
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def call(function, *arguments):
+    """Call the C function of that name.
+
+    Raises:
+        OSError: it said no.
+    """
+    given = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
+    result = getattr(_LIBC, function)(*given)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, "%s: %s" % (function, os.strerror(number)))
+    return result
+
+
+def syscall(number, *arguments):
+    """Make the system call *number*, which the C library may not know."""
+    return call("syscall", number, *arguments)
+
+
+def die_with(parent):
+    """Let this process be killed when its parent ends, whose pid in /proc is *parent*.
+
+    The kernel forgets that when a process changes who it is: say it again then.
+    """
+    call("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    with open("/proc/self/stat") as file:
+        # In a PID namespace of its own, getppid is 0; /proc is still that of the parent.
+        now = file.read().rpartition(")")[2].split()[1]
+    if now != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+
+def pid_in_proc():
+    """Return the pid of this process as the mounted /proc numbers it."""
+    return os.readlink("/proc/self")
+
+
+def end_as(status):
+    """End this process as one has that left *status* to `waitpid`."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)

@@ -1,0 +1,165 @@
+"""Reads the input of a request, as MLflow's scoring server does."""
+
+import importlib
+import io
+import json
+import sys
+
+from .refusals import Refused, short
+
+_FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_LLM_KEYS = ("messages", "prompt", "input")
+
+
+class Metadata:
+    """What the signature of a model says of its input; nothing, for one without mlflow."""
+
+    schema, params, is_from_type_hint = None, (), False
+
+
+class Input:
+    """What a model is asked: the data, and params or None.
+
+    `is_chat` says whether it came in the form of the LLM providers, whose answer is not
+    wrapped.
+    """
+
+    def __init__(self, data, params=None, is_chat=False):
+        """Keep the parts. `form` is what `batching` finds out of the data."""
+        self.data, self.params, self.is_chat = data, params, is_chat
+        self.form = False
+
+
+def metadata_of(model):
+    """Return what the signature of *model* says."""
+    found, given = Metadata(), getattr(model, "metadata", None)
+    if hasattr(given, "get_input_schema"):
+        found.schema = given.get_input_schema()
+    if hasattr(given, "get_params_schema"):
+        params = given.get_params_schema()
+        found.params = [one.name for one in params.params] if params else ()
+    if hasattr(given, "_is_signature_from_type_hint"):
+        found.is_from_type_hint = given._is_signature_from_type_hint()
+    return found
+
+
+def read(head, payload, metadata):
+    """Return the Input in *payload*, which *metadata* says how to read.
+
+    The params of the request are those of *head*, if it has any.
+    """
+    try:
+        found = _read(payload, head["content_type"], metadata)
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused("PAYLOAD_INVALID", "the input does not fit: " + short(error))
+    if head.get("params") is not None:
+        found.params = head["params"]
+    return found
+
+
+def _read(payload, content_type, metadata):
+    kind = content_type.split(";")[0].strip().lower()
+    text = str(payload, "utf-8-sig")
+    if kind == "text/csv":
+        return Input(_csv(text, metadata.schema))
+    if kind != "application/json":
+        message = "the content type `%s` is not known; send application/json or text/csv"
+        raise Refused("PAYLOAD_INVALID", message % kind)
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise Refused("PAYLOAD_INVALID", "the input is not JSON: %s" % error)
+    return _json(document, metadata)
+
+
+def _csv(text, schema):
+    pandas = _pandas()
+    if schema is None or not schema.has_input_names():
+        return pandas.read_csv(io.StringIO(text))
+    types = dict(zip(schema.input_names(), schema.pandas_types()))
+    return pandas.read_csv(io.StringIO(text), dtype=types)
+
+
+def _json(document, metadata):
+    if isinstance(document, dict) and any(key in document for key in _LLM_KEYS):
+        params = {key: document.pop(key) for key in metadata.params if key in document}
+        return Input(document, params, is_chat=True)
+    document = _named(document)
+    found = [key for key in _FORMATS if key in document]
+    if len(found) != 1:
+        message = "the input must be a JSON object with one of %s" % ", ".join(_FORMATS)
+        raise Refused("PAYLOAD_INVALID", message)
+    params = document.get("params")
+    if params is not None and not isinstance(params, dict):
+        raise Refused("PAYLOAD_INVALID", "`params` must be a JSON object")
+    return Input(_data(found[0], document[found[0]], metadata), params)
+
+
+def _named(document):
+    """Return *document* under the name of its form, which MLflow 1.x did not send."""
+    if isinstance(document, list):
+        return {"dataframe_records": document}
+    if not isinstance(document, dict):
+        return {}
+    if "data" in document and not set(document) & set(_FORMATS):
+        return {"dataframe_split": document}
+    return document
+
+
+def _data(form, value, metadata):
+    if metadata.is_from_type_hint:
+        if form != "inputs":
+            raise Refused("PAYLOAD_INVALID", "this model takes its input under `inputs` only")
+        return value
+    if form.startswith("dataframe_"):
+        return _dataframe(value, form[len("dataframe_") :], metadata.schema)
+    return _tensors(form, value, metadata.schema)
+
+
+def _dataframe(value, orient, schema):
+    helpers = _mlflow_helpers()
+    if hasattr(helpers, "dataframe_from_parsed_json"):
+        return helpers.dataframe_from_parsed_json(value, orient, schema)
+    if orient == "split" and not (isinstance(value, dict) and "data" in value):
+        raise Refused("PAYLOAD_INVALID", "`dataframe_split` must be an object with `data`")
+    if hasattr(helpers, "_dataframe_from_json"):
+        # MLflow 1.x wants every part named, and the text.
+        text = json.dumps(value if orient == "records" else _split_parts(value))
+        return helpers._dataframe_from_json(text, schema=schema, pandas_orient=orient)
+    pandas = _pandas()
+    if orient == "records":
+        return pandas.DataFrame(value)
+    return pandas.DataFrame(value["data"], value.get("index"), value.get("columns"))
+
+
+def _split_parts(value):
+    rows = value["data"]
+    width = len(rows[0]) if rows else 0
+    return {
+        "data": rows,
+        "columns": value.get("columns") or list(range(width)),
+        "index": value.get("index") or list(range(len(rows))),
+    }
+
+
+def _tensors(key, value, schema):
+    helpers = _mlflow_helpers()
+    if hasattr(helpers, "parse_tf_serving_input"):
+        return helpers.parse_tf_serving_input({key: value}, schema=schema)
+    return value
+
+
+def _mlflow_helpers():
+    if "mlflow" not in sys.modules:
+        return None
+    return importlib.import_module("mlflow.utils.proto_json_utils")
+
+
+def _pandas():
+    try:
+        return importlib.import_module("pandas")
+    except ImportError:
+        message = "the model's environment has no pandas to make a table of; send `inputs`"
+        raise Refused("PAYLOAD_INVALID", message)

@@ -1,0 +1,49 @@
+"""What cannot be done, as the daemon is told it."""
+
+import importlib.util
+import sys
+import traceback
+
+_MAX_TRACEBACK = 8000
+
+
+class Refused(Exception):
+    """A request that cannot be answered: a reason of envd's, and its metadata."""
+
+    def __init__(self, reason, message, **metadata):
+        """Keep what the daemon makes an error of."""
+        super().__init__(message)
+        self.reason, self.metadata = reason, metadata
+
+    def document(self):
+        """Return the head of the answer that says so."""
+        metadata = {key: str(value) for key, value in self.metadata.items()}
+        return {"reason": self.reason, "message": str(self), "metadata": metadata}
+
+
+def refuse_missing(error):
+    """Refuse a request for want of a module, if that is what *error* is.
+
+    Only a top-level module that cannot be found: `cannot import name` and a missing
+    shared library are no reason to install something.
+    """
+    module = (getattr(error, "name", None) or "").split(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or not module:
+        return
+    if module not in sys.modules and importlib.util.find_spec(module) is None:
+        raise Refused("IMPORT_FAILED", str(error), module=module, traceback=trace())
+
+
+def short(error):
+    """Return what *error* says, if that is not too long."""
+    return (str(error) or type(error).__name__)[:2000]
+
+
+def name(error):
+    """Return the name of the type of *error*."""
+    return type(error).__name__
+
+
+def trace():
+    """Return the end of the traceback of the exception that is being handled."""
+    return traceback.format_exc()[-_MAX_TRACEBACK:]

@@ -1,0 +1,101 @@
+"""A worker: answers the frames on its socket until that ends."""
+
+import io
+import os
+import socket
+import sys
+import time
+
+from . import imported, loading
+from .inbox import Inbox
+from .protocol import CANCEL, DONE, FAILED, LOAD, send
+from .refusals import Refused
+from .scoring import Scorer
+
+
+class Log(io.FileIO):
+    """The log of this worker: on a full disk what is said is lost, and nothing else."""
+
+    def write(self, data):
+        """Write *data*, if there is room."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def print_to_log():
+    """Let what is printed go to descriptors 1 and 2, which are the log."""
+    sys.stdout, sys.stderr = _file(1), _file(2)
+
+
+def _file(descriptor):
+    binary = io.BufferedWriter(Log(descriptor, "wb", closefd=False))
+    return io.TextIOWrapper(binary, errors="backslashreplace", line_buffering=True)
+
+
+def main(*descriptors):
+    """Serve the socket that is the first of *descriptors*."""
+    print_to_log()
+    serve(socket.socket(fileno=int(descriptors[0])))
+
+
+def serve(connection, inherited=None):
+    """Answer frames until the socket ends; *inherited* is as in `loading.load`."""
+    # Model code may start children: none of them may hold the socket open.
+    os.set_inheritable(connection.fileno(), False)
+    worker, inbox = Worker(inherited), Inbox(connection)
+    while True:
+        request = inbox.take()
+        if request is None:
+            return
+        for frames in worker.answers(request, inbox):
+            send(connection, frames)
+
+
+class Worker:
+    """One model, from the frame that says which on."""
+
+    def __init__(self, inherited):
+        """Load nothing yet."""
+        self._inherited, self._scorer = inherited, None
+        # What it has of its environment, until that has been told.
+        self._known, self._outside = None, ()
+
+    def answers(self, request, inbox):
+        """Yield the frames to send for *request*, some at a time."""
+        if request.kind == CANCEL:
+            refused = Refused("CANCELLED", "nobody waits for the answer any more")
+            yield [(request.number, FAILED, refused.document(), b"")]
+        elif request.kind == LOAD:
+            yield [self._load(request)]
+        else:
+            for frames in self._scorer.answers(request, inbox):
+                self._tell_modules(frames)
+                yield frames
+
+    def _load(self, request):
+        started, head = time.perf_counter(), request.head
+        try:
+            model = loading.load(head, self._inherited)
+        except Refused as refused:
+            return request.number, FAILED, refused.document(), b""
+        at_once = head.get("max_batch", 1) if head.get("batch") else 1
+        self._scorer = Scorer(model, head["max_payload"], at_once)
+        answer = {"pid": os.getpid(), "modules": []}
+        if self._inherited is None:
+            self._outside = (head.get("code"), head.get("data"))
+            answer["modules"] = imported.names(outside=self._outside)
+            self._known = set(answer["modules"])
+        answer["seconds"] = time.perf_counter() - started
+        return request.number, DONE, answer, b""
+
+    def _tell_modules(self, frames):
+        """Add to the first answer which modules have come since the model was loaded."""
+        answered = [head for _, kind, head, _ in frames if kind == DONE]
+        if self._known is None or not answered:
+            return
+        new = imported.names(self._known, self._outside)
+        self._known = None
+        if new:
+            answered[0]["modules"] = new
