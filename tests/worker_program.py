@@ -40,7 +40,6 @@ class Talk:
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.connection.settimeout(_LIMIT_S)
         self.inbox = Inbox(self.connection)
 
     def send(self, *frames: tuple[int, dict[str, Any], bytes]) -> list[int]:
@@ -55,6 +54,8 @@ class Talk:
 
     def hear(self) -> Request:
         """Return the next frame."""
+        is_there = self.inbox.next() or select.select([self.connection], [], [], _LIMIT_S)[0]
+        assert is_there, "the worker says nothing"
         frame = self.inbox.take()
         assert frame is not None, "the worker is gone"
         return frame
@@ -134,9 +135,13 @@ def worker(
             stderr=output,
             start_new_session=True,
         )
-    with ours:
-        yield Talk(ours), process
-    process.wait(timeout=_LIMIT_S)
+    try:
+        with ours:
+            yield Talk(ours), process
+        process.wait(timeout=_LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Template:
