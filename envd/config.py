@@ -167,6 +167,11 @@ class Workers:
     idle_timeout: Seconds = _setting(Seconds(900), "A worker unused for so long is stopped.")
     start_timeout: Seconds = _setting(Seconds(120), "The longest a model may take to load.")
     stop_grace: Seconds = _setting(Seconds(2), "Between asking a worker to stop and killing it.")
+    template: bool = _setting(True, "Whether workers may be forked.")  # noqa: FBT003
+    memory: Share = _setting(Share("75%"), "What workers may take together.")
+    max_requests: CountOrZero = _setting(CountOrZero(0), "A worker is replaced after so many.")
+    max_age: Seconds = _setting(Seconds(math.inf), "A worker that is so old is replaced.")
+    max_memory: Bytes = _setting(Bytes(0), "A worker that takes more is replaced.")
 
 
 @dataclass(frozen=True, slots=True)

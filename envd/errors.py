@@ -205,6 +205,31 @@ class WorkerDiedError(EnvdError):
     retry_after_s = 1.0
 
 
+class RequestKillsWorkersError(EnvdError):
+    """Workers are known to die of this very request; mend the request or the model."""
+
+    code, reason, blame = "ABORTED", "REQUEST_KILLS_WORKERS", Blame.SPEC
+
+
+class RequestDroppedError(EnvdError):
+    """Nobody waited for the request any more."""
+
+    code, reason = "CANCELLED", "CANCELLED"
+
+
+class FreshNeededError(EnvdError):
+    """A forked worker cannot run this model as a fresh process would; start one."""
+
+    code, reason = "INTERNAL", "FRESH_NEEDED"
+
+
+class QueueFullError(EnvdError):
+    """Too many requests wait for this model already; try again."""
+
+    code, reason, blame = "RESOURCE_EXHAUSTED", "QUEUE_FULL", Blame.TRANSIENT
+    retry_after_s = 1.0
+
+
 class ModelRaisedError(EnvdError):
     """The model's own code raised; mend the model."""
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tests.conda_forge import CondaForge
 from tests.house import House
 from tests.index import Index
 from tests.mirror import Mirror
+from tests.stage import Stage
 from tests.tiny import Tiny
 
 MODELS = Path(__file__).parent / "models"
@@ -175,6 +176,15 @@ def house(
     """An empty root with an empty folder of packages."""
     _alone(monkeypatch, tools, home)
     return House(tmp_path, interpreter)
+
+
+@pytest.fixture
+def stage(house: House, tiny: Tiny) -> Stage:
+    """A house with the tiny wheels, whose models run in a pool of this process."""
+    house.with_index(find_links=(str(tiny.wheels),))
+    workers = replace(house.settings.workers, stop_grace=0.3)
+    house.settings = replace(house.settings, workers=workers)
+    return Stage(house, tiny)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ class Predicted:
     payload: bytes
     environment_id: str
     origin: str
+    why: str
     stage_seconds: dict[str, float]
     notes: Sequence[Note]
 

@@ -69,10 +69,13 @@ class Local:
             answer.payload,
             environment.id,
             answer.origin,
+            answer.why,
             {
                 "build": build_seconds,
                 "start": answer.start_seconds,
+                "queue": answer.queue_seconds,
                 "predict": answer.predict_seconds,
+                "model": answer.model_seconds,
             },
             [
                 *self._environments.notes(found, asked, environment),

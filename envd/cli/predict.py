@@ -105,6 +105,7 @@ def _document(answer: Predicted) -> bytes:
         "answer": json.loads(answer.payload),
         "id": answer.environment_id,
         "worker": answer.origin,
+        "worker_reason": answer.why,
         "seconds": answer.stage_seconds,
         "notes": [note.document() for note in answer.notes],
     }

@@ -62,6 +62,7 @@ class Remote:
             answer.payload,
             answer.environment_id,
             answer.worker_origin,
+            answer.worker_reason,
             answer.stage_seconds,
             [Note(one.code, one.message, one.subject) for one in answer.notes],
         )

@@ -5,24 +5,39 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 from envd.errors import EnvdError, InternalError, from_document
-from envd.run.envd_worker.protocol import DONE, HEADER, MAX_HEAD_BYTES
+from envd.run.envd_worker.protocol import BEGUN, CANCEL, DONE, HEADER, MAX_HEAD_BYTES
 
 Answer = tuple[dict[str, Any], bytes]
 
 
+class Caller(Protocol):
+    """Who sent a request, and hears what became of it: one of these, once."""
+
+    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+        """Take the answer."""
+
+    def refused(self, error: EnvdError) -> None:
+        """Take the worker's refusal."""
+
+    def lost(self, *, is_begun: bool) -> None:
+        """Hear that the worker has gone, with this request under way or not yet begun."""
+
+
 class Channel(asyncio.Protocol):
-    """One socket to one worker; any number of requests may be under way."""
+    """One socket to one worker, which answers what it is sent in order."""
 
     def __init__(self, max_payload: int) -> None:
         """Take no answer larger than *max_payload* bytes."""
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         self._max_payload = max_payload
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self.abandoned: set[int] = set()
+        # In the order in which they were sent; None for those whose caller has left.
+        self._callers: dict[int, Caller | None] = {}
+        self._begun: Collection[int] = ()
         self._turned = 0.0
         self._received = bytearray()
         self._count = 0
@@ -37,46 +52,54 @@ class Channel(asyncio.Protocol):
     @property
     def under_way(self) -> int:
         """How many requests have no answer yet, those nobody waits for included."""
-        return len(self._waiting) + len(self.abandoned)
+        return len(self._callers)
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether somebody has left without an answer."""
+        return None in self._callers.values()
 
     def is_stuck(self, limit_s: float) -> bool:
-        """Whether the worker has spent *limit_s* on one request that nobody waits for.
-
-        It answers in order: it is at the oldest one, since it answered the one before.
-        """
-        if not self.abandoned or min(self.abandoned) > min(self._waiting, default=1 << 32):
+        """Whether the worker has spent *limit_s* on what nobody waits for any more."""
+        begun = self._begun_now()
+        if not begun or any(self._callers[number] for number in begun):
             return False
-        return asyncio.get_running_loop().time() - self._turned >= limit_s
+        return self._loop.time() - self._turned >= limit_s
 
-    async def call(self, kind: int, head: Mapping[str, object], payload: bytes = b"") -> Answer:
+    def send(self, kind: int, head: bytes, payload: bytes, caller: Caller) -> int:
+        """Send one request and return its id; *caller* hears what becomes of it."""
+        if self.closed.done():
+            self._loop.call_soon(lambda: caller.lost(is_begun=False))
+            return 0
+        self._count = self._count % 0xFFFFFFFF + 1
+        if not self._callers:
+            self._turned = self._loop.time()
+        self._callers[self._count] = caller
+        self._transport.write(HEADER.pack(len(payload), self._count, kind, len(head)) + head)
+        if payload:
+            self._transport.write(payload)
+        return self._count
+
+    def abandon(self, number: int) -> None:
+        """Let the worker drop a request if it has not begun it: nobody waits for it."""
+        if number in self._callers:
+            self._callers[number] = None
+            self._transport.write(HEADER.pack(0, number, CANCEL, 0))
+
+    async def call(self, kind: int, head: Mapping[str, object]) -> Answer:
         """Send one request and return the head and the payload of its answer.
 
         Raises:
             EnvdError: the worker refused it.
             ConnectionError: the worker is gone.
         """
-        if self.closed.done():
-            message = "the worker is gone"
-            raise ConnectionResetError(message)
-        self._count += 1
-        number = self._count & 0xFFFFFFFF
-        text = json.dumps(head).encode()
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        if not self.under_way:
-            self._turned = answer.get_loop().time()
-        self._waiting[number] = answer
-        self._transport.write(HEADER.pack(len(payload), number, kind, len(text)) + text)
-        if payload:
-            self._transport.write(payload)
+        caller = _Waiting(self._loop.create_future())
+        number = self.send(kind, json.dumps(head).encode(), b"", caller)
         try:
-            return await answer
+            return await caller.answer
         except asyncio.CancelledError:
-            # The answer may have come in the very turn in which the caller left.
-            if not answer.done() or answer.cancelled():
-                self.abandoned.add(number)
+            self.abandon(number)
             raise
-        finally:
-            self._waiting.pop(number, None)
 
     def close(self) -> None:
         """Say goodbye: a worker ends when its socket does."""
@@ -89,35 +112,57 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand every whole answer to whoever waits for it."""
         self._received += data
-        while frame := self._frame():
-            number, kind, head, payload = frame
-            self.abandoned.discard(number)
-            self._turned = asyncio.get_running_loop().time()
-            waiting = self._waiting.get(number)
-            if waiting is None or waiting.done():
-                continue
-            if kind == DONE:
-                waiting.set_result((head, payload))
-            else:
-                waiting.set_exception(_error(head))
+        try:
+            while frame := self._frame():
+                self._take(*frame)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self._give_up()
+
+    def _take(self, number: int, kind: int, head: dict[str, Any], payload: bytes) -> None:
+        if kind == BEGUN:
+            self._begun = frozenset(head["ids"]) & self._callers.keys()
+            return
+        if number not in self._callers:
+            return
+        if number in self._begun_now():
+            self._turned = self._loop.time()
+        caller = self._callers.pop(number)
+        if caller is None:
+            return
+        if kind == DONE:
+            caller.answered(head, payload)
+        else:
+            caller.refused(_error(head))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is under way."""
+        """Tell everybody whose request is under way."""
         del exc
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(ConnectionResetError("the worker is gone"))
+        begun = self._begun_now()
+        callers, self._callers = self._callers, {}
         if not self.closed.done():
             self.closed.set_result(None)
+        for number, caller in callers.items():
+            if caller:
+                caller.lost(is_begun=number in begun)
+
+    def _begun_now(self) -> Collection[int]:
+        """Return what the worker is at: it said so of a batch, else it is the oldest."""
+        if self._begun and (begun := [one for one in self._begun if one in self._callers]):
+            return begun
+        oldest = next(iter(self._callers), None)
+        return () if oldest is None else (oldest,)
+
+    def _give_up(self) -> None:
+        """End the channel: only code of the model's own can have written what came over it."""
+        self._transport.abort()
+        self._received.clear()
 
     def _frame(self) -> tuple[int, int, dict[str, Any], bytes] | None:
         if len(self._received) < HEADER.size:
             return None
         size, number, kind, head_size = HEADER.unpack_from(self._received)
         if size > self._max_payload or head_size > MAX_HEAD_BYTES:
-            # Only code of the model's own can have written this; there is no way back in.
-            self._transport.abort()
-            self._received.clear()
+            self._give_up()
             return None
         start = HEADER.size + head_size
         if len(self._received) < start + size:
@@ -127,6 +172,26 @@ class Channel(asyncio.Protocol):
             payload = bytes(view[start : start + size])
         del self._received[: start + size]
         return number, kind, head, payload
+
+
+class _Waiting:
+    """A caller that awaits its answer."""
+
+    def __init__(self, answer: asyncio.Future[Answer]) -> None:
+        self.answer = answer
+
+    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result((head, payload))
+
+    def refused(self, error: EnvdError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def lost(self, *, is_begun: bool) -> None:
+        del is_begun
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionResetError("the worker is gone"))
 
 
 def _error(head: dict[str, Any]) -> EnvdError:

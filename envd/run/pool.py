@@ -1,28 +1,33 @@
-"""Keeps workers: one process per model and environment, started once, stopped when idle."""
+"""Keeps workers: for each model and environment a queue of requests and who answers them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
+import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from envd import values
 from envd.config import Settings
-from envd.errors import EnvdError
 from envd.model import Model
-from envd.run.channel import Answer
-from envd.run.envd_worker import protocol
+from envd.run import memory
+from envd.run.observer import Observer
 from envd.run.processes import Processes
-from envd.run.workers import Worker, Workshop, explained
+from envd.run.queue import Queue
+from envd.run.serving import Serving
+from envd.run.templates import Template
+from envd.run.ticket import Answered
+from envd.run.workshop import Worker, Workshop
 from envd.store import Environment, Store
 
 log = logging.getLogger(__name__)
-_SWEEP_S = 1.0
-_ATTEMPTS = 3
+_SWEEP_S, _MEASURE_S = 1.0, 5.0
+_DEFAULT = Serving()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +38,34 @@ class Request:
     content_type: str
     params: dict[str, object] | None
 
+    @property
+    def head(self) -> bytes:
+        """What the worker is told of it."""
+        return json.dumps({"content_type": self.content_type, "params": self.params}).encode()
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer of a model, and how it came about."""
+    """The answer of a model, and how it came about.
+
+    `origin` is of the worker: `warm` if it was there, else how it was started, and `why`
+    so. Seconds are those spent waiting for a worker to be free, for it to be started, and
+    from its being asked to its answer, of which `model_seconds` in the model.
+    """
 
     payload: bytes
-    origin: str
+    origin: Literal["warm", "forked", "fresh"]
+    why: str
+    queue_seconds: float
     start_seconds: float
     predict_seconds: float
+    model_seconds: float
     notes: tuple[dict[str, str], ...]
 
 
-# The model's path and digest, and the environment's prefix: another attempt is another tree.
-Key = tuple[Path, str, Path]
+# The model's path and digest, the environment's prefix (another attempt is another tree),
+# and how it is to be run.
+Key = tuple[Path, str, Path, Serving]
 
 
 class Pool:
@@ -58,16 +77,23 @@ class Pool:
         store: Store,
         processes: Processes,
         clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
     ) -> None:
         """Start none yet."""
         self._settings = settings
         self._store = store
-        self._workshop = Workshop(settings, store, processes)
+        self._observer = observer or Observer()
+        self._workshop = Workshop(settings, store, processes, self._observer)
         self._clock = clock
-        self._workers: dict[Key, asyncio.Task[Worker]] = {}
-        self._callers: Counter[Key] = Counter()
+        self._queues: dict[Key, Queue] = {}
 
-    async def predict(self, model: Model, environment: Environment, request: Request) -> Prediction:
+    async def predict(
+        self,
+        model: Model,
+        environment: Environment,
+        request: Request,
+        serving: Serving = _DEFAULT,
+    ) -> Prediction:
         """Answer *request* with *model* in *environment*.
 
         Raises:
@@ -75,161 +101,155 @@ class Pool:
             WorkerDiedError: the worker ended while it had the request.
             EnvdError: the model cannot be loaded, or refused the request.
         """
-        key = (model.path, model.digest, environment.prefix)
-        is_fresh = key not in self._workers
-        started = time.perf_counter()
-        with self._calling(key):
-            found, (answer, payload) = await self._answer(key, model, environment, request)
+        queue = self._queue(model, environment, serving)
+        answered = await queue.ask(request.head, request.payload)
+        found = _prediction(answered, self._clock())
         self._store.uses.record(environment.id)
-        if is_fresh:
+        if found.origin != "warm":
             self._store.uses.record_model(environment.id, model.path)
-        return Prediction(
-            payload=payload,
-            origin="fresh" if is_fresh else "warm",
-            start_seconds=found.start_seconds if is_fresh else 0.0,
-            predict_seconds=time.perf_counter()
-            - started
-            - (found.start_seconds if is_fresh else 0),
-            notes=tuple(answer["notes"]),
-        )
+        self._observer.predicted(found.queue_seconds, found.predict_seconds, found.model_seconds)
+        return found
 
-    async def _answer(
-        self, key: Key, model: Model, environment: Environment, request: Request
-    ) -> tuple[Worker, Answer]:
-        while True:
-            found = await self._worker(key, model, environment)
-            try:
-                return found, await self._ask(found, request)
-            except ConnectionError as error:
-                # What waited behind a stuck request was never begun; it is asked elsewhere.
-                if not found.was_stuck:
-                    raise await self._workshop.died(found, "with the request under way") from error
+    async def load(
+        self, model: Model, environment: Environment, serving: Serving = _DEFAULT
+    ) -> None:
+        """Have a worker of *model* ready.
 
-    @contextlib.contextmanager
-    def _calling(self, key: Key) -> Iterator[None]:
-        """Keep the worker of *key* from being stopped, the one it yet waits for included."""
-        self._callers[key] += 1
-        try:
-            yield
-        finally:
-            self._callers[key] -= 1
-            if not self._callers[key]:
-                del self._callers[key]
+        Raises:
+            EnvdError: it cannot be loaded.
+        """
+        await self._queue(model, environment, serving).ready()
+        self._store.uses.record_model(environment.id, model.path)
 
-    async def _ask(self, found: Worker, request: Request) -> Answer:
-        found.last_used = self._clock()
-        head = {"content_type": request.content_type, "params": request.params}
-        try:
-            return await found.channel.call(protocol.PREDICT, head, request.payload)
-        except EnvdError as error:
-            raise explained(error, found.model) from error
-        except asyncio.CancelledError:
-            self._end_if_stuck(found)
-            raise
-        finally:
-            found.last_used = self._clock()
+    def loaded(self) -> Iterator[tuple[Key, Queue]]:
+        """Yield what is loaded or being loaded."""
+        yield from self._queues.items()
 
-    async def stop_idle(self) -> None:
-        """Stop workers that nobody has asked for `workers.idle_timeout`, for ever."""
+    async def run(self) -> None:
+        """Stop what nobody has asked for `workers.idle_timeout`, and keep to the memory, for ever.
+
+        Templates go when none of their workers is left.
+        """
+        measured = self._clock()
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._settings.workers.idle_timeout))
             try:
-                await self._stop_all(self._is_idle)
+                await self._stop_idle()
+                if self._clock() - measured >= _MEASURE_S:
+                    budget = values.share(self._settings.workers.memory, memory.total())
+                    await self.keep_to_memory(budget)
+                    measured = self._clock()
             except Exception:
                 log.exception("idle workers were not stopped")
 
     async def release(self, env_id: str) -> None:
-        """Stop the workers of the environment *env_id* that have nothing to do."""
-        await self._stop_all(lambda found: found.environment.id == env_id)
+        """Stop what has nothing to do in the environment *env_id*."""
+        await self._stop_all("released", lambda _, found: found.environment.id == env_id)
+        for template in self._workshop.templates.running:
+            if template.environment.id == env_id and not template.has_processes:
+                await self._workshop.templates.stop(template, "released")
 
     async def close(self) -> None:
         """Stop every worker, and wait until nothing is left of it."""
-        tasks = list(self._workers.values())
-        self._workers.clear()
-        for task in tasks:
-            if not task.done():
-                task.cancel()
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(self._stop(one) for one in found if isinstance(one, Worker)))
+        queues, self._queues = list(self._queues.values()), {}
+        await asyncio.gather(*(queue.close() for queue in queues))
         await self._workshop.close()
 
-    def _is_idle(self, found: Worker) -> bool:
-        return self._clock() - found.last_used > self._settings.workers.idle_timeout
+    def _queue(self, model: Model, environment: Environment, serving: Serving) -> Queue:
+        key = (model.path, model.digest, environment.prefix, serving)
+        return self._queues.get(key) or self._opened(key, model, environment)
 
-    async def _stop_all(self, chosen: Callable[[Worker], bool]) -> None:
+    def _opened(self, key: Key, model: Model, environment: Environment) -> Queue:
+        serving = key[3]
+        for other, queue in self._queues.items():
+            if (other[0], other[3]) == (key[0], serving) and other[1] != key[1]:
+                queue.retire("changed")
+        self._queues[key] = queue = Queue(
+            model=str(model.path),
+            settings=self._settings,
+            serving=serving,
+            clock=self._clock,
+            observer=self._observer,
+            make=lambda: self._workshop.make(model, environment, serving),
+            end=self._workshop.stop,
+            died=self._workshop.died,
+        )
+        return queue
+
+    async def _stop_idle(self) -> None:
+        await self._stop_all("idle", self._is_idle)
+        limit = self._settings.workers.idle_timeout
+        for template in self._workshop.templates.running:
+            if not template.has_processes and self._clock() - template.last_used > limit:
+                await self._workshop.templates.stop(template, "idle")
+        for queue in self._queues.values():
+            self._recycle_old(queue)
+
+    def _is_idle(self, queue: Queue, found: Worker) -> bool:
+        # Those of a fixed number are kept, or not, together.
+        is_alone = queue.serving.workers == "auto"
+        last = found.last_used if is_alone else max(one.last_used for one in queue.workers)
+        return self._clock() - last > self._settings.workers.idle_timeout
+
+    def _recycle_old(self, queue: Queue) -> None:
+        limit = self._settings.workers.max_age
+        for worker in queue.workers:
+            if self._clock() - worker.born > limit:
+                queue.replace(worker, "recycled")
+
+    async def keep_to_memory(self, budget: int) -> None:
+        """Recycle what has grown too large, and stop the longest unused beyond *budget* bytes."""
+        found = [(queue, one) for queue in self._queues.values() for one in queue.workers]
+        templates = self._workshop.templates.running
+        sizes = await asyncio.to_thread(_sizes, [one for _, one in found], templates)
+        limit = self._settings.workers.max_memory
+        for (queue, worker), size in zip(found, sizes, strict=False):
+            worker.bytes = size
+            if limit and size > limit:
+                queue.replace(worker, "recycled")
+        everything: list[Worker | Template] = [*(worker for _, worker in found), *templates]
+        used = [(one.last_used, size) for one, size in zip(everything, sizes, strict=True)]
+        doomed = {id(everything[place]) for place in memory.least_used(used, budget)}
+        await self._stop_all("memory", lambda _, worker: id(worker) in doomed)
+        for template in templates:
+            if id(template) in doomed and not template.has_processes:
+                await self._workshop.templates.stop(template, "memory")
+
+    async def _stop_all(self, why: str, chosen: Callable[[Queue, Worker], bool]) -> None:
         """Stop those of the idle workers that *chosen* says."""
-        doomed = [
-            (key, found)
-            for key, found in self._started()
-            if key not in self._callers and not found.channel.under_way and chosen(found)
-        ]
+        doomed = []
         # All at once, before anything is awaited: none may get a request meanwhile.
-        for key, _ in doomed:
-            del self._workers[key]
-        await asyncio.gather(*(self._stop(found) for _, found in doomed))
+        for key, queue in list(self._queues.items()):
+            doomed += queue.stop_if(functools.partial(chosen, queue))
+            if queue.is_over:
+                del self._queues[key]
+        for _ in doomed:
+            self._observer.evicted(why)
+        await asyncio.gather(*map(self._workshop.stop, doomed))
 
-    def _started(self) -> list[tuple[Key, Worker]]:
-        return [
-            (key, task.result())
-            for key, task in self._workers.items()
-            if task.done() and not task.cancelled() and not task.exception()
-        ]
 
-    async def _worker(self, key: Key, model: Model, environment: Environment) -> Worker:
-        """Return the worker of *key*: the first to ask starts it, the others wait for it."""
-        for _ in range(_ATTEMPTS):
-            task = self._workers.get(key)
-            if task is None:
-                task = asyncio.create_task(self._start(key, model, environment))
-                self._workers[key] = task
-                task.add_done_callback(lambda done: self._forget_failed(key, done))
-            # Shielded: a caller that leaves must not take the worker from the others.
-            found = await asyncio.shield(task)
-            is_current = self._workers.get(key) is task
-            if is_current and not found.channel.closed.done():
-                return found
-            # It has died before this caller woke up.
-            if is_current:
-                del self._workers[key]
-        return found
+def _sizes(workers: list[Worker], templates: list[Template]) -> list[int]:
+    pids = [one.host_pid() for one in workers]
+    outers = [one.process.pid if one.process else 0 for one in templates]
+    workers_of = {pid for pid in pids if pid}
+    return [
+        *(memory.taken(pid) if pid else 0 for pid in pids),
+        *(memory.taken(outer, without=workers_of) if outer else 0 for outer in outers),
+    ]
 
-    def _forget_failed(self, key: Key, task: asyncio.Task[Worker]) -> None:
-        if (task.cancelled() or task.exception()) and self._workers.get(key) is task:
-            del self._workers[key]
 
-    async def _start(self, key: Key, model: Model, environment: Environment) -> Worker:
-        found = await self._workshop.start(model, environment)
-        found.channel.closed.add_done_callback(lambda _: self._lost(key, found))
-        return await self._workshop.load(found)
-
-    def _lost(self, key: Key, found: Worker) -> None:
-        """Forget a worker whose socket has ended, and see that its process does."""
-        if (key, found) in self._started():
-            del self._workers[key]
-        # Not at once: a process that is ending by itself has an exit status to tell.
-        asyncio.get_running_loop().call_later(self._settings.workers.stop_grace, found.process.kill)
-
-    def _end_if_stuck(self, found: Worker) -> None:
-        """Kill a worker that goes on for `workers.stop_grace` with what nobody waits for.
-
-        One that answers others meanwhile is only busy, and is looked at again.
-        """
-        loop, grace = asyncio.get_running_loop(), self._settings.workers.stop_grace
-
-        def look() -> None:
-            if found.channel.is_stuck(grace):
-                found.was_stuck = True
-                found.process.kill()
-            elif found.channel.abandoned:
-                loop.call_later(grace, look)
-
-        loop.call_later(grace, look)
-
-    async def _stop(self, found: Worker) -> None:
-        """Ask a worker to end, and kill it after `workers.stop_grace`."""
-        found.channel.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.workers.stop_grace):
-                await asyncio.shield(found.process.exited)
-        found.process.kill()
-        await asyncio.shield(found.process.exited)
+def _prediction(answered: Answered, now: float) -> Prediction:
+    ticket, head = answered.ticket, answered.head
+    worker = ticket.worker
+    is_new = worker is not None and worker.born > ticket.asked
+    start: Any = worker.start_seconds if worker and is_new else 0.0
+    return Prediction(
+        payload=answered.payload,
+        origin=worker.kind if worker and is_new else "warm",
+        why=worker.why if worker and is_new else "",
+        queue_seconds=max(0.0, ticket.sent - ticket.asked - start),
+        start_seconds=start,
+        predict_seconds=now - ticket.sent,
+        model_seconds=head["seconds"],
+        notes=tuple(head["notes"]),
+    )

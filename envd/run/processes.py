@@ -1,32 +1,43 @@
-"""Asks the spawner for processes, and tells when they end."""
+"""Asks a starter for processes, and tells when they end.
+
+There are two starters that speak alike: the spawner, for any program, and a template, for
+workers that are forked from it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envd.errors import OUT_OF, EnvdError, InternalError, LimitReachedError
 from envd.run import spawner
 
-_MAX_MESSAGE = 1 << 16
+_MAX_MESSAGE = 1 << 18
+_GONE = "what starts processes is gone"
 
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """A process the spawner started. `exited` gets its exit status, negative for a signal."""
+    """A process of a starter. `exited` gets its exit status, negative for a signal."""
 
     number: int
-    owner: Processes
+    owner: Starter
     started: asyncio.Future[int]
     exited: asyncio.Future[int]
+
+    @property
+    def pid(self) -> int:
+        """Its pid, as its starter sees it."""
+        return self.started.result()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to its process group, if it still runs."""
@@ -34,17 +45,100 @@ class Process:
             self.owner.tell({"kill": self.number, "signal": int(number)})
 
 
-@dataclass(slots=True)
-class Processes:
+class Starter:
+    """The processes at the other end of a SOCK_SEQPACKET socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        """Speak over *control*; `attach` it to the loop that uses it."""
+        self._control = control
+        self._alive: dict[int, Process] = {}
+        self._count = 0
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether any of its processes runs."""
+        return bool(self._alive)
+
+    def attach(self) -> asyncio.Future[None]:
+        """Listen to the starter in the running loop; the future ends if the starter does."""
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._control.fileno(), self._receive, gone)
+        return gone
+
+    async def ask(
+        self, request: Mapping[str, object], given: Sequence[int], kept: Sequence[int] = ()
+    ) -> Process:
+        """Have the process started that *request* describes, with these descriptors.
+
+        Raises:
+            LimitReachedError: there may be no more processes, descriptors or memory.
+            InternalError: it could not be started for another reason.
+        """
+        loop = asyncio.get_running_loop()
+        self._count += 1
+        process = Process(self._count, self, loop.create_future(), loop.create_future())
+        self._alive[process.number] = process
+        message = {"start": process.number, "given": len(given), **request}
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], [*given, *kept])
+        except OSError as error:
+            del self._alive[process.number]
+            raise _not_started(_GONE, error.errno) from error
+        try:
+            await asyncio.shield(process.started)
+        except asyncio.CancelledError:
+            # Whoever wanted it has gone.
+            process.kill()
+            raise
+        return process
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        """Send a message to the starter, which may be gone."""
+        with contextlib.suppress(ConnectionError):
+            self._control.send(json.dumps(message).encode())
+
+    def _receive(self, gone: asyncio.Future[None]) -> None:
+        try:
+            text = self._control.recv(_MAX_MESSAGE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            text = b""
+        if text:
+            self._dispatch(json.loads(text))
+            return
+        self._lose(gone)
+
+    def _lose(self, gone: asyncio.Future[None]) -> None:
+        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        alive, self._alive = self._alive, {}
+        for process in alive.values():
+            _fail(process.started, _not_started(_GONE))
+            _settle(process.exited, -signal.SIGKILL)
+        _settle(gone, None)
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if "started" in message:
+            _settle(self._alive[message["started"]].started, message["pid"])
+        elif "failed" in message:
+            process = self._alive.pop(message["failed"])
+            _fail(process.started, _not_started(message["error"], message["errno"]))
+            _settle(process.exited, -signal.SIGKILL)
+        else:
+            _settle(self._alive.pop(message["exited"]).exited, message["status"])
+
+
+class Processes(Starter):
     """The processes of one daemon, and the spawner that has them.
 
-    Make it before grpc is imported; `attach` it to the loop that uses it.
+    Make it before grpc is imported.
     """
 
-    _control: socket.socket
-    _spawner: subprocess.Popen[bytes]
-    _alive: dict[int, Process] = field(default_factory=dict)
-    _count: int = 0
+    def __init__(self, control: socket.socket, child: subprocess.Popen[bytes]) -> None:
+        """Speak over *control* to the spawner *child*."""
+        super().__init__(control)
+        self._spawner = child
 
     @classmethod
     def create(cls) -> Processes:
@@ -60,13 +154,6 @@ class Processes:
                 cwd="/",
             )
         return cls(ours, child)
-
-    def attach(self) -> asyncio.Future[None]:
-        """Listen to the spawner in the running loop; the future ends if the spawner does."""
-        loop = asyncio.get_running_loop()
-        gone: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._control.fileno(), self._receive, gone)
-        return gone
 
     def close(self) -> None:
         """End the spawner and every process it started, and wait until they are gone."""
@@ -90,60 +177,10 @@ class Processes:
         spawner holds those in *kept* until it has ended. Both may be closed afterwards.
 
         Raises:
-            LimitReachedError: there may be no more processes, descriptors or memory.
-            InternalError: it could not be started for another reason.
+            EnvdError: as `ask`.
         """
-        loop = asyncio.get_running_loop()
-        self._count += 1
-        process = Process(self._count, self, loop.create_future(), loop.create_future())
-        self._alive[process.number] = process
-        request = {
-            "start": process.number,
-            "argv": list(argv),
-            "env": dict(env),
-            "cwd": str(cwd),
-            "log": str(log),
-            "given": len(given),
-        }
-        socket.send_fds(self._control, [json.dumps(request).encode()], [*given, *kept])
-        try:
-            await asyncio.shield(process.started)
-        except asyncio.CancelledError:
-            # Whoever wanted it has gone.
-            process.kill()
-            raise
-        return process
-
-    def tell(self, message: Mapping[str, object]) -> None:
-        """Send a message to the spawner."""
-        self._control.send(json.dumps(message).encode())
-
-    def _receive(self, gone: asyncio.Future[None]) -> None:
-        try:
-            text = self._control.recv(_MAX_MESSAGE, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            text = b""
-        if text:
-            self._dispatch(json.loads(text))
-            return
-        asyncio.get_running_loop().remove_reader(self._control.fileno())
-        for process in self._alive.values():
-            _fail(process.started, _not_started("the spawner is gone"))
-            _settle(process.exited, -signal.SIGKILL)
-        if not gone.done():
-            gone.set_result(None)
-
-    def _dispatch(self, message: dict[str, Any]) -> None:
-        if "started" in message:
-            _settle(self._alive[message["started"]].started, message["pid"])
-        elif "failed" in message:
-            process = self._alive.pop(message["failed"])
-            _fail(process.started, _not_started(message["error"], message["errno"]))
-            _settle(process.exited, -signal.SIGKILL)
-        else:
-            _settle(self._alive.pop(message["exited"]).exited, message["status"])
+        request = {"argv": list(argv), "env": dict(env), "cwd": str(cwd), "log": str(log)}
+        return await self.ask(request, given, kept)
 
 
 def _not_started(why: str, number: int | None = None) -> EnvdError:
@@ -160,6 +197,6 @@ def _fail(started: asyncio.Future[int], error: EnvdError) -> None:
         started.exception()
 
 
-def _settle(future: asyncio.Future[int], value: int) -> None:
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)

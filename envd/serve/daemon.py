@@ -73,7 +73,7 @@ class Daemon:
         with _private():
             for server in servers:
                 await server.start()
-        beside = asyncio.gather(pool.stop_idle(), upkeep.run())
+        beside = asyncio.gather(pool.run(), upkeep.run())
         profile = policy.of(self._settings.security).profile
         addresses.announce(self._settings.root, self._sockets, profile)
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)

@@ -20,7 +20,11 @@ from envd.serve.models import ReadyModels
 from envd.spec import Terms
 from envd.store import Environment
 
-_ORIGINS = {"warm": api.PredictResponse.WARM, "fresh": api.PredictResponse.FRESH}
+_ORIGINS = {
+    "warm": api.PredictResponse.WARM,
+    "forked": api.PredictResponse.FORKED,
+    "fresh": api.PredictResponse.FRESH,
+}
 # A directory on its way to the trash may take its time on a disk with much to do.
 _PAUSES_S = (0.0, 0.1, 0.5)
 
@@ -79,10 +83,13 @@ def _response(
         content_type="application/json",
         environment_id=environment.id,
         worker_origin=_ORIGINS[prediction.origin],
+        worker_reason=prediction.why,
         stage_seconds={
             "build": build_seconds,
             "start": prediction.start_seconds,
+            "queue": prediction.queue_seconds,
             "predict": prediction.predict_seconds,
+            "model": prediction.model_seconds,
         },
         notes=[*messages.notes(notes), *(api.Note(**note) for note in prediction.notes)],
     )

@@ -10,6 +10,7 @@ from envd_client.v1 import envd_pb2
 
 _ORIGINS = {
     envd_pb2.PredictResponse.WARM: "warm",
+    envd_pb2.PredictResponse.FORKED: "forked",
     envd_pb2.PredictResponse.FRESH: "fresh",
 }
 
@@ -18,14 +19,17 @@ _ORIGINS = {
 class Answer:
     """The answer of a model.
 
-    `worker_origin` is `warm` or `fresh`, or empty if the daemon does not say;
-    `stage_seconds` says where the time went: `build`, `start` and `predict`.
+    `worker_origin` is `warm`, `forked` or `fresh`, or empty if the daemon does not say, and
+    `worker_reason` why it was started so;
+    `stage_seconds` says where the time went: `build`, `start`, `queue`, and `predict`, of
+    which `model` in the model.
     """
 
     payload: bytes
     content_type: str
     environment_id: str
     worker_origin: str
+    worker_reason: str
     stage_seconds: dict[str, float]
     notes: tuple[envd_pb2.Note, ...]
 
@@ -49,6 +53,7 @@ def answer(response: envd_pb2.PredictResponse) -> Answer:
         response.content_type,
         response.environment_id,
         _ORIGINS.get(response.worker_origin, ""),
+        response.worker_reason,
         dict(response.stage_seconds),
         tuple(response.notes),
     )

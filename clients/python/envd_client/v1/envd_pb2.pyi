@@ -1129,7 +1129,9 @@ class PredictResponse(_message.Message):
         WARM: PredictResponse._WorkerOrigin.ValueType  # 1
         """It was running, with the model loaded."""
         FRESH: PredictResponse._WorkerOrigin.ValueType  # 2
-        """It was started for this request."""
+        """A process was started for this request."""
+        FORKED: PredictResponse._WorkerOrigin.ValueType  # 3
+        """It was forked for this request, from a template of its environment."""
 
     class WorkerOrigin(_WorkerOrigin, metaclass=_WorkerOriginEnumTypeWrapper):
         """Where the worker that answered came from."""
@@ -1139,7 +1141,9 @@ class PredictResponse(_message.Message):
     WARM: PredictResponse.WorkerOrigin.ValueType  # 1
     """It was running, with the model loaded."""
     FRESH: PredictResponse.WorkerOrigin.ValueType  # 2
-    """It was started for this request."""
+    """A process was started for this request."""
+    FORKED: PredictResponse.WorkerOrigin.ValueType  # 3
+    """It was forked for this request, from a template of its environment."""
 
     @_typing.final
     class StageSecondsEntry(_message.Message):
@@ -1167,6 +1171,7 @@ class PredictResponse(_message.Message):
     WORKER_ORIGIN_FIELD_NUMBER: _builtins.int
     STAGE_SECONDS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    WORKER_REASON_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     """The answer, in the form `content_type` names."""
     content_type: _builtins.str
@@ -1175,9 +1180,13 @@ class PredictResponse(_message.Message):
     """The environment the model ran in."""
     worker_origin: Global___PredictResponse.WorkerOrigin.ValueType
     """Where the worker came from."""
+    worker_reason: _builtins.str
+    """Why the worker was started so, where it was: `it is the first model of its environment`."""
     @_builtins.property
     def stage_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Where the time went, in seconds: `build`, `start` and `predict`."""
+        """Where the time went, in seconds: `build`, `start`, `queue` (for a worker to be free),
+        and `predict`, of which `model` in the model.
+        """
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Note]:
@@ -1192,10 +1201,11 @@ class PredictResponse(_message.Message):
         worker_origin: Global___PredictResponse.WorkerOrigin.ValueType = ...,
         stage_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         notes: _abc.Iterable[Global___Note] | None = ...,
+        worker_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "environment_id", b"environment_id", "notes", b"notes", "payload", b"payload", "stage_seconds", b"stage_seconds", "worker_origin", b"worker_origin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "environment_id", b"environment_id", "notes", b"notes", "payload", b"payload", "stage_seconds", b"stage_seconds", "worker_origin", b"worker_origin", "worker_reason", b"worker_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,73 @@
+"""How much memory processes take: their share of what they have in common counted once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+
+def taken(pid: int, without: Collection[int] = ()) -> int:
+    """Return how many bytes the process *pid* takes, its children included; 0 if it is gone.
+
+    Those *without* which it is meant are left out, with their children. Proportional
+    shares (`Pss`): what templates and workers have in common is divided among them.
+    """
+    return sum(_share(one) for one in family(pid, without))
+
+
+def family(pid: int, without: Collection[int] = ()) -> list[int]:
+    """Return *pid* and all its descendants."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{one}/task").iterdir():
+                children = map(int, (task / "children").read_text().split())
+                found += (child for child in children if child not in without)
+    return found
+
+
+def inside(outer: int, pid: int) -> int:
+    """Return the pid here of what a descendant of *outer* calls *pid*; 0 if there is none."""
+    return next((one for one in family(outer) if pid in _names(one)[-2:]), 0)
+
+
+def total() -> int:
+    """Return how many bytes of memory this machine has."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _names(pid: int) -> list[int]:
+    """Return what *pid* is called, from here to the innermost namespace."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return [int(one) for one in line.split()[1:]]
+    return []
+
+
+def _share(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def least_used(used: Iterable[tuple[float, int]], budget: int) -> list[int]:
+    """Return which of *used*, (last use, bytes) each, must go for *budget* to hold: indexes.
+
+    The longest unused go first.
+    """
+    items = list(used)
+    over = sum(size for _, size in items) - budget
+    chosen = []
+    for place in sorted(range(len(items)), key=lambda one: items[one][0]):
+        if over <= 0:
+            break
+        chosen.append(place)
+        over -= items[place][1]
+    return chosen

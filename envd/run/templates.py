@@ -1,0 +1,222 @@
+"""Keeps templates: a process per environment that has imported what its models need.
+
+A worker forked from one starts in milliseconds and shares its memory. It is a worker like
+any other: where forking could change an answer, there is none for that model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envd.config import Settings
+from envd.errors import EnvdError, InternalError
+from envd.model import Model
+from envd.run import places
+from envd.run.observer import Observer
+from envd.run.processes import Process, Processes, Starter
+from envd.run.serving import Serving
+from envd.store import Environment, Store
+
+log = logging.getLogger(__name__)
+
+
+class Template(Starter):
+    """One template, which starts workers by forking; `process` is the outer one of its tree."""
+
+    def __init__(self, control: socket.socket, environment: Environment) -> None:
+        """Speak over *control* to the template of *environment*."""
+        super().__init__(control)
+        self.attach()
+        self.environment = environment
+        self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.process: Process | None = None
+        self.last_used = time.monotonic()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it runs and is ready."""
+        is_ready = self.ready.done() and not self.ready.cancelled() and not self.ready.exception()
+        return is_ready and self.process is not None and not self.process.exited.done()
+
+    async def fork(
+        self, env: Mapping[str, str], scratch: Path, log_path: Path, connection: socket.socket
+    ) -> Process:
+        """Start a worker that speaks over *connection*.
+
+        Raises:
+            EnvdError: it could not be forked.
+        """
+        self.last_used = time.monotonic()
+        request = {
+            "log": str(log_path),
+            "env": dict(env),
+            "cwd": str(scratch),
+            "confinement": places.CONFINEMENT,
+        }
+        return await self.ask(request, [connection.fileno()])
+
+    def close(self) -> None:
+        """Let it end: its control socket does."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if "ready" in message:
+            if not self.ready.done():
+                self.ready.set_result(message["pid"])
+        elif "unusable" in message:
+            self._refuse(message["unusable"])
+        else:
+            super()._dispatch(message)
+
+    def _lose(self, gone: asyncio.Future[None]) -> None:
+        super()._lose(gone)
+        self._control.close()
+        self._refuse("it ended")
+
+    def _refuse(self, why: str) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(InternalError(f"no template: {why}"))
+            # Whoever wanted it may have gone.
+            self.ready.exception()
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one environment: what its workers imported, and which models it has."""
+
+    modules: list[str] = field(default_factory=list)
+    models: set[Path] = field(default_factory=set)
+    template: asyncio.Task[Template] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Templates:
+    """The templates of one daemon, by the prefix of their environment."""
+
+    def __init__(
+        self, settings: Settings, store: Store, processes: Processes, observer: Observer
+    ) -> None:
+        """Start none yet."""
+        self._settings = settings
+        self._store = store
+        self._processes = processes
+        self._observer = observer
+        self._known: dict[Path, _Known] = {}
+
+    @property
+    def running(self) -> list[Template]:
+        """The templates that are ready."""
+        tasks = [one.template for one in self._known.values() if one.template]
+        done = [task for task in tasks if task.done() and not task.cancelled()]
+        return [one.result() for one in done if not one.exception()]
+
+    async def of(
+        self, model: Model, environment: Environment, serving: Serving
+    ) -> tuple[Template | None, str]:
+        """Return the template that a worker of *model* can be forked from, and why (not)."""
+        if not (serving.template and self._settings.workers.template):
+            return None, "templates are off"
+        if serving.env:
+            # Libraries read variables when they are imported.
+            return None, "it has variables of its own"
+        known = self._known.setdefault(environment.prefix, _Known())
+        if why := known.refused.get(model.digest) or known.refused.get(""):
+            return None, why
+        is_first = not known.models - {model.path}
+        if not known.modules or (is_first and serving.workers == 1):
+            return None, "it is the first model of its environment"
+        try:
+            found = await self._running(known, environment)
+        except (EnvdError, OSError, TimeoutError) as error:
+            known.refused[""] = f"its environment has no template: {error}"
+            log.warning("the environment %s gets no template: %s", environment.id, error)
+            return None, known.refused[""]
+        return found, "its environment has a template"
+
+    def learn(self, model: Model, environment: Environment, modules: object) -> None:
+        """Remember what a fresh worker of *model* has imported."""
+        known = self._known.setdefault(environment.prefix, _Known())
+        known.models.add(model.path)
+        if isinstance(modules, list):
+            has = set(known.modules)
+            known.modules += [name for name in modules if isinstance(name, str) and name not in has]
+
+    def refuse(self, model: Model, environment: Environment, why: str) -> None:
+        """Start *model* in fresh processes from now on."""
+        self._known.setdefault(environment.prefix, _Known()).refused[model.digest] = why
+
+    async def stop(self, found: Template, why: str) -> None:
+        """End a template, which ends its workers, and wait until it has."""
+        known = self._known.get(found.environment.prefix)
+        if known:
+            known.template = None
+        self._observer.evicted(why)
+        await _ended(found, self._settings.workers.stop_grace)
+
+    async def close(self) -> None:
+        """End all templates."""
+        tasks = [one.template for one in self._known.values() if one.template]
+        self._known.clear()
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        found = [task.result() for task in tasks if not task.cancelled() and not task.exception()]
+        grace = self._settings.workers.stop_grace
+        await asyncio.gather(*(_ended(one, grace) for one in found))
+
+    async def _running(self, known: _Known, environment: Environment) -> Template:
+        task = known.template
+        if task and task.done() and (task.cancelled() or task.exception()):
+            task = None
+        if task and task.done() and not task.result().is_usable:
+            task = None
+        if task is None:
+            task = known.template = asyncio.create_task(self._start(known, environment))
+        # Shielded: a caller that leaves must not take it from the others.
+        return await asyncio.shield(task)
+
+    async def _start(self, known: _Known, environment: Environment) -> Template:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        found = Template(ours, environment)
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(found.close)
+            scratch = places.scratch(self._store)
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            file = scratch / "template.json"
+            file.write_text(json.dumps({"modules": known.modules}))
+            with contextlib.closing(places.lease(self._store, environment)) as lease:
+                process = found.process = await self._processes.start(
+                    [*places.program(environment), "template", "{0}", str(file), "{1}"],
+                    env=places.variables(environment, scratch),
+                    cwd=scratch,
+                    log=self._store.layout.root / "logs" / f"template-{environment.id}.log",
+                    given=[theirs.fileno(), lease.descriptor],
+                )
+            undo.callback(process.kill)
+            process.exited.add_done_callback(lambda _: shutil.rmtree(scratch, ignore_errors=True))
+            theirs.close()
+            async with asyncio.timeout(self._settings.workers.start_timeout):
+                await found.ready
+            undo.pop_all()
+        return found
+
+
+async def _ended(found: Template, grace: float) -> None:
+    found.close()
+    if found.process is None:
+        return
+    await asyncio.wait([found.process.exited], timeout=grace)
+    found.process.kill()
+    await asyncio.shield(found.process.exited)

@@ -1,0 +1,56 @@
+"""A request on its way to a worker and back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envd.errors import EnvdError
+from envd.run.workshop import Worker, explained
+
+if TYPE_CHECKING:
+    from envd.run.queue import Queue
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request on its way: `answer` gets what became of it.
+
+    One that a worker died with among others is handed out `alone`.
+    """
+
+    head: bytes
+    payload: bytes
+    asked: float
+    answer: asyncio.Future[Answered]
+    queue: Queue
+    sent: float = 0.0
+    number: int = 0
+    worker: Worker | None = None
+    is_alone: bool = False
+
+    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+        """Take the answer."""
+        self.queue.on_answer(self)
+        if not self.answer.done():
+            self.answer.set_result(Answered(self, head, payload))
+
+    def refused(self, error: EnvdError) -> None:
+        """Take the worker's refusal."""
+        self.queue.on_answer(self)
+        if not self.answer.done() and self.worker:
+            self.answer.set_exception(explained(error, self.worker.model))
+
+    def lost(self, *, is_begun: bool) -> None:
+        """Hear that the worker has gone."""
+        self.queue.on_loss(self, is_begun=is_begun)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to a request, and the request with the worker that answered."""
+
+    ticket: Ticket
+    head: dict[str, Any]
+    payload: bytes

@@ -1,0 +1,260 @@
+"""Makes one worker: a process on a lease, then the model loaded in it; and tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from envd.config import Settings
+from envd.errors import (
+    EnvdError,
+    FreshNeededError,
+    ImportFailedError,
+    ModelInvalidError,
+    WorkerDiedError,
+)
+from envd.model import Model
+from envd.run import memory, places
+from envd.run.channel import Channel
+from envd.run.distributions import distribution_of
+from envd.run.envd_worker.protocol import LOAD
+from envd.run.observer import Kind, Observer
+from envd.run.processes import Process, Processes
+from envd.run.serving import Serving
+from envd.run.templates import Template, Templates
+from envd.store import Environment, Store
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A running process with one model loaded.
+
+    `kind` says how it came about and `why`; it takes no new requests when it `is_leaving`.
+    """
+
+    model: Model
+    environment: Environment
+    process: Process
+    channel: Channel
+    kind: Kind
+    why: str
+    began: float
+    template: Template | None = None
+    start_seconds: float = 0.0
+    answers: int = 0
+    was_stuck: bool = False
+    is_leaving: bool = False
+    is_reserved: bool = False
+    is_stopping: bool = False
+    bytes: int = 0
+    born: float = field(default_factory=time.monotonic)
+    last_used: float = field(default_factory=time.monotonic)
+
+    def host_pid(self) -> int:
+        """Return its pid as it is called here, 0 if it has gone."""
+        if self.process.exited.done():
+            return 0
+        if self.template is None or self.template.process is None:
+            return self.process.pid
+        return memory.inside(self.template.process.pid, self.process.pid)
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether it takes requests."""
+        return not (self.is_leaving or self.is_reserved or self.channel.closed.done())
+
+
+class Workshop:
+    """What makes workers needs: the settings, the leases, the spawner and the templates."""
+
+    def __init__(
+        self, settings: Settings, store: Store, processes: Processes, observer: Observer
+    ) -> None:
+        """Make workers in the environments of *store*."""
+        self._settings = settings
+        self._store = store
+        self._processes = processes
+        self.templates = Templates(settings, store, processes, observer)
+        self._threads = ThreadPoolExecutor(1, "scratch")
+        self._clearing: set[asyncio.Future[None]] = set()
+
+    async def make(self, model: Model, environment: Environment, serving: Serving) -> Worker:
+        """Return a worker with *model* loaded: forked where that changes no answer.
+
+        Raises:
+            EnvironmentNotFoundError: the environment has been removed meanwhile.
+            ModelInvalidError: the model cannot be loaded, or not in time.
+            WorkerDiedError: the process ended while it loaded the model.
+        """
+        template, why = await self.templates.of(model, environment, serving)
+        if template is not None:
+            try:
+                return await self._loaded(model, environment, serving, template, why)
+            except (FreshNeededError, ModelInvalidError, WorkerDiedError) as error:
+                # Whatever it was: a fresh process is what the model was made for.
+                why = error.message
+                self.templates.refuse(model, environment, why)
+        return await self._loaded(model, environment, serving, None, why)
+
+    async def stop(self, found: Worker) -> None:
+        """Ask a worker to end, and kill it after `workers.stop_grace`."""
+        found.is_stopping = True
+        found.channel.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.workers.stop_grace):
+                await asyncio.shield(found.process.exited)
+        found.process.kill()
+        await asyncio.shield(found.process.exited)
+
+    async def close(self) -> None:
+        """End the templates, and wait until nothing is left of what workers wrote."""
+        await self.templates.close()
+        if self._clearing:
+            await asyncio.wait(self._clearing)
+
+    async def died(self, found: Worker, when: str) -> WorkerDiedError:
+        """Return the error that says how *found* ended, once its process has."""
+        status = await asyncio.shield(found.process.exited)
+        if found.kind == "forked" and not found.answers:
+            self.templates.refuse(found.model, found.environment, "its forked worker died")
+        how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
+        cause = f"exit {status}" if status >= 0 else _signal_name(-status)
+        message = (
+            f"the worker of `{found.model.path}` ended by {how} {when}; "
+            f"its output is in `{self._log(found.model)}`"
+        )
+        return WorkerDiedError(message, model=found.model.path, status=status, cause=cause)
+
+    async def _loaded(
+        self,
+        model: Model,
+        environment: Environment,
+        serving: Serving,
+        template: Template | None,
+        why: str,
+    ) -> Worker:
+        began = time.perf_counter()
+        kind: Kind = "forked" if template else "fresh"
+        with contextlib.ExitStack() as undo:
+            connection, process = await self._spawn(model, environment, serving, template)
+            undo.callback(process.kill)
+            channel = await Channel.over(connection, self._settings.daemon.max_message)
+            found = Worker(model, environment, process, channel, kind, why, began, template)
+            undo.callback(channel.close)
+            answer = await self._load(found, serving)
+            undo.pop_all()
+        if template is None:
+            self.templates.learn(model, environment, answer.get("modules", ()))
+        found.start_seconds = time.perf_counter() - began
+        found.born = found.last_used = time.monotonic()
+        return found
+
+    async def _spawn(
+        self,
+        model: Model,
+        environment: Environment,
+        serving: Serving,
+        template: Template | None,
+    ) -> tuple[socket.socket, Process]:
+        """Start a process on a lease; who starts it keeps the lease as long as it lives."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_on:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            handed_on.callback(theirs.close)
+            scratch = places.scratch(self._store)
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            variables = places.variables(environment, scratch) | dict(serving.env)
+            if template is not None:
+                process = await template.fork(variables, scratch, self._log(model), theirs)
+            else:
+                lease = places.lease(self._store, environment)
+                handed_on.callback(lease.close)
+                process = await self._processes.start(
+                    [*places.program(environment), "serve", "{0}"],
+                    env=variables,
+                    cwd=scratch,
+                    log=self._log(model),
+                    given=[theirs.fileno()],
+                    kept=[lease.descriptor],
+                )
+            undo.pop_all()
+            process.exited.add_done_callback(lambda _: self._clear(scratch))
+            return ours, process
+
+    def _clear(self, scratch: Path) -> None:
+        """Delete *scratch* in a thread: a model may have written any number of files."""
+        clearing = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: shutil.rmtree(scratch, ignore_errors=True)
+        )
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
+
+    async def _load(self, found: Worker, serving: Serving) -> Mapping[str, object]:
+        model, limit = found.model, self._settings.workers.start_timeout
+        head = {
+            # MLflow takes a path with a percent sign for an encoded one.
+            "model": model.path.as_uri() if "%" in str(model.path) else str(model.path),
+            "code": str(model.path / model.code) if model.code else None,
+            "loader_module": model.loader_module,
+            "data": str(model.path / (model.data or "")),
+            "max_payload": self._settings.daemon.max_message,
+            "batch": serving.batch,
+            "max_batch": serving.max_batch,
+            "model_config": json.loads(serving.model_config or "null"),
+            "forked": found.kind == "forked",
+        }
+        try:
+            async with asyncio.timeout(limit):
+                answer, _ = await found.channel.call(LOAD, head)
+        except TimeoutError as error:
+            message = f"the model `{model.path}` was not loaded within {limit:.0f} s"
+            raise ModelInvalidError(message, model=model.path) from error
+        except ConnectionError as error:
+            raise await self._died_loading(found) from error
+        except EnvdError as error:
+            raise explained(error, model) from error
+        return answer
+
+    async def _died_loading(self, found: Worker) -> WorkerDiedError:
+        # A process that is ending by itself has an exit status to tell.
+        loop, grace = asyncio.get_running_loop(), self._settings.workers.stop_grace
+        killing = loop.call_later(grace, found.process.kill)
+        error = await self.died(found, "while it loaded the model")
+        killing.cancel()
+        return error
+
+    def _log(self, model: Model) -> Path:
+        logs = self._store.layout.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        return logs / f"worker-{model.digest[:16]}.log"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def explained(error: EnvdError, model: Model) -> EnvdError:
+    """Return a worker's error with what the worker cannot know."""
+    about = error.metadata | {"model": str(model.path)}
+    if not isinstance(error, ImportFailedError):
+        return type(error)(error.message, **about)
+    module = error.metadata.get("module", "")
+    distribution = distribution_of(module)
+    advice = f"`{distribution}`" if distribution else "that provides it"
+    message = (
+        f"the model `{model.path}` imports `{module}`, which its environment does not have; "
+        f"add the distribution {advice} to its requirements ({error.message})"
+    )
+    return ImportFailedError(message, **about, distribution=distribution)
