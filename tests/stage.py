@@ -55,14 +55,14 @@ class Stage:
         found = self.house.environments
         return model, found.ready(found.ask(model)).environment
 
-    def run(self, play: Callable[[Pool], Awaitable[None]]) -> None:
+    def run(self, play: Callable[[Pool], Awaitable[None]], limit_s: float = 60) -> None:
         """Let *play* use a pool."""
-        asyncio.run(self._run(play))
+        asyncio.run(self._run(play, limit_s))
         assert self.watch.depth == 0
 
-    async def _run(self, play: Callable[[Pool], Awaitable[None]]) -> None:
+    async def _run(self, play: Callable[[Pool], Awaitable[None]], limit_s: float) -> None:
         async with self.pool() as pool:
-            await asyncio.wait_for(play(pool), 60)
+            await asyncio.wait_for(play(pool), limit_s)
 
     @contextlib.asynccontextmanager
     async def pool(self) -> AsyncIterator[Pool]:

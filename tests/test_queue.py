@@ -187,7 +187,8 @@ def test_a_changed_model_gets_new_workers_while_the_old_ones_end_what_they_have(
         new = answer(await pool.predict(changed, environment, request(1)))
         (stage.house.folder / "go").touch()
         assert answer(await busy) != new
-        await until(lambda: len(list(pool.loaded())) == 2 and not next(pool.loaded())[1].workers)
+        (_, old), _ = pool.loaded()
+        await until(lambda: not old.crew.workers)
 
     stage.run(play)
     assert stage.watch.gone == ["changed"]
@@ -204,7 +205,7 @@ def test_a_worker_is_replaced_after_so_many_answers_with_nobody_the_wiser(stage:
             asked = [pool.predict(model, environment, request(1)) for _ in range(5)]
             pids += [answer(found) for found in await asyncio.gather(*asked)]
             # The next one is started beside it.
-            await until(lambda: not any(queue.is_starting for _, queue in pool.loaded()))
+            await until(lambda: not any(queue.crew.is_starting for _, queue in pool.loaded()))
         assert 3 <= len(set(pids)) <= 5
 
     stage.run(play)
@@ -220,11 +221,11 @@ def test_beyond_the_memory_budget_the_longest_unused_goes(stage: Stage) -> None:
         sizes: list[int] = []
         await pool.keep_to_memory(1 << 40)
         for _, queue in pool.loaded():
-            sizes += [worker.bytes for worker in queue.workers]
+            sizes += [worker.bytes for worker in queue.crew.workers]
         assert all(size > 1 << 20 for size in sizes)
         # One of them has to go: that which was asked first.
         await pool.keep_to_memory(sum(sizes) - min(sizes) // 2)
-        left = [key[0].name for key, queue in pool.loaded() if queue.workers]
+        left = [key[0].name for key, queue in pool.loaded() if queue.crew.workers]
         assert left == ["m1", "m2"]
 
     stage.run(play)

@@ -83,7 +83,7 @@ class Pool:
         self._settings = settings
         self._store = store
         self._observer = observer or Observer()
-        self._workshop = Workshop(settings, store, processes, self._observer)
+        self._workshop = Workshop(settings, store, processes, clock, self._observer)
         self._clock = clock
         self._queues: dict[Key, Queue] = {}
 
@@ -118,7 +118,7 @@ class Pool:
         Raises:
             EnvdError: it cannot be loaded.
         """
-        await self._queue(model, environment, serving).ready()
+        await self._queue(model, environment, serving).crew.ready()
         self._store.uses.record_model(environment.id, model.path)
 
     def loaded(self) -> Iterator[tuple[Key, Queue]]:
@@ -163,17 +163,8 @@ class Pool:
         serving = key[3]
         for other, queue in self._queues.items():
             if (other[0], other[3]) == (key[0], serving) and other[1] != key[1]:
-                queue.retire("changed")
-        self._queues[key] = queue = Queue(
-            model=str(model.path),
-            settings=self._settings,
-            serving=serving,
-            clock=self._clock,
-            observer=self._observer,
-            make=lambda: self._workshop.make(model, environment, serving),
-            end=self._workshop.stop,
-            died=self._workshop.died,
-        )
+                queue.crew.retire("changed")
+        self._queues[key] = queue = Queue(self._workshop, model, environment, serving)
         return queue
 
     async def _stop_idle(self) -> None:
@@ -187,26 +178,26 @@ class Pool:
 
     def _is_idle(self, queue: Queue, found: Worker) -> bool:
         # Those of a fixed number are kept, or not, together.
-        is_alone = queue.serving.workers == "auto"
-        last = found.last_used if is_alone else max(one.last_used for one in queue.workers)
+        is_alone = queue.crew.serving.workers == "auto"
+        last = found.last_used if is_alone else max(one.last_used for one in queue.crew.workers)
         return self._clock() - last > self._settings.workers.idle_timeout
 
     def _recycle_old(self, queue: Queue) -> None:
         limit = self._settings.workers.max_age
-        for worker in queue.workers:
+        for worker in queue.crew.workers:
             if self._clock() - worker.born > limit:
-                queue.replace(worker, "recycled")
+                queue.crew.replace(worker, "recycled")
 
     async def keep_to_memory(self, budget: int) -> None:
         """Recycle what has grown too large, and stop the longest unused beyond *budget* bytes."""
-        found = [(queue, one) for queue in self._queues.values() for one in queue.workers]
+        found = [(queue, one) for queue in self._queues.values() for one in queue.crew.workers]
         templates = self._workshop.templates.running
         sizes = await asyncio.to_thread(_sizes, [one for _, one in found], templates)
         limit = self._settings.workers.max_memory
         for (queue, worker), size in zip(found, sizes, strict=False):
             worker.bytes = size
             if limit and size > limit:
-                queue.replace(worker, "recycled")
+                queue.crew.replace(worker, "recycled")
         everything: list[Worker | Template] = [*(worker for _, worker in found), *templates]
         used = [(one.last_used, size) for one, size in zip(everything, sizes, strict=True)]
         doomed = {id(everything[place]) for place in memory.least_used(used, budget)}
@@ -220,7 +211,7 @@ class Pool:
         doomed = []
         # All at once, before anything is awaited: none may get a request meanwhile.
         for key, queue in list(self._queues.items()):
-            doomed += queue.stop_if(functools.partial(chosen, queue))
+            doomed += queue.crew.stop_if(functools.partial(chosen, queue))
             if queue.is_over:
                 del self._queues[key]
         for _ in doomed:

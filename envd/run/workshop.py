@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,10 +77,17 @@ class Workshop:
     """What makes workers needs: the settings, the leases, the spawner and the templates."""
 
     def __init__(
-        self, settings: Settings, store: Store, processes: Processes, observer: Observer
+        self,
+        settings: Settings,
+        store: Store,
+        processes: Processes,
+        clock: Callable[[], float],
+        observer: Observer,
     ) -> None:
         """Make workers in the environments of *store*."""
-        self._settings = settings
+        self.settings = settings
+        self.clock = clock
+        self.observer = observer
         self._store = store
         self._processes = processes
         self.templates = Templates(settings, store, processes, observer)
@@ -110,7 +117,7 @@ class Workshop:
         found.is_stopping = True
         found.channel.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.workers.stop_grace):
+            async with asyncio.timeout(self.settings.workers.stop_grace):
                 await asyncio.shield(found.process.exited)
         found.process.kill()
         await asyncio.shield(found.process.exited)
@@ -147,7 +154,7 @@ class Workshop:
         with contextlib.ExitStack() as undo:
             connection, process = await self._spawn(model, environment, serving, template)
             undo.callback(process.kill)
-            channel = await Channel.over(connection, self._settings.daemon.max_message)
+            channel = await Channel.over(connection, self.settings.daemon.max_message)
             found = Worker(model, environment, process, channel, kind, why, began, template)
             undo.callback(channel.close)
             answer = await self._load(found, serving)
@@ -199,14 +206,14 @@ class Workshop:
         clearing.add_done_callback(self._clearing.discard)
 
     async def _load(self, found: Worker, serving: Serving) -> Mapping[str, object]:
-        model, limit = found.model, self._settings.workers.start_timeout
+        model, limit = found.model, self.settings.workers.start_timeout
         head = {
             # MLflow takes a path with a percent sign for an encoded one.
             "model": model.path.as_uri() if "%" in str(model.path) else str(model.path),
             "code": str(model.path / model.code) if model.code else None,
             "loader_module": model.loader_module,
             "data": str(model.path / (model.data or "")),
-            "max_payload": self._settings.daemon.max_message,
+            "max_payload": self.settings.daemon.max_message,
             "batch": serving.batch,
             "max_batch": serving.max_batch,
             "model_config": json.loads(serving.model_config or "null"),
@@ -226,7 +233,7 @@ class Workshop:
 
     async def _died_loading(self, found: Worker) -> WorkerDiedError:
         # A process that is ending by itself has an exit status to tell.
-        loop, grace = asyncio.get_running_loop(), self._settings.workers.stop_grace
+        loop, grace = asyncio.get_running_loop(), self.settings.workers.stop_grace
         killing = loop.call_later(grace, found.process.kill)
         error = await self.died(found, "while it loaded the model")
         killing.cancel()
