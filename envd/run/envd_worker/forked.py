@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 
-from . import imported, worker
+from . import confinement, imported, worker
 
 
 def work(order, imports):
@@ -15,12 +15,17 @@ def work(order, imports):
     request, descriptors = order
     _print_to(request["log"])
     _surround(request["env"], imports.variables)
-    os.chdir(request["cwd"])
     sys.argv[1:] = ["serve", str(descriptors[0])]
     gc.enable()
-    _reseed()
+
+    def confine():
+        confinement.confine(request.get("confinement", {}), descriptors)
+        # It may be one that only the confined see.
+        os.chdir(request["cwd"])
+        _reseed()
+
     connection = socket.socket(fileno=descriptors[0])
-    worker.serve(connection, imports.sought | imported.top_levels())
+    worker.serve(connection, confine, imports.sought | imported.top_levels())
 
 
 def _print_to(log):

@@ -1,11 +1,11 @@
-"""Calls of the kernel that Python has no function for."""
+"""Calls of the kernel that Python has no function for, and how processes here hang together."""
 
 import ctypes
 import os
 import signal
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def call(function, *arguments):
@@ -27,16 +27,18 @@ def syscall(number, *arguments):
     return call("syscall", number, *arguments)
 
 
+def no_new_privileges():
+    """Let no program this process runs have more rights than it has."""
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
 def die_with(parent):
     """Let this process be killed when its parent ends, whose pid in /proc is *parent*.
 
     The kernel forgets that when a process changes who it is: say it again then.
     """
     call("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    with open("/proc/self/stat") as file:
-        # In a PID namespace of its own, getppid is 0; /proc is still that of the parent.
-        now = file.read().rpartition(")")[2].split()[1]
-    if now != parent:
+    if parent_in_proc() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
         os._exit(1)
 
@@ -46,7 +48,38 @@ def pid_in_proc():
     return os.readlink("/proc/self")
 
 
-def end_as(status):
+def parent_in_proc():
+    """Return the pid of its parent likewise; in a PID namespace of its own, getppid is 0."""
+    with open("/proc/self/stat") as file:
+        return file.read().rpartition(")")[2].split()[1]
+
+
+def go_on_in_child(kept=()):
+    """Fork, and return in the child, which ends when its parent does.
+
+    The parent closes all but the descriptors *kept*, waits, and ends as the child has.
+    """
+    me = pid_in_proc()
+    pid = os.fork()
+    if pid == 0:
+        die_with(me)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for one in map(int, os.listdir("/proc/self/fd")):
+        if one > 2 and one not in kept:
+            _close(one)
+    _end_as(os.waitpid(pid, 0)[1])
+
+
+def _close(descriptor):
+    try:
+        os.close(descriptor)
+    except OSError:
+        # It was the one that listed them.
+        pass
+
+
+def _end_as(status):
     """End this process as one has that left *status* to `waitpid`."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)

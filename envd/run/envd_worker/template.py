@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 
-from . import forked, kernel, worker
+from . import forked, kernel, outer, worker
 from .threads import count_threads, why_not_forked
 
 _MAX_MESSAGE = 1 << 20
@@ -42,7 +42,11 @@ def main(descriptor, file, lease=None):
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
     lease = document.get("lease") if lease is None else int(lease)
-    _leave_outer(control, lease)
+    try:
+        _go_inside(document.get("outer", {}), lease)
+    except OSError as error:
+        control.send(json.dumps({"unusable": str(error)}).encode())
+        return
     template = Template(control, Imports(document["modules"]))
     order = template.serve(started)
     if order is None:
@@ -52,16 +56,11 @@ def main(descriptor, file, lease=None):
     forked.work(order, template.imports)
 
 
-def _leave_outer(control, lease):
-    """Go on in a child; the process that was started waits for it, and holds the lease."""
-    me = kernel.pid_in_proc()
-    pid = os.fork()
-    if pid:
-        control.close()
-        kernel.end_as(os.waitpid(pid, 0)[1])
+def _go_inside(document, lease):
+    """Go on in a child, without the lease."""
+    outer.go_inside(document, () if lease is None else (lease,))
     if lease is not None:
         os.close(lease)
-    kernel.die_with(me)
 
 
 class Imports:

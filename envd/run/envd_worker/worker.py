@@ -1,6 +1,7 @@
 """A worker: answers the frames on its socket until that ends."""
 
 import io
+import json
 import os
 import socket
 import sys
@@ -34,17 +35,40 @@ def _file(descriptor):
     return io.TextIOWrapper(binary, errors="backslashreplace", line_buffering=True)
 
 
-def main(*descriptors):
-    """Serve the socket that is the first of *descriptors*."""
+def main(descriptor, file=None, *more):
+    """Serve the socket *descriptor*, confined as *file* says, if it says so.
+
+    `confinement` is as in `confinement.confine`, over all the descriptors, and `outer` as
+    in `outer.go_inside`.
+    """
     print_to_log()
-    serve(socket.socket(fileno=int(descriptors[0])))
+    descriptors = [int(descriptor), *map(int, more)]
+    connection = socket.socket(fileno=descriptors[0])
+    if file is None:
+        serve(connection)
+        return
+    with open(file) as text:
+        document = json.load(text)
+    # Neither ctypes nor this is of use to a worker that is not confined.
+    from . import confinement, outer
+
+    if document.get("outer"):
+        outer.go_inside(document["outer"])
+    serve(connection, lambda: confinement.confine(document.get("confinement", {}), descriptors))
 
 
-def serve(connection, inherited=None):
-    """Answer frames until the socket ends; *inherited* is as in `loading.load`."""
+def serve(connection, confine=bool, inherited=None):
+    """Answer frames until the socket ends, once *confine* has been called.
+
+    Where it refuses, everything is refused. *inherited* is as in `loading.load`.
+    """
     # Model code may start children: none of them may hold the socket open.
     os.set_inheritable(connection.fileno(), False)
     worker, inbox = Worker(inherited), Inbox(connection)
+    try:
+        confine()
+    except Refused as refused:
+        worker.refuse(refused)
     while True:
         request = inbox.take()
         if request is None:
@@ -58,14 +82,20 @@ class Worker:
 
     def __init__(self, inherited):
         """Load nothing yet."""
-        self._inherited, self._scorer = inherited, None
+        self._inherited, self._scorer, self._refused = inherited, None, None
         # What it has of its environment, until that has been told.
         self._known, self._outside = None, ()
 
+    def refuse(self, refused):
+        """Answer nothing but that."""
+        self._refused = refused
+
     def answers(self, request, inbox):
         """Yield the frames to send for *request*, some at a time."""
+        refused = self._refused
         if request.kind == CANCEL:
             refused = Refused("CANCELLED", "nobody waits for the answer any more")
+        if refused:
             yield [(request.number, FAILED, refused.document(), b"")]
         elif request.kind == LOAD:
             yield [self._load(request)]

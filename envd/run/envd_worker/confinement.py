@@ -1,0 +1,127 @@
+"""Confines the process that is about to load a model: the same for a fresh one and a forked.
+
+What is asked for is a JSON object; steps that are absent are off, one that cannot be taken
+is an error. Numbers are places among the descriptors that came with it:
+
+    cgroups            of open `cgroup.procs`
+    namespaces         names, as in `namespaces.FLAGS`
+    scratch            {"at", "size"}: an empty folder of its own, /dev/shm another
+    model, model_at    of a detached mount, and the empty folder to attach it to
+    limits             resource limits by name
+    drop_capabilities  true
+    landlock           {"read", "write", "scoped"}, see `landlock.restrict`
+    seccomp            true
+
+The order is the only one that works: a process leaves its namespaces before it has
+threads, mounts while landlock lets it, and gives up what these need last.
+"""
+
+import os
+
+from . import kernel, landlock, limits, mounts, namespaces, seccomp
+from .refusals import Refused, short
+
+
+def confine(document, descriptors):
+    """Confine this process as *document* says, or go on so in a child.
+
+    All but the first of *descriptors* are closed.
+
+    Raises:
+        Refused: a step cannot be taken; those before it have been.
+    """
+    try:
+        for step in _STEPS:
+            step(document, descriptors)
+    except (OSError, KeyError, IndexError, AttributeError) as error:
+        raise Refused("CONFINEMENT_FAILED", "the worker cannot be confined: " + short(error))
+
+
+def _join_cgroups(document, descriptors):
+    for place in document.get("cgroups", []):
+        limits.join_cgroup(descriptors[place])
+
+
+def _refuse_root(document, _):
+    """Refuse namespaces that root only seems to be locked up in.
+
+    Who is root outside may write what belongs to root in a /proc of its own all the same:
+    `core_pattern` is a way out. A rule for files is not fooled.
+    """
+    has_mounts = "mount" in document.get("namespaces", [])
+    if has_mounts and namespaces.HOST_UID == 0 and "read" not in document.get("landlock", {}):
+        raise PermissionError("namespaces do not hold root; run as somebody else, or by landlock")
+
+
+def _leave_namespaces(document, _):
+    """Leave those named for new ones; with one for processes, go on as its first."""
+    names = document.get("namespaces", [])
+    if not names:
+        return
+    parent = kernel.parent_in_proc()
+    namespaces.leave(names)
+    # Who changes who it is must say it again.
+    kernel.die_with(parent)
+    if "pid" in names:
+        kernel.go_on_in_child()
+    if "mount" in names:
+        mounts.alone()
+        if "pid" in names:
+            mounts.proc()
+
+
+def _have_scratch(document, _):
+    scratch = document.get("scratch")
+    if not scratch:
+        return
+    mounts.tmpfs(scratch["at"], scratch["size"])
+    if os.path.isdir("/dev/shm"):
+        mounts.tmpfs("/dev/shm", scratch["size"])
+    # What it was in is below what has just been mounted.
+    os.chdir(scratch["at"])
+
+
+def _attach_model(document, descriptors):
+    if document.get("model") is not None:
+        mounts.attach(descriptors[document["model"]], document["model_at"])
+
+
+def _close(_, descriptors):
+    for one in descriptors[1:]:
+        os.close(one)
+
+
+def _limit(document, _):
+    limits.limit(document.get("limits", {}))
+
+
+def _drop_capabilities(document, _):
+    if document.get("drop_capabilities"):
+        limits.drop_capabilities()
+
+
+def _restrict_files(document, _):
+    rules = document.get("landlock")
+    if rules and "read" in rules and document.get("model") is not None:
+        rules = dict(rules, read=[*rules["read"], document["model_at"]])
+    if rules:
+        landlock.restrict(rules)
+
+
+def _restrict_calls(document, _):
+    if document.get("seccomp"):
+        seccomp.restrict()
+
+
+_STEPS = (
+    _refuse_root,
+    _join_cgroups,
+    _leave_namespaces,
+    _have_scratch,
+    _attach_model,
+    _close,
+    _limit,
+    _drop_capabilities,
+    _restrict_files,
+    _restrict_calls,
+)

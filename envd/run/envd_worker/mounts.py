@@ -1,0 +1,78 @@
+"""Mounts, among them detached ones, which are handed over as descriptors.
+
+A model's folder reaches a worker as a mount that is attached nowhere: `..` ends at its
+root. A plain descriptor of a folder would be a way out of every namespace.
+"""
+
+import ctypes
+import os
+import struct
+
+from .kernel import call, syscall
+
+RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
+REMOUNT, BIND, RECURSIVE, PRIVATE, SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
+
+# From 424 on a system call has one number on every machine.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_RECURSIVE = 1, 0x1000, 0x8000
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_AT_FDCWD = -100
+_MNT_DETACH = 2
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+def mount(source, target, kind, flags, data=None):
+    """Mount a file system, or change a mount."""
+    call("mount", _bytes(source), _bytes(target), _bytes(kind), flags, _bytes(data))
+
+
+def tmpfs(target, size, mode="0700"):
+    """Mount an empty file system of *size* bytes in memory."""
+    mount("tmpfs", target, "tmpfs", NOSUID | NODEV, "size=%d,mode=%s" % (size, mode))
+
+
+def proc():
+    """Mount /proc anew, for the PID namespace of this process."""
+    mount("proc", "/proc", "proc", NOSUID | NODEV | NOEXEC)
+
+
+def alone():
+    """Let no mount of this namespace show in another one, nor those of another one here."""
+    mount(None, "/", None, RECURSIVE | PRIVATE)
+
+
+def detached(path, recursive=False):
+    """Return the descriptor of a read-only mount of *path* that is attached nowhere."""
+    depth = _AT_RECURSIVE if recursive else 0
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | depth
+    descriptor = syscall(_OPEN_TREE, _AT_FDCWD, _bytes(path), flags)
+    # To set, to clear, the propagation, a user namespace.
+    attributes = struct.pack("QQQQ", RDONLY | NOSUID | NODEV, 0, 0, 0)
+    try:
+        syscall(
+            *(_MOUNT_SETATTR, descriptor, b"", _AT_EMPTY_PATH | depth),
+            *(ctypes.c_char_p(attributes), len(attributes)),
+        )
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def attach(descriptor, target):
+    """Attach a detached mount at *target*; its descriptor is of no use any more."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH
+    syscall(_MOVE_MOUNT, descriptor, b"", _AT_FDCWD, _bytes(target), flags)
+
+
+def change_root(folder):
+    """Make *folder*, a mount, the root, and detach all that was mounted before."""
+    os.chdir(folder)
+    syscall(_PIVOT_ROOT[os.uname().machine], b".", b".")
+    call("umount2", b".", _MNT_DETACH)
+    os.chdir("/")
+
+
+def _bytes(text):
+    return None if text is None else os.fsencode(text)
