@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,34 @@ def model(path: Path, predict: str = "return data", top: str = "", **modules: st
     return path
 
 
+def small_environment(
+    path: Path,
+    python: Path = Path(sys._base_executable),
+    packages: Sequence[str] = (),
+    **modules: str,
+) -> Path:
+    """Make a virtualenv of nothing but *modules*, in a millisecond; return its Python.
+
+    *packages* are folders among those of the tests' own Python.
+    """
+    minor = subprocess.run(
+        [python, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    folder = path / "lib" / f"python{minor}" / "site-packages"
+    folder.mkdir(parents=True)
+    (path / "bin").mkdir()
+    (path / "bin" / "python").symlink_to(python.resolve())
+    (path / "pyvenv.cfg").write_text(f"home = {python.resolve().parent}\n")
+    for name, text in modules.items():
+        (folder / f"{name}.py").write_text(text)
+    for name in packages:
+        (folder / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
+    return path / "bin" / "python"
+
+
 @contextlib.contextmanager
 def worker(
     python: Path | str = sys.executable,
@@ -175,7 +204,7 @@ class Template:
                 stderr=log,
                 start_new_session=True,
             )
-        self._count = 0
+        self.count, self.pid = 0, 0
 
     def __enter__(self) -> Self:
         return self
@@ -205,9 +234,9 @@ class Template:
         self, theirs: socket.socket, descriptors: Sequence[int] = (), **more: Any
     ) -> dict[str, Any]:
         """Ask for a worker and return what is said of it."""
-        self._count += 1
+        self.count += 1
         message = {
-            "start": self._count,
+            "start": self.count,
             "log": str(self.cwd / "worker.log"),
             "env": {"HOME": str(self.cwd)},
             "cwd": str(self.cwd),
@@ -222,7 +251,7 @@ class Template:
         ours, theirs = socket.socketpair()
         with theirs:
             said = self.order(theirs, descriptors, **more)
-        assert said.get("started") == self._count, said
+        assert said.get("started") == self.count, said
         with ours:
             yield Talk(ours), said["pid"]
 

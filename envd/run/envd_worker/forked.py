@@ -7,13 +7,13 @@ import socket
 import sys
 import time
 
-from . import confinement, imported, worker
+from . import confinement, worker
 
 
 def work(order, imports):
     """Be the worker that *order*, a request and its descriptors, asks for."""
     request, descriptors = order
-    _print_to(request["log"])
+    _print_to(request["log"], descriptors)
     _surround(request["env"], imports.variables)
     sys.argv[1:] = ["serve", str(descriptors[0])]
     gc.enable()
@@ -25,13 +25,19 @@ def work(order, imports):
         _reseed()
 
     connection = socket.socket(fileno=descriptors[0])
-    worker.serve(connection, confine, imports.sought | imported.top_levels())
+    worker.serve(connection, confine, imports.names)
 
 
-def _print_to(log):
-    """Have no input, and print to the end of *log*; nowhere, where it cannot be written."""
+def _print_to(log, descriptors):
+    """Have no input, and print to the end of *log*; nowhere, where it cannot be written.
+
+    It is a path, or the place of a descriptor: a log may lie where a template cannot see it.
+    """
     try:
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        if isinstance(log, int):
+            output = os.dup(descriptors[log])
+        else:
+            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     except OSError:
         output = os.open(os.devnull, os.O_WRONLY)
     empty = os.open(os.devnull, os.O_RDONLY)

@@ -18,22 +18,39 @@ def site_directories():
     return sorted({form for one in found for form in (one, os.path.realpath(one))})
 
 
-def names(known=frozenset(), outside=()):
-    """Return the modules of this environment in the order in which they came.
+class Watch:
+    """Stands in sys.meta_path, and sees in which order modules are asked for.
 
-    Those in *known* are left out, and those that lie in the directories *outside*.
+    In sys.modules one is behind those that it imported itself.
     """
-    inside, found, size = _beginnings(site_directories()), [], 0
-    outside = _beginnings(outside)
-    for name, module in list(sys.modules.items()):
-        place = _place(module)
-        if name in known or not place.startswith(inside) or place.startswith(outside):
-            continue
-        size += len(name) + 4
-        if size > _MAX_BYTES:
-            break
-        found.append(name)
-    return found
+
+    def __init__(self):
+        """Have seen none."""
+        self._names = {}
+
+    def find_spec(self, name, *_):
+        """Find nothing."""
+        self._names.setdefault(name, len(self._names))
+
+    def imported(self, known=frozenset(), outside=()):
+        """Return the modules of this environment in the order in which they came.
+
+        Those in *known* are left out, and those that lie in the directories *outside*.
+        """
+        inside, outside, size, found = _beginnings(site_directories()), _beginnings(outside), 0, []
+        for name in sorted(sys.modules, key=lambda one: self._names.get(one, -1)):
+            place = _place(sys.modules.get(name))
+            if name in known or not place.startswith(inside) or place.startswith(outside):
+                continue
+            size += len(name) + 4
+            if size > _MAX_BYTES:
+                break
+            found.append(name)
+        return found
+
+    def sought(self):
+        """Return the top-level names that were asked for, there or not."""
+        return {name.split(".")[0] for name in self._names}
 
 
 def top_levels():

@@ -18,7 +18,8 @@ def go_inside(document, kept=()):
     """Go on in a child, inside of what *document* says; the parent keeps *kept* and waits.
 
     `namespaces` are those it leaves. With a mount namespace, all it has are the paths
-    `read`, /proc, /dev, a /tmp, and the empty folders `places`, on which workers mount.
+    `read`, a /proc, /dev and /tmp of its own, and the empty folders `places`, on which
+    workers mount.
     """
     names = document.get("namespaces", [])
     if names:

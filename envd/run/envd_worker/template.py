@@ -5,7 +5,7 @@ template does. The template imports, and never runs a model: one parallel region
 what is forked hangs in its own. Over a SOCK_SEQPACKET pair it speaks as envd's spawner:
 
     {"start": id, "log", "env", "cwd", "given": n, "confinement"}     descriptors: the
-        socket of the worker, then what the confinement names
+        socket of the worker, then those whose places the confinement, or the log, names
     {"kill": id, "signal": number}                 the process group of that worker
 
 and tells `{"started": id, "pid"}`, `{"failed": id, "error", "errno"}` and `{"exited": id,
@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 
-from . import forked, kernel, outer, worker
+from . import forked, imported, kernel, outer, worker
 from .threads import count_threads, why_not_forked
 
 _MAX_MESSAGE = 1 << 20
@@ -68,33 +68,21 @@ class Imports:
 
     def __init__(self, modules):
         """Import the *modules*, in order, as far as they can be."""
-        before, names = dict(os.environ), Names()
-        sys.meta_path.append(names)
+        before, watch = dict(os.environ), imported.Watch()
+        sys.meta_path.insert(0, watch)
         gc.disable()
         for module in modules:
             _import(module)
         _warm()
-        sys.meta_path.remove(names)
+        sys.meta_path.remove(watch)
         gc.collect()
         if hasattr(gc, "freeze"):
             gc.freeze()
-        self.sought = frozenset(names.sought)
+        self.names = watch.sought() | imported.top_levels()
         # Libraries speak to their own children so.
         self.variables = {
             key: value for key, value in os.environ.items() if before.get(key) != value
         }
-
-
-class Names:
-    """Stands at the end of sys.meta_path, and sees who was looked for and is not there."""
-
-    def __init__(self):
-        """Have seen nobody."""
-        self.sought = set()
-
-    def find_spec(self, name, *_):
-        """Find nothing."""
-        self.sought.add(name.split(".")[0])
 
 
 def _import(module):
@@ -135,7 +123,7 @@ class Template:
             "ready": True,
             "pid": os.getpid(),
             "seconds": time.perf_counter() - started,
-            "modules": sorted({name.split(".")[0] for name in sys.modules}),
+            "modules": sorted(imported.top_levels()),
             "threads": count_threads(),
         })  # fmt: skip
         while True:

@@ -83,8 +83,8 @@ class Worker:
     def __init__(self, inherited):
         """Load nothing yet."""
         self._inherited, self._scorer, self._refused = inherited, None, None
-        # What it has of its environment, until that has been told.
-        self._known, self._outside = None, ()
+        # Until it has been told what a fresh worker has of its environment.
+        self._watch, self._known, self._outside = None, frozenset(), ()
 
     def refuse(self, refused):
         """Answer nothing but that."""
@@ -106,6 +106,9 @@ class Worker:
 
     def _load(self, request):
         started, head = time.perf_counter(), request.head
+        if self._inherited is None:
+            self._watch = imported.Watch()
+            sys.meta_path.insert(0, self._watch)
         try:
             model = loading.load(head, self._inherited)
         except Refused as refused:
@@ -113,19 +116,21 @@ class Worker:
         at_once = head.get("max_batch", 1) if head.get("batch") else 1
         self._scorer = Scorer(model, head["max_payload"], at_once)
         answer = {"pid": os.getpid(), "modules": []}
-        if self._inherited is None:
+        if self._watch:
             self._outside = (head.get("code"), head.get("data"))
-            answer["modules"] = imported.names(outside=self._outside)
-            self._known = set(answer["modules"])
+            answer["modules"] = self._watch.imported(outside=self._outside)
+            self._known = frozenset(answer["modules"])
         answer["seconds"] = time.perf_counter() - started
         return request.number, DONE, answer, b""
 
     def _tell_modules(self, frames):
         """Add to the first answer which modules have come since the model was loaded."""
         answered = [head for _, kind, head, _ in frames if kind == DONE]
-        if self._known is None or not answered:
+        if self._watch is None or not answered:
             return
-        new = imported.names(self._known, self._outside)
-        self._known = None
+        new = self._watch.imported(self._known, self._outside)
+        if self._watch in sys.meta_path:
+            sys.meta_path.remove(self._watch)
+        self._watch = None
         if new:
             answered[0]["modules"] = new
