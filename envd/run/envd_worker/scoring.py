@@ -57,6 +57,9 @@ class Scorer:
             yield [self._alone(one)]
 
     def _prepare(self, request):
+        """Read the input of *request*, once."""
+        if request.prepared:
+            return
         if self._metadata is None:
             self._metadata = metadata_of(self._model)
         request.prepared = Prepared(request.head, request.payload, self._metadata)
@@ -69,8 +72,7 @@ class Scorer:
             other = inbox.next()
             if other is None or other.kind != PREDICT or other.head != request.head:
                 return
-            if other.prepared is None:
-                self._prepare(other)
+            self._prepare(other)
             found = other.prepared.input
             if found and not batching.fits(request.prepared.input, found):
                 return
