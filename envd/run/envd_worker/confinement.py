@@ -18,8 +18,8 @@ threads, mounts while landlock lets it, and gives up what these need last.
 
 import os
 
-from . import kernel, landlock, limits, mounts, namespaces, seccomp
-from .refusals import Refused, short
+from . import kernel, landlock, limits, mounts, namespaces, outer, seccomp
+from .refusals import Refused, name, short
 
 
 def confine(document, descriptors):
@@ -30,11 +30,30 @@ def confine(document, descriptors):
     Raises:
         Refused: a step cannot be taken; those before it have been.
     """
-    try:
+
+    def take():
         for step in _STEPS:
             step(document, descriptors)
-    except (OSError, KeyError, IndexError, AttributeError) as error:
-        raise Refused("CONFINEMENT_FAILED", "the worker cannot be confined: " + short(error))
+
+    _or_refused(take)
+
+
+def go_inside(document):
+    """Go on in a child, inside of what *document* says of an outer process, if it does.
+
+    Raises:
+        Refused: there can be no such inside.
+    """
+    if document:
+        _or_refused(lambda: outer.go_inside(document))
+
+
+def _or_refused(take):
+    try:
+        take()
+    except (OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        message = "the worker cannot be confined: %s: %s" % (name(error), short(error))
+        raise Refused("CONFINEMENT_FAILED", message)
 
 
 def _join_cgroups(document, descriptors):
@@ -46,10 +65,13 @@ def _refuse_root(document, _):
     """Refuse namespaces that root only seems to be locked up in.
 
     Who is root outside may write what belongs to root in a /proc of its own all the same:
-    `core_pattern` is a way out. A rule for files is not fooled.
+    `core_pattern` is a way out. A rule for files is not fooled, unless it says so.
     """
-    has_mounts = "mount" in document.get("namespaces", [])
-    if has_mounts and namespaces.HOST_UID == 0 and "read" not in document.get("landlock", {}):
+    if namespaces.HOST_UID or "mount" not in document.get("namespaces", []):
+        return
+    rules = document.get("landlock") or {}
+    written = {os.path.normpath(one).split("/")[1] for one in rules.get("write", [])}
+    if "read" not in rules or written & {"", "proc"}:
         raise PermissionError("namespaces do not hold root; run as somebody else, or by landlock")
 
 

@@ -19,7 +19,7 @@ def work(order, imports):
     gc.enable()
 
     def confine():
-        confinement.confine(request.get("confinement", {}), descriptors)
+        confinement.confine(request.get("confinement") or {}, descriptors)
         # It may be one that only the confined see.
         os.chdir(request["cwd"])
         _reseed()

@@ -34,6 +34,8 @@ def go_inside(document, kept=()):
 
 def _change_root(paths, places):
     """Make a root of *paths*, to be read only, and of the empty folders *places*."""
+    if not all(os.path.isabs(one) for one in [*paths, *places]):
+        raise ValueError("a path of a root is absolute")
     links = [(os.readlink(one), one) for one in paths if os.path.islink(one)]
     # Before anything is hidden below what is mounted here.
     trees = [

@@ -43,9 +43,9 @@ def main(descriptor, file, lease=None):
     control.set_inheritable(False)
     lease = document.get("lease") if lease is None else int(lease)
     try:
-        _go_inside(document.get("outer", {}), lease)
-    except OSError as error:
-        control.send(json.dumps({"unusable": str(error)}).encode())
+        _go_inside(document.get("outer") or {}, lease)
+    except Exception as error:
+        control.send(json.dumps({"unusable": "it has no root: %r" % (error,)}).encode())
         return
     template = Template(control, Imports(document["modules"]))
     order = template.serve(started)

@@ -50,11 +50,13 @@ def main(descriptor, file=None, *more):
     with open(file) as text:
         document = json.load(text)
     # Neither ctypes nor this is of use to a worker that is not confined.
-    from . import confinement, outer
+    from . import confinement
 
-    if document.get("outer"):
-        outer.go_inside(document["outer"])
-    serve(connection, lambda: confinement.confine(document.get("confinement", {}), descriptors))
+    def confine():
+        confinement.go_inside(document.get("outer"))
+        confinement.confine(document.get("confinement") or {}, descriptors)
+
+    serve(connection, confine)
 
 
 def serve(connection, confine=bool, inherited=None):
