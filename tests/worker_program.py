@@ -150,8 +150,7 @@ def worker(
     ours, theirs = socket.socketpair()
     arguments = [str(theirs.fileno())]
     if document is not None:
-        (cwd / "worker.json").write_text(json.dumps(document))
-        arguments += [str(cwd / "worker.json"), *map(str, given)]
+        arguments += [json.dumps(document), *map(str, given)]
     with theirs, contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else None
         process = subprocess.Popen(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
+import json
 import os
 from pathlib import Path
 
 from envd.errors import EnvironmentNotFoundError
 from envd.run import envd_worker
+from envd.run.envd_worker import landlock
 from envd.store import Environment, Store
 from envd.store.leases import Lease
 
-# Files and network are as they are for whoever runs envd; what workers may not do is to
-# reach into each other: a forked one would have the same memory layout as its siblings.
-CONFINEMENT = {"landlock": {"scoped": True}, "limits": {"core": 0}}
 _PROGRAM = str(Path(envd_worker.__file__).parent)
 
 
@@ -42,6 +42,28 @@ def scratch(store: Store) -> Path:
             raise
         # What is ready serves from a full disk as well.
         return store.scratch_in_memory()
+
+
+@functools.cache
+def can_keep_apart() -> bool:
+    """Whether this kernel can keep workers from reaching into each other."""
+    version: int = landlock.abi()  # type: ignore[no-untyped-call]
+    return version >= landlock.SCOPED_SINCE
+
+
+def confinement() -> dict[str, object]:
+    """Return what every worker is confined by.
+
+    Files and network are as they are for whoever runs envd. What workers may not do is to
+    read the memory of each other, which those of one template could: it is laid out alike.
+    """
+    steps: dict[str, object] = {"limits": {"core": 0}}
+    return steps | ({"landlock": {"scoped": True}} if can_keep_apart() else {})
+
+
+def confined() -> str:
+    """Return what a worker is told of that."""
+    return json.dumps({"confinement": confinement()})
 
 
 def lease(store: Store, environment: Environment) -> Lease:

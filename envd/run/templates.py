@@ -61,7 +61,7 @@ class Template(Starter):
             "log": str(log_path),
             "env": dict(env),
             "cwd": str(scratch),
-            "confinement": places.CONFINEMENT,
+            "confinement": places.confinement(),
         }
         return await self.ask(request, [connection.fileno()])
 
@@ -125,11 +125,8 @@ class Templates:
         self, model: Model, environment: Environment, serving: Serving
     ) -> tuple[Template | None, str]:
         """Return the template that a worker of *model* can be forked from, and why (not)."""
-        if not (serving.template and self._settings.workers.template):
-            return None, "templates are off"
-        if serving.env:
-            # Libraries read variables when they are imported.
-            return None, "it has variables of its own"
+        if why := self._none_for(serving):
+            return None, why
         known = self._known.setdefault(environment.prefix, _Known())
         if why := known.refused.get(model.digest) or known.refused.get(""):
             return None, why
@@ -143,6 +140,14 @@ class Templates:
             log.warning("the environment %s gets no template: %s", environment.id, error)
             return None, known.refused[""]
         return found, "its environment has a template"
+
+    def _none_for(self, serving: Serving) -> str | None:
+        if not (serving.template and self._settings.workers.template):
+            return "templates are off"
+        if not places.can_keep_apart():
+            return "this kernel cannot keep forked workers apart: it has no landlock 6"
+        # Libraries read variables when they are imported.
+        return "it has variables of its own" if serving.env else None
 
     def learn(self, model: Model, environment: Environment, modules: object) -> None:
         """Remember what a fresh worker of *model* has imported."""

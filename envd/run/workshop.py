@@ -186,7 +186,7 @@ class Workshop:
                 lease = places.lease(self._store, environment)
                 handed_on.callback(lease.close)
                 process = await self._processes.start(
-                    [*places.program(environment), "serve", "{0}"],
+                    [*places.program(environment), "serve", "{0}", places.confined()],
                     env=variables,
                     cwd=scratch,
                     log=self._log(model),

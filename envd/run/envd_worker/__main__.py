@@ -1,11 +1,11 @@
 """`python -I -B .../envd_worker MODE ...`: the programs of this package.
 
-    serve FD [FILE [FD...]]     a worker on the protocol socket FD
+    serve FD [JSON [FD...]]     a worker on the protocol socket FD
     template FD FILE [LEASE]    a template on the control socket FD
     probe                       what this kernel lets a worker be confined by, as JSON
 
-FILE is a JSON object that says the rest; what it names by index is among the descriptors,
-the first FD included.
+The object in JSON, or in FILE, for there it may be long, says the rest; what it names by
+index is among the descriptors, the first FD included.
 """
 
 import importlib

@@ -35,8 +35,8 @@ def _file(descriptor):
     return io.TextIOWrapper(binary, errors="backslashreplace", line_buffering=True)
 
 
-def main(descriptor, file=None, *more):
-    """Serve the socket *descriptor*, confined as *file* says, if it says so.
+def main(descriptor, text="{}", *more):
+    """Serve the socket *descriptor*, confined as the JSON object *text* says, if it says so.
 
     `confinement` is as in `confinement.confine`, over all the descriptors, and `outer` as
     in `outer.go_inside`.
@@ -44,11 +44,10 @@ def main(descriptor, file=None, *more):
     print_to_log()
     descriptors = [int(descriptor), *map(int, more)]
     connection = socket.socket(fileno=descriptors[0])
-    if file is None:
+    document = json.loads(text)
+    if not document:
         serve(connection)
         return
-    with open(file) as text:
-        document = json.load(text)
     # Neither ctypes nor this is of use to a worker that is not confined.
     from . import confinement
 
