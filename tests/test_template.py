@@ -27,7 +27,7 @@ def kind(fd):
         return ''
 return {
     'path': sys.path,
-    'argv': [sys.argv[0], sys.argv[1], len(sys.argv)],
+    'argv': sys.argv[:2],
     'flags': list(sys.flags),
     'environ': dict(os.environ),
     'cwd': os.getcwd(),
@@ -47,6 +47,7 @@ _IS_OPEN = """
 def is_open(number):
     return os.path.exists('/proc/self/fd/%d' % number)
 """
+_CONFINED = {"confinement": {"landlock": {"scoped": True}, "limits": {"core": 0}}}
 _SETS = "import os; os.environ['SET_BY_IMPORT'] = 'yes'; import tempfile; tempfile.gettempdir()"
 
 
@@ -63,12 +64,12 @@ def test_a_forked_worker_sees_what_a_fresh_one_sees_on_every_python(tmp_path: Pa
 
     for place, base in enumerate(pythons):
         python = small_environment(tmp_path / f"environment-{place}", base, setting=_SETS)
-        with worker(python, cwd=tmp_path, env=env, log=log) as (talk, _):
+        with worker(python, cwd=tmp_path, env=env, log=log, document=_CONFINED) as (talk, _):
             told = talk.load(path)["modules"]
             fresh = talk.predict({"inputs": [1]})
         with Template(told, python=python, cwd=tmp_path, env=env) as template:
             ready = template.ready()
-            with template.worker(env=env) as (talk, _):
+            with template.worker(env=env, **_CONFINED) as (talk, _):
                 loaded = talk.load(path)
                 forked = talk.predict({"inputs": [1]})
 

@@ -11,7 +11,7 @@ from envd import config
 from envd.build import Interpreter, Interpreters
 from envd.run.envd_worker import protocol, reading, writing
 from envd.run.envd_worker.refusals import Refused
-from tests.worker_program import JSON, load_head, model, worker
+from tests.worker_program import JSON, Said, load_head, model, small_environment, worker
 
 BARE_1X = {"columns": ["x"], "index": [0, 1], "data": [[1], [2]]}
 
@@ -99,3 +99,69 @@ def test_answers_are_written_as_mlflow_writes_them() -> None:
     for raw, written in cases:
         body, _ = writing.write(raw, is_chat=False, limit=1 << 20)
         assert json.loads(body) == {"predictions": written}
+
+
+def test_frames_that_a_model_forges_on_its_output_have_no_effect(tmp_path: Path) -> None:
+    forging = (
+        "import struct\n"
+        "for number in range(100):\n"
+        "    forged = struct.pack('!QIBI', 2, number, 2, 2) + b'{}{}'\n"
+        "    for stream in (0, 1, 2):\n"
+        "        try:\n"
+        "            os.write(stream, forged)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "return data"
+    )
+    log = tmp_path / "log"
+    with worker(cwd=tmp_path, python=small_environment(tmp_path / "e"), log=log) as (talk, _):
+        talk.load(model(tmp_path / "model", forging))
+        answers = [talk.predict({"inputs": number}) for number in range(3)]
+
+    assert answers == [0, 1, 2]
+    assert log.read_bytes().count(b"{}{}") == 600
+
+
+def _with_mlflow(environment: Path, signature: str) -> Path:
+    """Return a Python whose mlflow loads with that signature a model that tells `model_config`."""
+    python = small_environment(environment)
+    (packages,) = (environment / "lib").glob("*/site-packages")
+    for file, text in {
+        "mlflow/__init__.py": "",
+        "mlflow/utils/__init__.py": "",
+        "mlflow/utils/proto_json_utils.py": "",
+        "mlflow/pyfunc.py": (
+            "model_config = None\n"
+            f"def load_model({signature}):\n"
+            "    model = Model()\n    model.config = model_config\n    return model\n"
+            "class Model:\n    def predict(self, data):\n        return self.config\n"
+        ),
+    }.items():
+        (packages / file).parent.mkdir(exist_ok=True)
+        (packages / file).write_text(text)
+    return python
+
+
+def test_a_model_config_is_handed_to_an_mlflow_that_takes_one(tmp_path: Path) -> None:
+    new = _with_mlflow(tmp_path / "new", "uri, model_config=None")
+    old = _with_mlflow(tmp_path / "old", "uri")
+    config = {"temperature": 0.5}
+    with worker(new, cwd=tmp_path) as (talk, _):
+        talk.load(tmp_path, model_config=config)
+        told = talk.predict({"inputs": []})
+    with worker(old, cwd=tmp_path) as (talk, _), pytest.raises(Said) as raised:
+        talk.load(tmp_path, model_config=config)
+    with worker(old, cwd=tmp_path) as (talk, _):
+        talk.load(tmp_path, model_config=None)
+
+    assert told == config
+    assert raised.value.reason == "MODEL_INVALID"
+    assert "takes no `model_config`" in str(raised.value)
+
+
+def test_what_could_not_be_loaded_answers_nothing(tmp_path: Path) -> None:
+    path = model(tmp_path / "model", top="raise ValueError('no')")
+    with worker(small_environment(tmp_path / "environment"), cwd=tmp_path) as (talk, _):
+        for ask in (lambda: talk.load(path), lambda: talk.predict({"inputs": []})):
+            with pytest.raises(Said, match="ValueError: no"):
+                ask()

@@ -5,6 +5,8 @@ included, is up to that row alone, and not to where it stands. What is joined mu
 each request would have been by itself, so only inputs of one form are: the same columns,
 types and shapes, nothing that joining would widen (an integer column beside one with a
 missing value) and nothing whose type is up to its values (an object column of several).
+What remains is rounding: a product of matrices may differ in its last digits by how many
+rows it has.
 """
 
 import sys

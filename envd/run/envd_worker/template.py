@@ -50,7 +50,7 @@ def main(descriptor, file, lease=None):
     template = Template(control, Imports(document["modules"]))
     order = template.serve(started)
     if order is None:
-        sys.stderr.flush()
+        _flush()
         os._exit(0)
     # In a process of its own by now, which ends as any worker does.
     forked.work(order, template.imports)
@@ -178,8 +178,7 @@ class Template:
         return None
 
     def _fork(self, request, descriptors):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         try:
             pid = os.fork()
         except OSError as error:
@@ -228,6 +227,12 @@ class Template:
         except OSError:
             # The daemon has gone; the next read says so too.
             pass
+
+
+def _flush():
+    """Have printed what was, or a fork prints it again."""
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _signal_group(pid, number):

@@ -113,6 +113,7 @@ class Worker:
         try:
             model = loading.load(head, self._inherited)
         except Refused as refused:
+            self.refuse(refused)
             return request.number, FAILED, refused.document(), b""
         at_once = head.get("max_batch", 1) if head.get("batch") else 1
         self._scorer = Scorer(model, head["max_payload"], at_once)
