@@ -10,14 +10,10 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import parse_qsl
-
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
 
 from envd import lock as locks
 from envd import process
@@ -25,16 +21,16 @@ from envd.asked import Asked
 from envd.build import conda as conda_build
 from envd.errors import ModelInvalidError, RequestInvalidError, SolveFailedError
 from envd.events import Note, OnEvent, Stage
-from envd.lock import Lock, Package, Question, conda, conda_lock_file
+from envd.lock import Lock, Package, Question, conda, conda_lock_file, provided
 from envd.lock.conda import CondaQuestion
 from envd.lock.conda_lock_file import PipPackage
 from envd.lock.lock import CondaPackage
+from envd.lock.provided import Provided
 from envd.lock.rattler import Rattler
 from envd.lock.rungs import Rung, rungs
 from envd.lock.uv import Uv
 from envd.model.texts import shown
-from envd.spec import Python, Requirement, Spec
-from envd.spec.conda_names import pypi_name
+from envd.spec import Python, Spec
 from envd.spec.python import conda_subdir, elsewhere
 from envd.spec.urls import without_credentials
 
@@ -69,12 +65,18 @@ class Locker:
         with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.conda.", dir=scratch) as folder:
             prefix = Path(folder) / "prefix"
             conda_build.install(found.conda, prefix, self.rattler, on_event)
-            provided = dict(_provided(prefix))
-            spec = _pip_spec(asked.spec, found.python(asked.spec.python), provided)
-            pip = self._pip(asked, spec, prefix / "bin" / "python", on_event, refresh=refresh)
+            question = Question(
+                _pip_spec(asked.spec, found.python(asked.spec.python)),
+                prefix / "bin" / "python",
+                asked.model,
+                asked.day,
+                refresh,
+                provided.installed(found.conda, prefix),
+            )
+            pip = locks.resolve(question, self.uv, on_event)
         return replace(
             found,
-            packages=tuple(one for one in pip.packages if one.name not in provided),
+            packages=pip.packages,
             notes=tuple(dict.fromkeys((*found.notes, *pip.notes))),
             day=found.day or pip.day,
         )
@@ -106,18 +108,11 @@ class Locker:
         found = self._conda(asked, platform, on_event)
         if not asked.spec.requirements:
             return found
-        provided = {
-            name: one.version
-            for one in found.conda
-            if (name := pypi_name(one.name)) and _is_of_python(one)
-        }
         python = elsewhere(found.python(asked.spec.python), platform)
-        spec = _pip_spec(asked.spec, python, provided)
-        interpreter = Path(sys.executable)
-        pip = self._pip(asked, spec, interpreter, on_event, refresh=False)
-        return replace(
-            found, packages=tuple(one for one in pip.packages if one.name not in provided)
-        )
+        spec, there = _pip_spec(asked.spec, python), provided.expected(found.conda)
+        _refuse_extras(spec, there, platform)
+        question = Question(spec, Path(sys.executable), asked.model, asked.day, provided=there)
+        return replace(found, packages=locks.resolve(question, self.uv, on_event).packages)
 
     def _conda(self, asked: Asked, platform: str, on_event: OnEvent) -> Lock:
         failed: SolveFailedError | None = None
@@ -140,12 +135,6 @@ class Locker:
             return Lock((), rung.day, notes, day, _with_python(solved), asked.spec.variables)
         assert failed is not None  # noqa: S101 - there is at least one try
         raise failed
-
-    def _pip(
-        self, asked: Asked, spec: Spec, interpreter: Path, on_event: OnEvent, *, refresh: bool
-    ) -> Lock:
-        question = Question(spec, interpreter, asked.model, asked.day, refresh)
-        return locks.resolve(question, self.uv, on_event)
 
 
 def _tries(asked: Asked, match: str) -> Iterator[tuple[Rung, tuple[str, ...], tuple[Note, ...]]]:
@@ -175,36 +164,23 @@ def _with_python(found: tuple[CondaPackage, ...]) -> tuple[CondaPackage, ...]:
     return found
 
 
-def _pip_spec(spec: Spec, python: Python, provided: Mapping[str, str]) -> Spec:
-    """Return the spec of the pip section on *python*, where what is *provided* is as it is."""
-    # A package may have a version of conda's kind, which uv cannot be told.
-    limits = [
-        Requirement(name, f"{name}=={version}")
-        for name, version in provided.items()
-        if _is_of_pypi(version)
-    ]
+def _pip_spec(spec: Spec, python: Python) -> Spec:
+    """Return the spec of the pip section on *python*."""
     return replace(
-        spec,
-        manager="virtualenv",
-        python=python,
-        constraints=tuple(sorted({*spec.constraints, *limits})),
-        channels=(),
-        packages=(),
-        variables=(),
+        spec, manager="virtualenv", python=python, channels=(), packages=(), variables=()
     )
 
 
-def _is_of_pypi(version: str) -> bool:
-    try:
-        Version(version)
-    except InvalidVersion:
-        return False
-    return True
-
-
-def _is_of_python(one: CondaPackage) -> bool:
-    depends = {text.partition(" ")[0] for text in one.depends}
-    return one.noarch == "python" or "python" in depends
+def _refuse_extras(spec: Spec, there: Iterable[Provided], platform: str) -> None:
+    """Refuse extras of what conda will bring: only what is installed says what they need."""
+    names = {one.name for one in there}
+    for one in spec.requirements:
+        if one.name in names and "[" in one.text.partition("; ")[0]:
+            message = (
+                f"what `{one.text}` needs on {platform} cannot be known here, because conda brings "
+                f"`{one.name}`; name the packages of its extras in the pip section"
+            )
+            raise SolveFailedError(message, packages=one.name, platform=platform)
 
 
 def _in_file(one: Package, platform: str) -> PipPackage:
@@ -220,12 +196,3 @@ def _in_file(one: Package, platform: str) -> PipPackage:
         )
         raise SolveFailedError(message, packages=one.name)
     return PipPackage(one.name, one.version, without_credentials(url), sha256, platform)
-
-
-def _provided(prefix: Path) -> Iterator[tuple[str, str]]:
-    """Yield the distributions that conda packages have brought into *prefix*, with versions."""
-    for site in prefix.glob("lib/python*/site-packages"):
-        for one in distributions(path=[str(site)]):
-            name = one.metadata["Name"]
-            if name and one.version:
-                yield canonicalize_name(name), one.version

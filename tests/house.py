@@ -18,6 +18,7 @@ from envd.config import Index, Python, Resolve, Security, Settings
 from envd.environments import Environments, Ready
 from envd.events import Event
 from envd.lock import Lock, Question
+from envd.lock.provided import Provided
 from envd.lock.uv import Uv
 from envd.model import mlmodel
 from envd.spec import Dependencies, Terms, of, policy, requirement_file
@@ -120,8 +121,9 @@ class House:
         build: tuple[str, ...] = (),
         constraints: tuple[str, ...] = (),
         day: str | None = None,
+        provided: tuple[Provided, ...] = (),
     ) -> Lock:
-        """Lock *lines*, of a model that was logged on *day*."""
+        """Lock *lines*, of a model that was logged on *day*, where some is *provided*."""
         asked = self._read(lines)
         found = Dependencies(
             python=None,
@@ -131,7 +133,7 @@ class House:
             day=day,
         )
         spec = of(found, self.interpreter.python, self.settings.index)
-        question = Question(spec, self.interpreter.path, self.model, day)
+        question = Question(spec, self.interpreter.path, self.model, day, provided=provided)
         self.events = []
         return locks.resolve(question, Uv(self.settings), self.events.append)
 

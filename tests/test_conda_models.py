@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from envd_client.errors import RequestInvalidError
 
+from tests import house
 from tests.conda_channel import PURE, Channel, Package
 from tests.conda_forge import SKLEARN, TOOLS, CondaForge
 from tests.conftest import Daemon, Envctl, environment, expected, one_python, wait_for
@@ -156,6 +157,30 @@ def test_pip_packages_go_on_top_of_condas_and_variables_are_set(
     prefix = Path(mode.removeprefix("quick "))
     site = prefix / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     assert {one.name for one in site.glob("tiny_*.dist-info")} == {"tiny_a-1.0.dist-info"}
+
+
+def test_what_conda_brings_is_installed_as_pip_sees_it_and_stays(
+    envctl: Envctl, channel: Channel, tmp_path: Path
+) -> None:
+    info = {"site-packages/word-1.0.dist-info/METADATA": "Name: word\nVersion: 1.0\n"}
+    channel.add(replace(WORD, files={**WORD.files, **info}))
+    # No index has `word` at all.
+    house.wheel(tmp_path, "needs-word", "1.0", requires="word")
+    house.wheel(tmp_path, "needs-two", "1.0", requires="word>=2")
+    models = [
+        model(tmp_path / name, f"dependencies: [python={HERE}, word, {{pip: [{name}]}}]\n")
+        for name in ("needs-word", "needs-two")
+    ]
+
+    done = envctl("build", *models, "--json", ENVD_INDEX__FIND_LINKS=str(tmp_path))
+
+    built, failed = json.loads(done.stdout or "[{}, {}]")
+    assert built.get("state") == "ready", done.stdout
+    site = envctl.root.glob(f"environments/{built['id']}/*/lib/python*/site-packages/*.dist-info")
+    assert {one.name for one in site} == {"word-1.0.dist-info", "needs_word-1.0.dist-info"}
+    assert failed["failure"]["reason"] == "SOLVE_FAILED"
+    assert "`needs-two` do not go with what conda installs" in failed["failure"]["message"]
+    assert "conda's `word 1.0`" in failed["failure"]["message"]
 
 
 def test_auto_is_conda_only_where_pypi_lacks_a_package(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from envd.child import Finished
-from envd.errors import InstallFailedError, SolveFailedError
+from envd.errors import EnvdError, InstallFailedError, SolveFailedError
 from envd.events import Line, OnEvent
+from envd.lock import provided
+from envd.lock.provided import Provided
 from envd.lock.rungs import SIBLINGS, Rung
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
@@ -36,7 +38,8 @@ class Question:
     """A spec to be locked, and what that needs besides: where, when, and for which model.
 
     `day` is the day the model was logged (`2024-02-14`), for where its month gives no
-    answer. With `refresh` the indexes are asked again, whatever is cached of them.
+    answer. With `refresh` the indexes are asked again, whatever is cached of them. What is
+    `provided` is there already.
     """
 
     spec: Spec
@@ -44,6 +47,7 @@ class Question:
     model: Path
     day: str | None
     refresh: bool = False
+    provided: tuple[Provided, ...] = ()
 
 
 class Compiler:
@@ -67,7 +71,11 @@ class Compiler:
         self._work = work
         self._on_event = on_event
         _write(work / "build-constraints.txt", spec.build_constraints)
-        self._limits = [*(one.text for one in spec.constraints), *rung.limits]
+        self._limits = [
+            *(one.text for one in spec.constraints),
+            *rung.limits,
+            *provided.constraints(question.provided, work / "provided"),
+        ]
         _write(work / "constraints.txt", self._limits)
 
     @property
@@ -93,7 +101,7 @@ class Compiler:
         ]
 
     def compile(self, lines: Sequence[str]) -> dict[str, Entry]:
-        """Resolve the requirement *lines*; the entries are by name.
+        """Resolve the requirement *lines*; the entries are by name, without what is provided.
 
         Raises:
             SolveFailedError: no set of versions satisfies them.
@@ -114,9 +122,28 @@ class Compiler:
 
         finished = self._undated.run(ask)
         if finished.status != 0:
-            raise _failure(finished, lines)
+            raise self._failure(finished, lines)
         entries = tomllib.loads(output.read_text()).get("packages", [])
-        return {one["name"]: one for one in entries}
+        there = {one.name for one in self._question.provided}
+        return {one["name"]: one for one in entries if one["name"] not in there}
+
+    def _failure(self, finished: Finished, lines: Sequence[str]) -> EnvdError:
+        why, asked = explanation(finished), ", ".join(lines)
+        if "No solution found" in why or "conflicting URLs" in why:
+            everything = (*self._spec.requirements, *self._spec.constraints)
+            if found := provided.conflict(self._question.provided, everything, why):
+                return found
+        if "building from source is disabled for all packages" in why:
+            message = (
+                "no set of wheels satisfies the model's requirements, and "
+                f'`security.profile = "strict"` takes wheels only. {why}'
+            )
+            return SolveFailedError(message, requirements=asked, setting="security.profile")
+        if "No solution found" in why or "not found in the" in why:
+            message = f"no set of packages satisfies the model's requirements. {why}"
+            return SolveFailedError(message, requirements=asked)
+        message = f"the model's requirements could not be resolved. {why}"
+        return InstallFailedError(message, requirements=asked)
 
     def _run(self, output: Path, sources: Sources) -> Finished:
         spec = self._spec
@@ -173,18 +200,3 @@ def _without_output(on_event: OnEvent) -> Callable[[str], None]:
             on_event(Line(text))
 
     return on_line
-
-
-def _failure(finished: Finished, lines: Iterable[str]) -> Exception:
-    why, asked = explanation(finished), ", ".join(lines)
-    if "building from source is disabled for all packages" in why:
-        message = (
-            "no set of wheels satisfies the model's requirements, and "
-            f'`security.profile = "strict"` takes wheels only. {why}'
-        )
-        return SolveFailedError(message, requirements=asked, setting="security.profile")
-    if "No solution found" in why or "not found in the" in why:
-        message = f"no set of packages satisfies the model's requirements. {why}"
-        return SolveFailedError(message, requirements=asked)
-    message = f"the model's requirements could not be resolved. {why}"
-    return InstallFailedError(message, requirements=asked)
