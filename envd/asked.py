@@ -10,11 +10,9 @@ from envd import spec as specs
 from envd.build import Interpreter
 from envd.config import Settings
 from envd.events import Note
-from envd.honouring import honoured
-from envd.lock import CondaPackage
-from envd.lock.lock import conda_package
 from envd.model import Model
 from envd.spec import Dependencies, Spec
+from envd.spec.conda_package import CondaPackage, conda_package
 from envd.spec.python import python_of_conda
 from envd.spec.spec import from_canonical
 
@@ -47,21 +45,15 @@ class Asked:
         interpreter: Interpreter | None,
         note: Note | None,
         settings: Settings,
-        *,
-        fresh: bool = False,
     ) -> Asked:
         """Return what *model* asks for on *interpreter*, which was chosen with *note*.
 
-        There is none where the manager is conda: then a `conda-lock.yml` that lies in the model
-        counts, unless *fresh* passes over it.
+        There is none where the manager is conda.
 
         Raises:
             ModelInvalidError: a lock that lies in the model does not fit its requirements.
         """
         is_mlflow = model.loader_module.split(".")[0] == "mlflow"
-        locked: tuple[CondaPackage, ...] = ()
-        if interpreter is None and not fresh:
-            dependencies, locked = honoured(model, dependencies, settings)
         python = interpreter.python if interpreter else python_of_conda(dependencies.python or "")
         found = dependencies.on(python)
         notes = (*found.notes, *found.asked.notes)
@@ -74,7 +66,7 @@ class Asked:
             model=model.path,
             day=found.day,
             addresses=found.addresses,
-            locked=locked,
+            locked=found.locked,
         )
 
     @classmethod

@@ -28,6 +28,7 @@ from envd.errors import (
 )
 from envd.events import Note, Stage, ignore
 from envd.following import Build
+from envd.lock import Lock
 from envd.model import Model, location
 from envd.run.processes import Processes
 from envd.spec import Terms
@@ -84,7 +85,7 @@ class Builds:
         dependencies = await asyncio.to_thread(spec.read, model, self._settings, terms)
         if dependencies.manager == "conda":
             return await asyncio.to_thread(
-                Asked.of, model, dependencies, None, None, self._settings, fresh=terms.fresh
+                Asked.of, model, dependencies, None, None, self._settings
             )
         requested = dependencies.python
         interpreters = self._environments.interpreters
@@ -109,6 +110,10 @@ class Builds:
             PolicyDeniedError: its lock is made of what the settings do not allow.
         """
         return self._environments.find(asked)
+
+    def kept_lock(self, asked: Asked) -> Lock | None:
+        """Return the lock of *asked* if there is one."""
+        return self._environments.kept_lock(asked)
 
     def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
         """Return all that is worth knowing of *found*, the environment *model* asked for."""

@@ -24,7 +24,7 @@ from envd.lock.rattler import Rattler
 from envd.lock.uv import Uv
 from envd.locking import Locker
 from envd.model import Model
-from envd.spec import Terms, flavors, match_spec, policy
+from envd.spec import Terms, conda_python, flavors, match_spec, policy
 from envd.spec.conda_names import pypi_name
 from envd.store import Attempt, Environment, Manifest, Store
 from envd.work import Work
@@ -71,7 +71,7 @@ class Environments:
         self._create()
         dependencies = specs.read(model, self.settings, terms)
         if dependencies.manager == "conda":
-            return Asked.of(model, dependencies, None, None, self.settings, fresh=terms.fresh)
+            return Asked.of(model, dependencies, None, None, self.settings)
         interpreter, note = self.interpreters.obtain(dependencies.python, on_event)
         return Asked.of(model, dependencies, interpreter, note, self.settings)
 
@@ -88,8 +88,16 @@ class Environments:
         return self._admitted(self.store.find(lock.env_id(asked.spec.python)))
 
     def kept_lock(self, asked: Asked) -> Lock | None:
-        """Return the lock of *asked* if there is one."""
-        return self.store.specs.lock(asked.spec.key, asked.day)
+        """Return the lock of *asked* if there is one, and it has the Python that it has to have."""
+        lock = self.store.specs.lock(asked.spec.key, asked.day)
+        return lock if lock and self._admits_python(asked, lock) else None
+
+    def _admits_python(self, asked: Asked, lock: Lock) -> bool:
+        """Whether `python.match` takes the Python of *lock*: it may have been another setting."""
+        if self.settings.python.match != "exact" or not lock.conda:
+            return True
+        packages = map(match_spec.parse, asked.spec.packages)
+        return conda_python.is_asked_for(packages, lock.python(asked.spec.python).version)
 
     def notes(self, model: Model, asked: Asked, found: Environment) -> tuple[Note, ...]:
         """Return all that is worth knowing of *found*, the environment *model* asked for."""

@@ -7,7 +7,6 @@ provide, and only their own Python can build what has no wheel.
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,19 +22,16 @@ from envd.errors import ModelInvalidError, RequestInvalidError, SolveFailedError
 from envd.events import Note, OnEvent, Stage
 from envd.lock import Lock, Package, Question, conda, conda_lock_file, provided
 from envd.lock.conda import CondaQuestion
-from envd.lock.conda_lock_file import PipPackage
-from envd.lock.lock import CondaPackage
 from envd.lock.provided import Provided
 from envd.lock.rattler import Rattler
 from envd.lock.rungs import Rung, rungs
 from envd.lock.uv import Uv
 from envd.model.texts import shown
-from envd.spec import Python, Spec
+from envd.spec import Python, Spec, conda_lock, conda_python, match_spec
+from envd.spec.conda_lock import PipPackage
+from envd.spec.conda_package import CondaPackage
 from envd.spec.python import conda_subdir, elsewhere
 from envd.spec.urls import without_credentials
-
-# As `envd.spec.match_spec` writes it.
-_PATCH = re.compile(r"^((?:[^ ]+::)?python) (?:==)?(\d+\.\d+)\.\d+(?:\.\*)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +82,45 @@ class Locker:
 
         Raises:
             RequestInvalidError: there is no such platform.
+            ModelInvalidError: a lock that lies in the model has nothing for one.
             EnvdError: as `lock`; and what envd built itself cannot stand in such a file.
         """
         own = conda_subdir(asked.spec.python)
-        found = {own: lock}
+        packages, pip = {own: lock.conda}, list[PipPackage]()
         for platform in sorted({*platforms} - {own}):
-            found[platform] = self._elsewhere(asked, platform, on_event)
-        question = CondaQuestion(asked.spec.channels, asked.spec.packages, tuple(found))
-        pip = [_in_file(one, name) for name, each in found.items() for one in each.packages]
-        packages = {name: each.conda for name, each in found.items()}
+            packages[platform], more = self._elsewhere(asked, platform, on_event)
+            pip += more
+        pip += [_in_file(one, own) for one in lock.packages]
+        question = CondaQuestion(asked.spec.channels, asked.spec.packages, tuple(packages))
         return conda_lock_file.text(question, packages, pip, self.rattler, on_event)
 
-    def _elsewhere(self, asked: Asked, platform: str, on_event: OnEvent) -> Lock:
-        """Lock *asked* for another platform, on whose Python nothing can be looked at or built."""
+    def _elsewhere(
+        self, asked: Asked, platform: str, on_event: OnEvent
+    ) -> tuple[tuple[CondaPackage, ...], Iterable[PipPackage]]:
+        """Return the packages of *asked* for another platform, conda's and pip's."""
         try:
             elsewhere(asked.spec.python, platform)
         except KeyError as error:
             message = f"`{shown(platform)}` is no platform that is locked for"
             raise RequestInvalidError(message, platform=shown(platform)) from error
+        if asked.locked:
+            return _held(asked, platform)
         on_event(Stage("locking", f"resolving for {platform}"))
         found = self._conda(asked, platform, on_event)
+        return found.conda, self._pip_elsewhere(asked, found, platform, on_event)
+
+    def _pip_elsewhere(
+        self, asked: Asked, found: Lock, platform: str, on_event: OnEvent
+    ) -> Iterable[PipPackage]:
+        """Lock a pip section for a Python on which nothing can be looked at or built."""
         if not asked.spec.requirements:
-            return found
+            return ()
         python = elsewhere(found.python(asked.spec.python), platform)
         spec, there = _pip_spec(asked.spec, python), provided.expected(found.conda)
         _refuse_extras(spec, there, platform)
         question = Question(spec, Path(sys.executable), asked.model, asked.day, provided=there)
-        return replace(found, packages=locks.resolve(question, self.uv, on_event).packages)
+        packages = locks.resolve(question, self.uv, on_event).packages
+        return [_in_file(one, platform) for one in packages]
 
     def _conda(self, asked: Asked, platform: str, on_event: OnEvent) -> Lock:
         failed: SolveFailedError | None = None
@@ -144,7 +152,7 @@ def _tries(asked: Asked, match: str) -> Iterator[tuple[Rung, tuple[str, ...], tu
     minor is as good, where the settings do not forbid it.
     """
     packages = asked.spec.packages
-    near = tuple(_PATCH.sub(r"\1 \2.*", one) for one in packages)
+    near = tuple(conda_python.near(match_spec.parse(one)).text for one in packages)
     # Bounds are for the pip section.
     for rung in rungs(replace(asked.spec, bounds=()), asked.day):
         yield rung, packages, ()
@@ -155,6 +163,19 @@ def _tries(asked: Asked, match: str) -> Iterator[tuple[Rung, tuple[str, ...], tu
             )
             note = Note("PYTHON_PATCH_DIFFERS", message, asked.requested_python or "")
             yield rung, near, (note,)
+
+
+def _held(asked: Asked, platform: str) -> tuple[tuple[CondaPackage, ...], tuple[PipPackage, ...]]:
+    """Return what the lock that lies in the model has for another platform."""
+    if not asked.spec.closed:
+        message = (
+            f"`{conda_lock.FILE}` of the model says what is installed on {platform}, and nothing "
+            "can take the place of its requirements there; lock it without overrides, or anew "
+            "with `envctl lock --upgrade`"
+        )
+        raise RequestInvalidError(message, platform=platform)
+    lock = conda_lock.read(asked.model, conda_lock.FILE, platform)
+    return lock.packages, lock.pip
 
 
 def _with_python(found: tuple[CondaPackage, ...]) -> tuple[CondaPackage, ...]:

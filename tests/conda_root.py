@@ -9,8 +9,8 @@ from envd.build import conda
 from envd.child import Limits
 from envd.config import Conda, Settings
 from envd.events import Event, Line
-from envd.lock.lock import CondaPackage
 from envd.lock.rattler import Rattler
+from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import Channel
 from tests.mirror import Mirror
 

@@ -25,8 +25,8 @@ from envd.errors import (
     InstallFailedError,
     SettingsInvalidError,
 )
-from envd.lock.lock import CondaPackage
 from envd.lock.rattler import Rattler
+from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import GREETER, PURE, Channel, File, Link, Package
 from tests.conda_forge import CondaForge
 from tests.conda_root import FORGE, CondaRoot, files, locked
@@ -56,7 +56,7 @@ from pathlib import Path
 from envd import config
 from envd.build import conda
 from envd.events import ignore
-from envd.lock.lock import conda_package
+from envd.spec.conda_package import conda_package
 from envd.lock.rattler import Rattler
 
 asked = json.loads(sys.argv[1])

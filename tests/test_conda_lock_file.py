@@ -17,9 +17,10 @@ from envd.errors import ModelInvalidError, SolveFailedError
 from envd.events import ignore
 from envd.lock import conda, conda_lock_file
 from envd.lock.conda import CondaQuestion
-from envd.lock.conda_lock_file import CondaLock, PipPackage
-from envd.lock.lock import CondaPackage
 from envd.lock.rattler import Rattler
+from envd.spec import conda_lock
+from envd.spec.conda_lock import CondaLock, PipPackage
+from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import PURE, Channel, Package
 from tests.mirror import Mirror
 
@@ -87,7 +88,7 @@ def lock(tmp_path: Path) -> Callable[..., CondaLock]:
         document = {"version": 1, "metadata": {}, "package": list(entries)} | more
         # JSON is YAML.
         (tmp_path / "conda-lock.yml").write_text(json.dumps(document, indent=1))
-        return conda_lock_file.read(tmp_path, "conda-lock.yml", platform)
+        return conda_lock.read(tmp_path, "conda-lock.yml", platform)
 
     return written
 
@@ -136,7 +137,7 @@ def test_what_is_written_is_read_alike_by_conda_lock_rattler_and_envd(
     (tmp_path / "environment.yml").write_text(
         json.dumps({"channels": ["conda-forge"], "dependencies": asked})
     )
-    ours = conda_lock_file.read(tmp_path, "conda-lock.yml", "linux-64")
+    ours = conda_lock.read(tmp_path, "conda-lock.yml", "linux-64")
     theirs = as_read(tmp_path)
 
     for secret in ("a-token", str(tmp_path), "127.0.0.1"):
@@ -322,7 +323,7 @@ def test_what_is_no_plain_yaml_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "conda-lock.yml").write_text(text)
 
     with pytest.raises(ModelInvalidError, match=r"conda-lock\.yml"):
-        conda_lock_file.read(tmp_path, "conda-lock.yml", "linux-64")
+        conda_lock.read(tmp_path, "conda-lock.yml", "linux-64")
 
 
 def test_two_packages_of_nearly_one_name_are_two_to_conda_and_one_to_pip(

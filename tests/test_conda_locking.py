@@ -23,9 +23,9 @@ from envd.errors import (
 from envd.events import Event
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
-from envd.lock.lock import CondaPackage
-from envd.lock.mirrors import mirrors
 from envd.lock.rattler import Rattler
+from envd.spec.conda_package import CondaPackage
+from envd.spec.mirrors import mirrors
 from tests import test_shortages
 from tests.conda_channel import PURE, Channel, Package
 from tests.mirror import Mirror, hang, refuse, truncate, want

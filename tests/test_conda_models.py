@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from envd_client.errors import RequestInvalidError
 
 from tests import house
@@ -272,6 +273,7 @@ def test_a_conda_lock_yml_in_the_model_is_honoured(
 
     assert locked.returncode == 0, locked.stderr
     assert honoured["state"] == "ready", honoured
+    assert "LOCK_HONOURED" in {one["code"] for one in honoured["notes"]}
     assert anew["env_id"] == honoured["id"] != without["id"]
     assert "word ==1.0" in json.dumps(anew["spec"]["packages"])
 
@@ -308,6 +310,35 @@ def test_a_lock_may_be_for_other_platforms_as_well(
     assert all(len(one["hash"]["sha256"]) == 64 for one in packages)
     assert wrong.returncode == 2
     assert "`amiga` is no platform" in wrong.stderr
+
+
+def test_of_a_lock_in_the_model_another_platform_has_what_that_says(
+    envctl: Envctl, channel: Channel, mirror: Mirror, tmp_path: Path
+) -> None:
+    channel.clone("osx-arm64")
+    path = model(tmp_path / "model", f"dependencies: [python={HERE}, word]\n")
+    envctl("lock", "-m", path, "--platform", "osx-arm64", "-o", path / "conda-lock.yml")
+    lock = (path / "conda-lock.yml").read_text()
+    # A newer one would be taken if anybody asked.
+    channel.add(replace(WORD, version="1.1"))
+    mirror.requests.clear()
+
+    again = envctl("lock", "-m", path, "--platform", "osx-arm64")
+    none = envctl("lock", "-m", path, "--platform", "linux-aarch64")
+    override = ("--pip-requirements-override", "tiny-a==1.0")
+    overridden = envctl("lock", "-m", path, "--platform", "osx-arm64", *override)
+
+    assert _packages(again.stdout) == _packages(lock), again.stderr
+    assert mirror.asked("*/repodata*") == 0
+    assert none.returncode == 1
+    assert "no packages for linux-aarch64, only for linux-64, osx-arm64" in none.stderr
+    assert overridden.returncode == 2
+    assert "lock it without overrides" in overridden.stderr
+
+
+def _packages(lock: str) -> list[tuple[str, ...]]:
+    keys = ("platform", "manager", "name", "version", "url")
+    return sorted(tuple(one[key] for key in keys) for one in yaml.safe_load(lock)["package"])
 
 
 def test_many_commands_at_once_make_one_build_and_all_answer(
@@ -427,6 +458,27 @@ def test_only_pythons_patch_release_gives_way(
     assert "PYTHON_PATCH_DIFFERS" in {one["code"] for one in built["notes"]}
     assert failed["failure"]["reason"] == "SOLVE_FAILED"
     assert "mypython" in failed["failure"]["message"]
+
+
+def test_where_python_has_to_be_exact_a_lock_with_another_is_none(
+    envctl: Envctl, tmp_path: Path
+) -> None:
+    exact = {"ENVD_PYTHON__MATCH": "exact"}
+    minor = HERE.rpartition(".")[0]
+    near = model(tmp_path / "near", f"dependencies: [python={minor}.99, word]\n")
+    same = model(tmp_path / "same", f"dependencies: [python={HERE}, word]\n")
+    built = json.loads(envctl("build", near, same, "--json").stdout)
+
+    failed, found = json.loads(envctl("build", near, same, "--json", **exact).stdout)
+    explained = json.loads(envctl("explain", "-m", near, "--json", **exact).stdout)
+    again = json.loads(envctl("build", "-m", near, "--json").stdout)
+
+    assert [one["state"] for one in built] == ["ready", "ready"]
+    assert failed["failure"]["reason"] == "SOLVE_FAILED"
+    assert f"no `python {minor}.99.*` (there is {HERE})" in failed["failure"]["message"]
+    assert found["cached"]
+    assert not explained["env_id"]
+    assert (again["cached"], again["id"]) == (True, built[0]["id"])
 
 
 def test_a_wheel_that_overwrites_condas_records_costs_nothing_but_itself(

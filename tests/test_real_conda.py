@@ -17,8 +17,8 @@ from envd.errors import (
 from envd.events import ignore
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
-from envd.lock.lock import CondaPackage
 from envd.lock.rattler import Rattler
+from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import PURE, Channel, Package
 from tests.conda_forge import SKLEARN, TOOLS, CondaForge
 from tests.mirror import Mirror, refuse

@@ -28,10 +28,10 @@ from envd.errors import (
 )
 from envd.events import Line, OnEvent, Progress
 from envd.held import Owner
-from envd.lock.lock import CondaPackage
-from envd.lock.mirrors import mirrors
 from envd.lock.rattler import Rattler
 from envd.spec import channels
+from envd.spec.conda_package import CondaPackage
+from envd.spec.mirrors import mirrors
 
 __all__ = ["install", "python_of", "variables"]
 

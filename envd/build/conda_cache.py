@@ -25,7 +25,7 @@ from pathlib import Path
 
 from envd import held
 from envd.errors import InstallFailedError
-from envd.lock.lock import CondaPackage
+from envd.spec.conda_package import CondaPackage
 
 _SEAL = "info/envd-seal"
 _AT_ONCE = 2

@@ -22,8 +22,8 @@ from rattler.package_streaming import download_and_extract, download_to_path
 
 from envd.build.conda_cache import PackageCache
 from envd.errors import IndexUnreachableError, InstallFailedError
-from envd.lock.lock import CondaPackage, conda_package
 from envd.lock.rattler_program import answer, client, machine_fault
+from envd.spec.conda_package import CondaPackage, conda_package
 
 _AT_ONCE = 16
 _TRIES = 4

@@ -13,10 +13,10 @@ from envd import process
 from envd.config import Conda, Settings
 from envd.errors import BuildTimedOutError, IndexUnreachableError, SolveFailedError
 from envd.events import Note, OnEvent
-from envd.lock.lock import CondaPackage, conda_package
-from envd.lock.mirrors import channel_url, mirrors
 from envd.lock.rattler import Rattler
 from envd.model.texts import shown
+from envd.spec.conda_package import CondaPackage, conda_package
+from envd.spec.mirrors import channel_url, mirrors
 
 _SOLVER = "envd.lock.conda_solver"
 _STEM = re.compile(r"[a-z0-9_][a-z0-9_.-]*-[\w.!+]+-[\w.+]+", re.ASCII)

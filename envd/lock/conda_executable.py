@@ -30,8 +30,8 @@ from envd.lock import conda_lock_api
 from envd.lock.conda import CondaQuestion
 from envd.lock.conda_explanation import cut
 from envd.lock.conda_lock_api import Action, Virtual
-from envd.lock.lock import CondaPackage
-from envd.lock.mirrors import HOME, channel_url
+from envd.spec.conda_package import CondaPackage
+from envd.spec.mirrors import HOME, channel_url
 from envd.spec.urls import without_token
 
 _UNREACHABLE = ("HTTP", "SSL", "Proxy", "Connection", "UnavailableInvalidChannel", "Offline")

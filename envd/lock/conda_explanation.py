@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from envd.lock.mirrors import HOME
+from envd.spec.mirrors import HOME
 
 _LONGEST, _MOST_CLAUSES, _MOST_WAYS, _DEEPEST = 1200, 8, 3, 6
 _BEGINS = "Cannot solve the request because of: "

@@ -28,7 +28,7 @@ from conda_lock.virtual_package import (
 )
 
 from envd.lock.conda import CondaQuestion
-from envd.lock.lock import CondaPackage
+from envd.spec.conda_package import CondaPackage
 
 # A package that is to be fetched, as conda's `--dry-run --json` describes it.
 Action: TypeAlias = dict[str, Any]

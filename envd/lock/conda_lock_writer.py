@@ -10,8 +10,8 @@ from typing import Any
 
 from envd.lock import conda_lock_api
 from envd.lock.conda import CondaQuestion
-from envd.lock.lock import conda_package
 from envd.lock.rattler_program import answer
+from envd.spec.conda_package import conda_package
 
 
 def write(request: dict[str, Any]) -> str:

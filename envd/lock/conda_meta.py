@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
-from envd.lock.lock import CondaPackage
+from envd.spec.conda_package import CondaPackage
 
 
 def files(prefix: Path, package: CondaPackage) -> list[str]:

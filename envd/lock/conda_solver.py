@@ -22,9 +22,9 @@ from envd.lock import conda_executable, conda_lock_api
 from envd.lock.conda import CondaQuestion
 from envd.lock.conda_explanation import Explanation, cut, explain
 from envd.lock.conda_lock_api import Action, Virtual
-from envd.lock.lock import CondaPackage
-from envd.lock.mirrors import channel_url
 from envd.lock.rattler_program import answer, client, machine_fault
+from envd.spec.conda_package import CondaPackage
+from envd.spec.mirrors import channel_url
 from envd.spec.urls import without_token
 
 _MOST_VERSIONS = 5

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from envd.events import Note
 from envd.spec import Python
+from envd.spec.conda_package import CondaPackage, conda_package
 from envd.spec.policy import Policy
 from envd.spec.python import python_of_conda
 
@@ -32,36 +33,6 @@ class Package:
     url: str = ""
     origin: Literal["index", "url", "kept"] = "index"
     made_from: str = ""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class CondaPackage:
-    """One conda package: what a channel's index says of it, as far as installing needs it.
-
-    `url` is where its channel has it (`https://conda.anaconda.org/...`), whatever mirror it
-    is fetched from; `sha256` and `md5` are hexadecimal, `size` bytes. `noarch` is `python`,
-    `generic` or nothing; `site_packages` is where a Python has its packages, below the
-    prefix, if it says so.
-    """
-
-    name: str
-    version: str
-    build: str
-    build_number: int
-    subdir: str
-    url: str
-    sha256: str
-    md5: str = ""
-    size: int = 0
-    noarch: str = ""
-    depends: tuple[str, ...] = ()
-    constrains: tuple[str, ...] = ()
-    site_packages: str = ""
-
-    @property
-    def stem(self) -> str:
-        """What its file is called but for the suffix, and its directory in the cache."""
-        return f"{self.name}-{self.version}-{self.build}"
 
 
 Artifact = Package | CondaPackage
@@ -160,9 +131,3 @@ def from_document(document: dict[str, Any]) -> Lock:
         tuple(map(conda_package, document.get("conda", ()))),
         tuple((name, value) for name, value in document.get("variables", ())),
     )
-
-
-def conda_package(document: dict[str, Any]) -> CondaPackage:
-    """Return the package that `dataclasses.asdict` and JSON made *document* of."""
-    lists = {key: tuple(value) for key, value in document.items() if isinstance(value, list)}
-    return CondaPackage(**(document | lists))

@@ -18,14 +18,13 @@ from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as Parsed
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envd.errors import SolveFailedError
 from envd.lock import conda_meta
-from envd.lock.lock import CondaPackage
 from envd.spec import Requirement
-from envd.spec.conda_names import pypi_name
-from envd.spec.python import release
+from envd.spec.conda_names import pypi_name, pypi_version
+from envd.spec.conda_package import CondaPackage
 
 _METADATA = re.compile(
     r"(lib/python[^/]+/site-packages/[^/]+(?:\.dist-info(?=/METADATA$)|\.egg-info(?=$|/PKG-INFO$)))"
@@ -51,14 +50,6 @@ class Provided:
     version: str
     package: str
     extras: tuple[str, ...] = ()
-
-    @property
-    def release(self) -> Version:
-        """Its version, or the numbers that one of conda's kind begins with."""
-        try:
-            return Version(self.version)
-        except InvalidVersion:
-            return Version(".".join(map(str, release(self.version))) or "0")
 
 
 def installed(packages: Iterable[CondaPackage], prefix: Path) -> tuple[Provided, ...]:
@@ -113,7 +104,7 @@ def conflict(
 
 def _wrong(provided: Sequence[Provided], why: str) -> set[str]:
     """Return the names of which *why* says that another version is needed, or another source."""
-    versions = {one.name: one.release for one in provided}
+    versions = {one.name: pypi_version(one.version) for one in provided}
     needed = [(one["name"], one["versions"].rstrip(",")) for one in _NEEDED.finditer(why)]
     wrong = {name for name, text in needed if name in versions and _lacks(text, versions[name])}
     return wrong | (set(_TWO_PLACES.findall(why)) & set(versions))
@@ -165,10 +156,10 @@ def _is_of_python(one: CondaPackage) -> bool:
 
 def _stand_in(one: Provided, folder: Path) -> Path:
     """Write a wheel that has nothing but metadata."""
-    stem = f"{one.name.replace('-', '_')}-{one.release}"
+    stem = f"{one.name.replace('-', '_')}-{pypi_version(one.version)}"
     extras = sorted({name for text in one.extras for name in _EXTRA.findall(text)})
     metadata = [
-        f"Metadata-Version: 2.1\nName: {one.name}\nVersion: {one.release}\n",
+        f"Metadata-Version: 2.1\nName: {one.name}\nVersion: {pypi_version(one.version)}\n",
         *(f"Provides-Extra: {name}\n" for name in extras),
         *(f"Requires-Dist: {text}\n" for text in one.extras),
     ]

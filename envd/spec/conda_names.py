@@ -1,10 +1,14 @@
-"""Which PyPI distribution a conda package is.
+"""Which PyPI distribution a conda package is, and in which version.
 
 Only names that differ, and packages PyPI does not have. From conda-forge's feedstocks
 and the packages seen in public models.
 """
 
 from __future__ import annotations
+
+from packaging.version import InvalidVersion, Version
+
+from envd.spec.python import release
 
 PYPI_NAMES = {
     "black-jupyter": "black",
@@ -76,6 +80,17 @@ _PYTHON_LIBRARIES = {
     "libsass",
     "libtmux",
 }
+
+
+def pypi_version(version: str) -> Version:
+    """Return the *version* of a conda package, or the numbers that one of conda's kind begins with.
+
+    PyPI has no `1.1.1w`, nor an empty one.
+    """
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version(".".join(map(str, release(version))) or "0")
 
 
 def pypi_name(conda_name: str) -> str | None:

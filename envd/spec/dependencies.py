@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,7 @@ from envd.spec.requirement import Requirement
 from envd.spec.requirement_file import Requirements
 
 if TYPE_CHECKING:
+    from envd.spec.conda_package import CondaPackage
     from envd.spec.match_spec import MatchSpec
 
 _MLFLOW = {"mlflow", "mlflow-skinny"}
@@ -44,7 +45,8 @@ class Dependencies:
     the place of requirements of the same names. `lock` is the lock that lies in the
     model; `closed` says that the requirements are all there is to install. Where the
     `manager` is conda, it makes the environment of `packages` from `channels`; `addresses`
-    are those of channels that are fetched with a secret.
+    are those of channels that are fetched with a secret, and `locked` are the conda packages
+    of the lock that lies in the model.
     """
 
     python: str | None
@@ -63,6 +65,7 @@ class Dependencies:
     addresses: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     packages: tuple[MatchSpec, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    locked: tuple[CondaPackage, ...] = field(default=(), repr=False)
 
     def on(self, python: Python) -> Dependencies:
         """Return what is left to resolve on *python*: the lock and the overrides applied.
@@ -91,14 +94,10 @@ class Dependencies:
         unmet = markers.unmet(self.asked.requirements, packages, python)
         notes = self.notes
         if unmet:
-            what = ", ".join(one.text for one in unmet)
-            message = f"`{lock.file}` of the model does not hold what the model asks for: {what}"
+            texts = [one.text for one in unmet]
             if lock.must_agree or _lacks_mlflow(unmet, packages):
-                message += (
-                    "; write a new one with `envctl lock --upgrade -m MODEL -o MODEL/pylock.toml`"
-                )
-                raise ModelInvalidError(message, path=lock.file, requirements=what)
-            notes = (*notes, Note("LOCK_DIFFERS", message, lock.file))
+                raise not_held(lock.file, texts, new="pylock.toml")
+            notes = (*notes, Note("LOCK_DIFFERS", _differs(lock.file, texts), lock.file))
         asked = replace(self.asked, requirements=packages, constraints=())
         return replace(
             self,
@@ -110,6 +109,23 @@ class Dependencies:
             lock=None,
             closed=True,
         )
+
+
+def not_held(lock: str, unmet: Sequence[str], *, new: str, options: str = "") -> ModelInvalidError:
+    """Return the failure that the file *lock* of a model does not hold what is *unmet*.
+
+    The file *new* would take its place, written by `envctl lock` with *options*.
+    """
+    message = (
+        f"{_differs(lock, unmet)}; write a new one with "
+        f"`envctl lock --upgrade{options} -m MODEL -o MODEL/{new}`"
+    )
+    return ModelInvalidError(message, path=lock, requirements=", ".join(unmet))
+
+
+def _differs(lock: str, unmet: Sequence[str]) -> str:
+    what = ", ".join(unmet)
+    return f"`{lock}` of the model does not hold what the model asks for: {what}"
 
 
 def _lacks_mlflow(unmet: Iterable[Requirement], packages: Iterable[Requirement]) -> bool:

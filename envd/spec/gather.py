@@ -20,6 +20,7 @@ from envd.model import Model, documents, files
 from envd.model.texts import shown
 from envd.spec import (
     conda_model,
+    conda_model_lock,
     conda_pypi,
     conda_yaml,
     dates,
@@ -53,13 +54,22 @@ def read(model: Model, settings: Settings, terms: Terms = _DEFAULT) -> Dependenc
     if settings.resolve.as_of == "month":
         found = dates.with_day(model, found)
     found = replace(found, overrides=overrides.read(model.path, terms.override, rules))
-    is_locked = found.manager == "virtualenv" and not terms.fresh
-    if is_locked and (lock := model_lock.read(model.path, rules)):
+    if terms.fresh:
+        return _repaired(model, found, settings)
+    found = replace(found, notes=(*found.notes, *model_lock.passed_over(model.path, found.manager)))
+    if found.manager == "conda":
+        wanted = _repaired(model, found, settings)
+        return conda_model_lock.honoured(model, found, wanted, rules, settings)
+    if lock := model_lock.read(model.path, rules):
         needing = repairs.with_mlflow(model, found) or found
         locked = (one for part in lock.contents.found.values() for one in part.requirements)
         limits = repairs.build_limits(locked) if settings.resolve.repair else ()
         found = replace(found, asked=needing.asked, build_constraints=limits)
         return model_lock.honoured(lock, found)
+    return _repaired(model, found, settings)
+
+
+def _repaired(model: Model, found: Dependencies, settings: Settings) -> Dependencies:
     return repairs.applied(model, found) if settings.resolve.repair else found
 
 

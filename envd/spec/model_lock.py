@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from envd.events import Note
 from envd.model import files
 from envd.model.texts import shown
-from envd.spec import markers, pylock, uv_lock
+from envd.spec import conda_lock, markers, pylock, uv_lock
 from envd.spec.dependencies import Dependencies
 from envd.spec.locked import Contents
 from envd.spec.place import Place
@@ -91,6 +91,22 @@ def read(model: Path, policy: Policy) -> Lock | None:
             _must_be_short(contents)
             return Lock(name, must_agree, contents)
     return None
+
+
+def passed_over(model: Path, manager: str) -> tuple[Note, ...]:
+    """Return notes on the locks in *model* that are not for the *manager* of its environment."""
+    is_conda = manager == "conda"
+    others = [name for name, *_ in _FORMATS] if is_conda else [conda_lock.FILE]
+    message = (
+        "`{0}` of the model is passed over: it is a lock for {1}, and the environment is made by "
+        "{2} (`--env-manager`)"
+    )
+    meant = ("virtualenv", "conda") if is_conda else ("conda", "virtualenv")
+    return tuple(
+        Note("LOCK_PASSED_OVER", message.format(one, *meant), one)
+        for one in others
+        if files.exists(model, one)
+    )
 
 
 def _must_be_short(contents: Contents) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from envd.errors import OUT_OF
 from envd.lock import Artifact, Package
-from envd.lock.lock import conda_package
+from envd.spec.conda_package import conda_package
 from envd.store.layout import Layout
 from envd.store.record import Record
 
