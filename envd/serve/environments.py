@@ -63,8 +63,8 @@ class Environments(services.EnvironmentsServicer):
         asked = await self._builds.ask(model, _terms(request))
         if request.lock:
             file = await self._builds.lock_file(asked, request.platforms)
-            return messages.resolved(asked, self._store.specs.lock(asked.spec.key, asked.day), file)
-        return messages.resolved(asked, self._store.specs.lock(asked.spec.key, asked.day))
+            return messages.resolved(asked, self._builds.kept_lock(asked), file)
+        return messages.resolved(asked, self._builds.kept_lock(asked))
 
     @status.unary
     async def BuildEnvironment(  # noqa: N802
