@@ -142,6 +142,10 @@ class Locker:
             day = (asked.day or "") if rung.of_day else ""
             return Lock((), rung.day, notes, day, _with_python(solved), asked.spec.variables)
         assert failed is not None  # noqa: S101 - there is at least one try
+        if asked.spec.as_of:
+            failed.message += (
+                ' (`resolve.as_of = "now"`, ENVD_RESOLVE__AS_OF=now, takes today\'s packages)'
+            )
         raise failed
 
 

@@ -38,6 +38,7 @@ ABSENT = (
     "there is no `nowhere`, no `word >=9` (there is 1.0, 2.0), no `old[build='1']` "
     "(there is 1.0 0), no `mac` in conda-forge, other"
 )
+GLIBC = "__glibc >=2.90, which the platform does not have (it has __glibc 2.36)"
 
 disk = test_shortages.disk
 
@@ -170,8 +171,9 @@ def test_this_platform_is_as_it_is_and_others_as_conda_lock_takes_them(
 
     assert caught.value.message == (
         "no set of conda packages satisfies what is asked for on linux-aarch64: native 1.0 needs "
-        "__glibc >=2.90, which the platform does not have"
+        "__glibc >=2.90, which the platform does not have (it has __glibc 2.28)"
     )
+    assert caught.value.metadata == {"packages": "__glibc, native", "platform": "linux-aarch64"}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,9 @@ def test_this_platform_is_as_it_is_and_others_as_conda_lock_takes_them(
          "both"),
         (("later", "word"), "later 1.0 was published later", "later"),
         (("broken",), "broken 1.0 needs nowhere, which is not there", "broken, nowhere"),
+        (("far",), f"far 1.0 needs near; near 1.0 needs {GLIBC}", "__glibc, far, near"),
+        (("__glibc >=2.90", "word"), GLIBC.replace(",", " is asked for,", 1), "__glibc"),
+        (("__osx", "word"), "__osx is asked for, which the platform does not have", "__osx"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_had_together_is_named(
@@ -193,9 +198,13 @@ def test_what_cannot_be_had_together_is_named(
     channel: Channel,
     settings: Settings,
     mirror: Mirror,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_GLIBC", "2.36")
     channel.add(
         *conflict(),
+        Package("far", depends=["near"]),
+        Package("near", depends=["__glibc >=2.90"]),
         Package("mac", platform="osx-arm64", noarch=""),
         Package("later", published=LATER),
         Package("broken", depends=["nowhere"]),

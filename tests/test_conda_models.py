@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -250,13 +251,22 @@ def test_a_lock_is_a_conda_lock_yml(envctl: Envctl, tmp_path: Path) -> None:
                for one in packages if one["manager"] == "conda")  # fmt: skip
 
 
-def test_what_cannot_be_solved_is_explained(envctl: Envctl, tmp_path: Path) -> None:
+def test_what_cannot_be_solved_is_explained(
+    envctl: Envctl, channel: Channel, tmp_path: Path
+) -> None:
+    channel.add(replace(WORD, version="7.0", published=date(2024, 3, 1)))
     path = model(tmp_path / "model", f"dependencies: [python={HERE}, word=7]\n")
+    with (path / "MLmodel").open("a") as file:
+        file.write("utc_time_created: '2024-02-14 12:00:00'\n")
 
     done = json.loads(envctl("build", "-m", path, "--json").stdout)
 
     assert done["failure"]["reason"] == "SOLVE_FAILED"
-    assert "word" in done["failure"]["message"]
+    assert done["failure"]["message"] == (
+        "no set of conda packages as of 2024-02-01 satisfies what is asked for on linux-64: word "
+        '7.0 was published later (`resolve.as_of = "now"`, ENVD_RESOLVE__AS_OF=now, takes today\'s '
+        "packages)"
+    )
 
 
 def test_a_conda_lock_yml_in_the_model_is_honoured(

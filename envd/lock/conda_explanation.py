@@ -8,7 +8,7 @@ need in their turn. A few branches of it say enough.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from envd.spec.mirrors import HOME
@@ -66,6 +66,12 @@ class _Node:
         return "no candidates were found" in self.text.lower()
 
     @property
+    def lacking(self) -> str:
+        """The property of the machine that it is: `__glibc`, `__cuda`; empty for a package."""
+        name = self.what.partition(" ")[0]
+        return name if name.startswith("__") else ""
+
+    @property
     def ways(self) -> list[_Node]:
         """The versions of it that need something which cannot be."""
         return [one for one in self.below if one.below]
@@ -73,17 +79,29 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
+    """A part of an explanation; `lacking` is a property of the machine that is not as needed."""
+
     text: str
     about: tuple[_Node, ...]
+    lacking: str = ""
+
+    def with_what_is(self, properties: Mapping[str, str]) -> str:
+        """Return its text with what the machine has instead."""
+        has = properties.get(self.lacking)
+        return f"{self.text} (it has {self.lacking} {has})" if has else self.text
 
 
-def explain(drawing: str) -> Explanation:
-    """Return what the *drawing* of a failure comes to."""
+def explain(drawing: str, properties: Mapping[str, str] | None = None) -> Explanation:
+    """Return what the *drawing* of a failure comes to.
+
+    *properties* are those of the machine that packages may need, with their versions.
+    """
     roots = _roots(drawing.replace(_BEGINS, "").replace(HOME, ""))
     clauses = {one.text: one for root in roots for one in _clauses(root, 0)}
     shown = list(clauses.values())[:_MOST_CLAUSES]
     names = {node.what.split(" ")[0] for one in shown for node in one.about}
-    return Explanation(cut("; ".join(one.text for one in shown)), tuple(sorted(names)))
+    said = [one.with_what_is(properties or {}) for one in shown]
+    return Explanation(cut("; ".join(said)), tuple(sorted(names)))
 
 
 def cut(text: str) -> str:
@@ -120,8 +138,16 @@ def _clauses(asked: _Node, depth: int) -> Iterator[_Clause]:
             for below in same[0].below:
                 yield from _clauses(below, depth + 1)
     if not depth and not excluded and not ways:
-        said = "is asked for" if asked.below else "is not there" if asked.is_absent else ""
-        yield _Clause(f"{asked.what} {said}".strip(), (asked,))
+        yield _alone(asked)
+
+
+def _alone(asked: _Node) -> _Clause:
+    """Say of what is *asked* for that it is, or is not there."""
+    if asked.is_absent and asked.lacking:
+        text = f"{asked.what} is asked for, which the platform does not have"
+        return _Clause(text, (asked,), asked.lacking)
+    said = "is asked for" if asked.below else "is not there" if asked.is_absent else ""
+    return _Clause(f"{asked.what} {said}".strip(), (asked,))
 
 
 def _needs(same: list[_Node]) -> _Clause:
@@ -131,11 +157,11 @@ def _needs(same: list[_Node]) -> _Clause:
     verb = "rules out all but" if same[0].text.endswith(" would constrain") else "needs"
     text = f"{same[0].what} {verb} {' or '.join(shown)}"
     text += " or others" if len(needed) > len(shown) else ""
-    if absent := [one for one in same[0].below if one.is_absent]:
-        # What begins so is a property of the machine: `__glibc`, `__cuda`.
-        is_virtual = absent[0].what.startswith("__")
-        text += ", which the platform does not have" if is_virtual else ", which is not there"
-    return _Clause(text, (same[0], *(one for what in shown for one in needed[what])))
+    absent = [one for one in same[0].below if one.is_absent]
+    lacking = absent[0].lacking if absent else ""
+    if absent:
+        text += ", which the platform does not have" if lacking else ", which is not there"
+    return _Clause(text, (same[0], *(one for what in shown for one in needed[what])), lacking)
 
 
 def _reason(excluded: _Node) -> str:

@@ -79,7 +79,8 @@ class _Resolver:
         try:
             return [_package(one) for one in asyncio.run(self._solve(platform, virtual))]
         except SolverError as error:
-            raise self._unsolvable(platform, str(error)) from error
+            has = {name: version for name, version, _ in conda_lock_api.of(virtual, platform)}
+            raise self._unsolvable(platform, str(error), has) from error
         except GatewayError as error:
             raise self._unread(str(error)) from error
 
@@ -100,8 +101,8 @@ class _Resolver:
             channel_relations="disabled",
         )
 
-    def _unsolvable(self, platform: str, drawing: str) -> EnvdError:
-        why = asyncio.run(self._missing(platform)) or explain(drawing)
+    def _unsolvable(self, platform: str, drawing: str, has: dict[str, str]) -> EnvdError:
+        why = asyncio.run(self._missing(platform)) or explain(drawing, has)
         of = f" as of {self._question.day}" if self._question.moment else ""
         message = (
             f"no set of conda packages{of} satisfies what is asked for on {platform}: {why.text}"
@@ -124,7 +125,8 @@ class _Resolver:
         missing = {
             text: [one for one in records if one.name.normalized == _name(spec)]
             for text, spec in self._asked.items()
-            if not any(spec.matches(one) for one in records)
+            # What begins so is of the machine, and no channel has it.
+            if not text.startswith("__") and not any(spec.matches(one) for one in records)
         }
         if not missing:
             return None
