@@ -10,7 +10,7 @@ import pytest
 from envd.errors import SolveFailedError
 from envd.lock import provided
 from envd.lock.provided import Provided
-from tests.conda_channel import PURE, Channel, Package
+from tests.conda_channel import PURE, Channel, File, Package
 from tests.conda_root import CondaRoot, locked
 from tests.house import House, sdist, versions, wheel
 from tests.index import Index
@@ -129,6 +129,8 @@ def test_what_packages_have_brought_is_read_of_their_files(
             files={f"{site}/old-2.0.egg-info/PKG-INFO": "Name: old\nVersion: 2.0.post\n",
                    f"{site}/old-2.0.egg-info/requires.txt": "six\n[more]\nmore>=1\n",
                    f"{site}/older.egg-info": "Name: older\nVersion: 1.0\n",
+                   f"{site}/latin-1.dist-info/METADATA":
+                   File(b"Name: latin\nVersion: 1.0\nAuthor: J\xfcrgen\n"),
                    f"{site}/none-1.dist-info/METADATA": "Name: ../none\nVersion: 1\n",
                    f"{site}/nameless-1.dist-info/METADATA": "Version: 1\n"},
         ),
@@ -137,6 +139,7 @@ def test_what_packages_have_brought_is_read_of_their_files(
     prefix = CondaRoot.at(tmp_path / "root", mirror).install(packages)
 
     assert provided.installed(packages, prefix) == (
+        Provided("latin", "1.0", "old 2.0"),
         Provided("old", "2.0.post", "old 2.0", ('more>=1; extra == "more"',)),
         Provided("older", "1.0", "old 2.0"),
         Provided("word-one", "1.0", "py-word 1.0", ('rich>=10; extra == "cli"',)),

@@ -7,6 +7,7 @@ has it, and nobody gets another.
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,12 +123,26 @@ def _asked(one: Requirement) -> str:
 
 
 def _read(folder: Path, package: CondaPackage) -> Provided | None:
-    found = PathDistribution(folder)
+    found = _Distribution(folder)
     try:
         name = canonicalize_name(_field(found, "Name"), validate=True)
     except InvalidName:
         return None
     return Provided(name, _field(found, "Version"), _title(package), tuple(_extras(found)))
+
+
+class _Distribution(PathDistribution):
+    """A distribution, some of whose metadata need not be UTF-8: an author's name of old."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def read_text(self, filename: str | os.PathLike[str]) -> str | None:
+        try:
+            return super().read_text(filename)
+        except UnicodeDecodeError:
+            return (self._folder / filename).read_text("latin-1")
 
 
 def _field(found: PathDistribution, key: str) -> str:
