@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import typing
@@ -24,6 +25,16 @@ IndexUrl = typing.NewType("IndexUrl", str)
 Mirror = typing.NewType("Mirror", str)
 # How URLs begin.
 Prefix = typing.NewType("Prefix", str)
+# A number of at least one, or whatever is best.
+CountOrAuto: typing.TypeAlias = int | Literal["auto"]
+# The directory of a model, or its URI.
+ModelUri = typing.NewType("ModelUri", str)
+# Environment variables and their values.
+Variables = typing.NewType("Variables", tuple[tuple[str, str], ...])
+# A table of any values that JSON has, as JSON; empty for none.
+Table = typing.NewType("Table", str)
+# GPUs as CUDA_VISIBLE_DEVICES names them.
+Gpus = typing.NewType("Gpus", str)
 
 _NEVER = "never"
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -39,6 +50,8 @@ _PREFIX = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'`]*""")
 _MIRROR = re.compile(r"""[^\s"'`=]+=https?://[^\s"'`]+""", re.IGNORECASE)
 _PERCENTAGE = re.compile(r"(100|\d{1,2}(\.\d+)?)\s*%", re.ASCII)
 _SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9/_-]*", re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -50,6 +63,9 @@ def parse(annotation: Any, value: object) -> object:
     """
     if typing.get_origin(annotation) is Literal:
         return _choice(value, typing.get_args(annotation))
+    if type(None) in typing.get_args(annotation):
+        given = [one for one in typing.get_args(annotation) if one is not type(None)]
+        return parse(typing.Union[tuple(given)], value)  # noqa: UP007
     if typing.get_origin(annotation) is tuple:
         return tuple(parse(typing.get_args(annotation)[0], item) for item in _items(value))
     return _PARSERS[annotation](value)
@@ -75,6 +91,8 @@ def without_secrets(value: object) -> object:
     """Return *value* as it may stand in a message, cutting rather too much than too little."""
     if isinstance(value, list):
         return [without_secrets(item) for item in value]
+    if isinstance(value, dict):
+        return dict.fromkeys(value, "***")
     return _SECRET.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
@@ -85,7 +103,7 @@ def _choice(value: object, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _items(value: object) -> list[object]:
+def _items(value: object) -> list[Any]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
     if isinstance(value, dict):
@@ -158,12 +176,62 @@ def _share(value: object) -> str:
     return text
 
 
-def _count(value: object, least: int) -> int:
+def _count(value: object, least: int, other: str = "") -> int:
     text = str(value).strip()
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
-        message = f"give a whole number, from {least} to 999999999"
+        message = f"give {other}a whole number, from {least} to 999999999"
         raise ValueError(message)
     return int(text)
+
+
+def _model(value: object) -> str:
+    text = _text(value)
+    if ":" in text:
+        return text
+    if "/" in text or text.startswith((".", "~")):
+        return str(Path(text).expanduser().absolute())
+    message = "give a directory, with a `/` in it, or a URI"
+    raise ValueError(message)
+
+
+def _variables(value: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        message = 'give a table of texts: `{ NAME = "text" }`'
+        raise ValueError(message)  # noqa: TRY004
+    for name, text in value.items():
+        if not is_variable(name):
+            message = "give variables names of letters, digits and `_`, the first no digit"
+            raise ValueError(message)
+        if not isinstance(text, str) or "\0" in text:
+            message = f"give `{name}` a text"
+            raise ValueError(message)
+    return tuple(value.items())
+
+
+def is_variable(name: str) -> bool:
+    """Whether *name* is one that an environment variable may have."""
+    return _VARIABLE.fullmatch(name) is not None
+
+
+def _table(value: object) -> str:
+    try:
+        table = json.loads(value) if isinstance(value, str) else value
+        if isinstance(table, dict):
+            return json.dumps(table, sort_keys=True, allow_nan=False) if table else ""
+    except (TypeError, ValueError):
+        pass
+    message = "give a table of what JSON has: texts, numbers, booleans, lists and tables"
+    raise ValueError(message)
+
+
+def _gpus(value: object) -> str:
+    """Take a list of numbers and UUIDs, one of them, or what CUDA_VISIBLE_DEVICES takes."""
+    given = value if isinstance(value, list) else [value]
+    text = ",".join(str(one) if type(one) is int else _text(one) for one in given)
+    if not all(_GPU.fullmatch(item) for item in _items(text)):
+        message = "give the numbers of GPUs, or their UUIDs, as in `0,1`; an empty text is none"
+        raise ValueError(message)
+    return ",".join(map(str, _items(text)))
 
 
 _PARSERS: Mapping[object, Callable[[object], object]] = {
@@ -183,5 +251,10 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     Bytes: _bytes,
     Count: lambda value: _count(value, 1),
     CountOrZero: lambda value: _count(value, 0),
+    CountOrAuto: lambda value: value if value == "auto" else _count(value, 1, "`auto` or "),
     Share: _share,
+    ModelUri: _model,
+    Variables: _variables,
+    Table: _table,
+    Gpus: _gpus,
 }

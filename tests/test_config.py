@@ -14,6 +14,8 @@ import pytest
 from envd import config, values
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
+from envd.served import Served
+from envd.values import Count, Gpus, Location, ModelUri, Table, Variables
 
 
 @pytest.fixture(autouse=True)
@@ -329,7 +331,7 @@ def test_a_switch_takes_several_words(tmp_path: Path, text: str, *, expected: bo
 
 def test_the_table_has_every_field_of_every_section_with_a_meaning() -> None:
     sections = typing.get_type_hints(Settings)
-    del sections["root"]
+    del sections["root"], sections["served"]
     expected = [
         (section, row.name) for section, cls in sections.items() for row in dataclasses.fields(cls)
     ]
@@ -359,16 +361,110 @@ CHANGED = {
     "ENVD_DAEMON__MAX_MESSAGE": "1KiB",
     "ENVD_GC__UNUSED_FOR": "never",
     "ENVD_GC__MIN_FREE": "1GB",
+    "ENVD_WORKERS__PER_MODEL": "auto",
 }
 
 
 def test_settings_survive_their_document(tmp_path: Path) -> None:
-    found = load(tmp_path, ENVD_ROOT=str(tmp_path), **CHANGED)
+    found = load(tmp_path, WINE, ENVD_ROOT=str(tmp_path), **CHANGED)
 
     again = config.from_document(json.loads(json.dumps(config.document(found))))
 
     assert again == found
     assert again != Settings(tmp_path)
+
+
+WINE = """
+[models.wine]
+uri = "models:/wine@champion"
+env = { TOKEN = "s3cret", MODE = "" }
+env_file = "/run/secrets/wine"
+preload = true
+workers = "auto"
+gpu = [0, "1"]
+batch = true
+max_batch = 8
+template = false
+queue = 10
+concurrency = 4
+[models.wine.model_config]
+temperature = 0.5
+stop = ["a", { deep = true }]
+"""
+
+
+def test_a_model_has_a_name_in_short_or_with_a_table_of_its_own(tmp_path: Path) -> None:
+    found = load(tmp_path, f"[models]\nrefresh = '5m'\niris = './iris'\n{WINE}")
+
+    assert found.models.refresh == 300
+    assert found.served == (
+        Served("iris", ModelUri(f"{Path.cwd()}/iris")),
+        Served(
+            "wine",
+            ModelUri("models:/wine@champion"),
+            env=Variables((("TOKEN", "s3cret"), ("MODE", ""))),
+            env_file=Location("/run/secrets/wine"),
+            preload=True,
+            workers="auto",
+            gpu=Gpus("0,1"),
+            batch=True,
+            max_batch=Count(8),
+            template=False,
+            queue=Count(10),
+            concurrency=Count(4),
+            model_config=Table('{"stop": ["a", {"deep": true}], "temperature": 0.5}'),
+        ),
+    )
+
+
+def test_a_served_model_is_shown_to_nobody_with_its_variables(tmp_path: Path) -> None:
+    found = load(tmp_path, WINE)
+
+    assert "s3cret" not in repr(found)
+    assert "s3cret" in json.dumps(config.document(found))
+    assert config.digest(found) == config.digest(load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("toml", "line", "why"),
+    [
+        ("[models]\niris = 1", 2, "`models.iris.uri` cannot be 1; give a text"),
+        ("[models]\niris = 'wine'", 2, "give a directory, with a `/` in it, or a URI"),
+        ("[models]\ntracking_url = 'https://a'", 2, "there is no setting `[models] tracking_url`"),
+        ("[models]\n\n'a/b' = '/a'", 3, "'a/b' is no name for a model"),
+        ("[models.'.a']\nuri = '/a'", 1, "'.a' is no name for a model"),
+        ("[models.iris]\n", 1, "`[models.iris]` has no `uri`"),
+        ("[models.iris]\nuri = '/a'\nworker = 1", 3, "no setting `[models.iris] worker`"),
+        ("[models]\niris = { uri = '/a', worker = 1 }", 2, "no setting `[models.iris] worker`"),
+        ("[models.'my iris']\nuri = '/a'\n[models.'my iris'.evn]\nA = ''", 3, "my iris] evn`"),
+        ("[models.iris]\nuri = '/a'\nworkers = 'many'", 3, "give `auto` or a whole number, from 1"),
+        ("[models.iris]\nuri = '/a'\nworkers = 0", 3, "give `auto` or a whole number, from 1"),
+        ("[models.iris]\nuri = '/a'\nbatch = 'perhaps'", 3, "give `true` or `false`"),
+        ("[models.iris]\nuri = '/a'\nmax_batch = 0", 3, "give a whole number, from 1"),
+        ("[models.iris]\nuri = '/a'\ngpu = 'a b'", 3, "give the numbers of GPUs"),
+        ("[models.iris]\nuri = '/a'\nmodel_config = [1]", 3, "give a table of what JSON has"),
+        ("[models.iris]\nuri = '/a'\nmodel_config = { a = nan }", 3, "a table of what JSON has"),
+        ("[models.iris]\nuri = '/a'\nmodel_config = { a = 2020-01-01 }", 3, "what JSON has"),
+        ("[models.refresh]\nuri = '/a'", 1, "`models.refresh` cannot be"),
+    ],
+)
+def test_a_served_model_that_cannot_be_is_told_with_its_line(
+    tmp_path: Path, toml: str, line: int, why: str
+) -> None:
+    error = refusal(tmp_path, toml)
+
+    assert error.message.startswith(f"{tmp_path}/envd.toml:{line}: ")
+    assert why in error.message
+
+
+@pytest.mark.parametrize(
+    "env", ["'TOKEN=s3cret'", "{ TOKEN = ['s3cret'] }", "{ 'TO-KEN' = 's3cret' }", "['s3cret']"]
+)
+def test_variables_that_cannot_be_are_told_without_their_values(tmp_path: Path, env: str) -> None:
+    error = refusal(tmp_path, f"[models.iris]\nuri = '/a'\nenv = {env}\n")
+
+    assert error.message.startswith(f"{tmp_path}/envd.toml:3: `models.iris.env` cannot be what")
+    assert "s3cret" not in f"{error.message}{error.metadata}"
 
 
 def test_only_the_named_variables_are_passed_in_either_case() -> None:

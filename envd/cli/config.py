@@ -11,7 +11,9 @@ import click
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
-    from envd.config import Field, Settings
+    from envd.config import Settings
+    from envd.fields import Field
+    from envd.served import Served
 
 
 @click.command("config")
@@ -23,14 +25,15 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
 
     Settings come from a TOML file (`--config`, ENVD_CONFIG) and from variables, which
     win. In a variable, commas separate the items of a list. `*` marks what is not the
-    default.
+    default. A model gets a name, and settings of its own, by a table `[models.NAME]` in
+    the file, or in short by `NAME = "URI"` under `[models]`.
 
     \b
     Examples:
       envctl config
       ENVD_PYTHON__MATCH=exact envctl config --json
     """
-    from envd import config, values  # noqa: PLC0415
+    from envd import config, served, values  # noqa: PLC0415
 
     settings = place.settings()
     rows = [(row, _shown(settings, row)) for row in config.fields()]
@@ -40,13 +43,47 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
                                           "default": _plain(row.default), "meaning": row.meaning}
             for row, value in rows
         }  # fmt: skip
-        click.echo(json.dumps({"root": str(settings.root), "settings": document}, indent=1))
+        keys = {
+            row.name: {"default": _plain(row.default), "meaning": row.meaning}
+            for row in served.ROWS.values()
+        }
+        models = {one.name: _set(one) for one in settings.served}
+        whole = {"root": str(settings.root), "settings": document, "models": models,
+                 "model_settings": keys}  # fmt: skip
+        click.echo(json.dumps(whole, indent=1))
         return
     click.echo(f"root = {settings.root}")
     for row, value in rows:
         mark = " " if value == row.default else "*"
         click.echo(f"{mark} {row.variable}={values.show(value)}")
         click.echo(f"      {row.meaning}")
+    for row in served.ROWS.values():
+        for one in settings.served:
+            if row.name in (given := _set(one)):
+                click.echo(f"* [models.{one.name}] {row.name} = {_toml(given[row.name])}")
+        click.echo(f"  [models.NAME] {row.name}\n      {row.meaning}")
+
+
+def _set(one: Served) -> dict[str, object]:
+    """Return what the table of a served model sets; of what is secret, only that it is set."""
+    from envd import served  # noqa: PLC0415
+    from envd.spec.urls import without_credentials  # noqa: PLC0415
+
+    values = {name: getattr(one, name) for name, row in served.ROWS.items()
+              if getattr(one, name) != row.default}  # fmt: skip
+    changed: dict[str, object] = {"uri": without_credentials(one.uri)}
+    if one.env:
+        changed["env"] = {name: "***" for name, _ in one.env}
+    if one.model_config:
+        changed["model_config"] = json.loads(one.model_config)
+    return values | changed
+
+
+def _toml(value: object) -> str:
+    """Write *value* as the file has it; a table in one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _shown(settings: Settings, row: Field) -> object:
