@@ -34,13 +34,13 @@ from urllib.parse import unquote, urlsplit
 from envd import child, config, durable
 from envd.errors import (
     CacheFullError,
-    EnvdError,
     ModelNotFoundError,
     ModelUnreachableError,
     RequestInvalidError,
     SettingsInvalidError,
     from_document,
 )
+from envd.model import naming
 from envd.model.fetch import Request, redact
 
 log = logging.getLogger(__name__)
@@ -94,11 +94,11 @@ def locate(
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.time,
 ) -> Path:
-    """Return the directory of the model *name*, an absolute path or a URI.
+    """Return the directory of the model *name*: served, an absolute path or a URI.
 
     Raises:
-        RequestInvalidError: it is neither an absolute path nor a URI that can be read.
-        ModelNotFoundError: there is no model there.
+        RequestInvalidError: it is no absolute path and no URI that can be read.
+        ModelNotFoundError: there is no model there, or none has that name.
         ModelUnreachableError: its server does not answer, and nothing was downloaded before.
         ResolverMissingError: MLflow, or what it needs for this URI, is not installed.
         SettingsInvalidError: no tracking server is set, and the URI needs one.
@@ -107,7 +107,8 @@ def locate(
     if found := known(name, settings, environ=environ, clock=clock):
         return found
     with _telling_a_full_disk():
-        return _remote(_place(name, settings, environ), settings, clock)
+        uri = naming.uri_of(name, settings.served)
+        return _remote(_place(uri, settings, environ), settings, clock)
 
 
 def known(
@@ -129,28 +130,22 @@ def known(
     if not name or "\0" in name or len(name) > _LONGEST_NAME:
         message = f"a model's name has 1 to {_LONGEST_NAME} characters and no NUL; give another"
         raise RequestInvalidError(message)
-    if name.startswith("/"):
-        return _directory(Path(name))
-    scheme = _SCHEME.match(name)
+    uri = naming.uri_of(name, settings.served)
+    if uri.startswith("/"):
+        return _directory(Path(uri))
+    scheme = _SCHEME.match(uri)
     if scheme is None:
-        raise _nowhere(name)
+        message = f"`{redact(uri)}` is neither an absolute path nor a URI; give one of them"
+        raise RequestInvalidError(message, model=redact(uri))
     if scheme[1].lower() == "file":
-        return _directory(_path_of(name))
-    return _fresh(_place(name, settings, environ), settings.models.refresh, clock())
+        return _directory(_path_of(uri))
+    return _fresh(_place(uri, settings, environ), settings.models.refresh, clock())
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables that whoever asks MLflow must have."""
     named = config.passed(_PASSED, environ)
     return named | {key: text for key, text in environ.items() if key.startswith(_PASSED_PREFIXES)}
-
-
-def _nowhere(name: str) -> EnvdError:
-    if "/" in name or ":" in name or name.startswith("."):
-        message = f"`{redact(name)}` is neither an absolute path nor a URI; give one of them"
-        return RequestInvalidError(message, model=redact(name))
-    message = f"no served model is called `{name}`; give one that is, or a path: with a `/` in it"
-    return ModelNotFoundError(message, model=name)
 
 
 def _path_of(uri: str) -> Path:
@@ -266,6 +261,7 @@ def _fetch(
 
 def _answer(place: _Place, request: Request, timeout_s: float) -> dict[str, Any]:
     ours, theirs = socket.socketpair()
+    line = ""
     with ours, theirs:
         # Not among the arguments, which every user of the machine can read.
         ours.sendall(json.dumps(dataclasses.asdict(request)).encode() + b"\n")
@@ -278,7 +274,8 @@ def _answer(place: _Place, request: Request, timeout_s: float) -> dict[str, Any]
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        with ours.makefile() as talk:
+        # Reset by one that was ended before it had read what it was asked.
+        with ours.makefile() as talk, contextlib.suppress(ConnectionResetError):
             line = talk.readline()
     if not line:
         raise _silent(place, ended)

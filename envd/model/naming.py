@@ -1,0 +1,45 @@
+"""What a model is called: a name it is served by, a path, or a URI."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+from envd.errors import ModelNotFoundError
+from envd.served import Served
+
+_MOST_NEAR = 3
+_FILE = "file:///"
+
+
+def is_name(text: str) -> bool:
+    """Whether *text* is a name: a `/`, a `:` or a leading `.` makes it a path or a URI."""
+    return not (text.startswith(".") or "/" in text or ":" in text)
+
+
+def uri_of(text: str, served: Iterable[Served]) -> str:
+    """Return the path or the URI that *text* stands for.
+
+    Raises:
+        ModelNotFoundError: it is a name, and none of *served* has it.
+    """
+    if not is_name(text):
+        return text
+    by_name = {one.name: one for one in served}
+    if text in by_name:
+        return by_name[text].uri
+    near = difflib.get_close_matches(text, by_name, _MOST_NEAR)
+    names = " or ".join(f"`{one}`" for one in near)
+    message = (
+        f"no served model is called `{text}`; "
+        f"{f'give {names}' if near else 'give one that is'}, or a path: with a `/` in it"
+    )
+    raise ModelNotFoundError(message, model=text, near=",".join(near) or None)
+
+
+def canonical(uri: str) -> str:
+    """Return *uri* as others that mean the same directory are written, too."""
+    path = f"/{unquote(uri.removeprefix(_FILE))}" if uri.startswith(_FILE) else uri
+    return posixpath.normpath(path) if path.startswith("/") else path
