@@ -14,6 +14,8 @@ from envd.elsewhere import UnderWay
 from envd.errors import BuildCancelledError, EnvdError, EnvironmentNotFoundError
 from envd.events import Event, Locked, Note, Progress, Stage
 from envd.lock import Artifact, Lock, Package
+from envd.model import Model, example
+from envd.model.fetch import redact
 from envd.store import Environment, Record, Store
 from envd.store.collecting import Collected
 from envd.store.failures import Failure
@@ -183,6 +185,53 @@ def verified(found: Verified, environment: api.Environment) -> api.VerifyEnviron
         also_affected=found.also_affected,
         repaired=found.is_repaired,
     )
+
+
+def model(
+    found: Model | None,
+    *,
+    uri: str,
+    name: str = "",
+    state: str = "UNLOADED",
+    environment_id: str = "",
+    workers: int = 0,
+    noted: Iterable[Note] = (),
+    error: EnvdError | None = None,
+) -> api.Model:
+    """Return the message of a model that has a name or a worker, or is asked about."""
+    message = api.Model(
+        name=name,
+        uri=redact(uri),
+        path=str(found.path) if found else "",
+        digest=found.digest if found else "",
+        environment_id=environment_id,
+        state=api.Model.State.Value(state),
+        worker_count=workers,
+        notes=notes(noted),
+    )
+    if error:
+        message.failure.CopyFrom(failure(error))
+    return message
+
+
+def with_details(message: api.Model, found: Model) -> api.Model:
+    """Return *message* with what the model *found* says of itself."""
+    text = example.read(found)
+    message.details.CopyFrom(
+        api.ModelDetails(
+            signature_json=json.dumps(found.signature) if found.signature else "",
+            input_example=text or "",
+            input_example_path=(found.input_example or "") if text else "",
+            env_vars=found.env_vars,
+            code_path=found.code or "",
+            flavors_json=json.dumps(found.flavors),
+            mlflow_version=found.mlflow_version or "",
+            python_version=found.python_version or "",
+            utc_time_created=found.created or "",
+            batch=found.batch,
+        )
+    )
+    return message
 
 
 def _put(target: Duration | Timestamp, seconds: float) -> None:

@@ -80,7 +80,9 @@ def read(name: str, value: object, plain: Collection[str], where: Where) -> Serv
     Raises:
         SettingsInvalidError: it cannot be used.
     """
-    _check_name(name, where(""))
+    if refused := refused_name(name):
+        message = f"{where('')}: {refused}"
+        raise SettingsInvalidError(message, setting="models")
     if not isinstance(value, dict):
         _check_not_meant(name, plain, where(""))
         return Served(name, uri=_parse(name, "uri", value, where("")))
@@ -107,14 +109,15 @@ def _parse(name: str, key: str, value: object, where: str) -> Any:
     return fields.parse(own, value, where)
 
 
-def _check_name(name: str, where: str) -> None:
-    is_good = name == name.strip() and name.isprintable() and 0 < len(name) <= _LONGEST_NAME
-    if not is_good or name.startswith(".") or set(name) & set("/:"):
-        message = (
-            f"{where}: {name!r} is no name for a model; give 1 to {_LONGEST_NAME} characters, "
-            "the first no `.`, none a `/` or a `:`"
-        )
-        raise SettingsInvalidError(message, setting="models")
+def refused_name(name: str) -> str | None:
+    """Say why *name* is none for a model, if so."""
+    is_text = name == name.strip() and name.isprintable() and 0 < len(name) <= _LONGEST_NAME
+    if is_text and not name.startswith(".") and not set(name) & set("/:"):
+        return None
+    return (
+        f"{name!r} is no name for a model; give 1 to {_LONGEST_NAME} characters, "
+        "the first no `.`, none a `/` or a `:`"
+    )
 
 
 def _check_not_meant(name: str, plain: Collection[str], where: str) -> None:

@@ -120,12 +120,60 @@ def verified(message: api.VerifyEnvironmentResponse) -> Document:
     }
 
 
+def model(message: api.Model) -> Document:
+    """Return one element of `envctl models list`."""
+    return {
+        "name": message.name or None,
+        "uri": message.uri,
+        "path": message.path or None,
+        "digest": message.digest or None,
+        "environment_id": message.environment_id or None,
+        "state": api.Model.State.Name(message.state).lower(),
+        "ready": message.state == api.Model.READY,
+        "workers": message.worker_count,
+        "notes": notes(message.notes),
+        "failure": _failure(message),
+    }
+
+
+def model_shown(message: api.Model) -> Document:
+    """Return the document of `envctl models show`."""
+    about = message.details
+    return model(message) | {
+        "signature": _signature(about.signature_json),
+        "input_example": about.input_example or None,
+        "input_example_path": about.input_example_path or None,
+        "env_vars": list(about.env_vars),
+        "code_path": about.code_path or None,
+        "flavors": json.loads(about.flavors_json),
+        "mlflow_version": about.mlflow_version or None,
+        "python_version": about.python_version or None,
+        "utc_time_created": about.utc_time_created or None,
+        "batch": about.batch,
+    }
+
+
+def _signature(text: str) -> Any:
+    """Return a signature; MLflow keeps its parts as texts of JSON."""
+    found = json.loads(text) if text else None
+    if not isinstance(found, dict):
+        return found
+    return {key: _parsed(value) for key, value in found.items()}
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        return value
+
+
 def notes(found: Iterable[api.Note]) -> list[dict[str, str]]:
     """Return *found* as JSON values."""
     return [{"code": one.code, "message": one.message, "subject": one.subject} for one in found]
 
 
-def _failure(message: api.Environment) -> dict[str, Any] | None:
+def _failure(message: api.Environment | api.Model) -> dict[str, Any] | None:
     if not message.HasField("failure"):
         return None
     failure = message.failure

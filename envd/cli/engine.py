@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from envd.errors import EnvdError
 from envd.events import Note, OnEvent
 
 Document = dict[str, Any]
@@ -25,11 +26,12 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What is sent to a model."""
+    """What is sent to a model, and what it is loaded with."""
 
     payload: bytes
     content_type: str
     params: dict[str, object] | None
+    model_config: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,12 @@ class Purge:
     min_free: str | None = None
     keep: int | None = None
     dry_run: bool = False
+
+
+class UnreachableError(EnvdError):
+    """No daemon answers."""
+
+    code, reason = "UNAVAILABLE", "DAEMON_UNREACHABLE"
 
 
 class Engine(Protocol):
@@ -104,3 +112,15 @@ class Engine(Protocol):
 
     def verify(self, environment_id: str, on_event: OnEvent, *, repair: bool) -> Document:
         """Compare an environment with the record of its publication."""
+
+    def load_model(self, model: str, name: str, *, wait: bool) -> Document:
+        """Have a model loaded by the daemon, and served as *name* if there is one."""
+
+    def unload_model(self, model: str) -> Document:
+        """Have the daemon's workers of a model stopped."""
+
+    def list_models(self) -> Sequence[Document]:
+        """Return the models that have a name, were loaded, or have a worker."""
+
+    def show_model(self, model: str) -> Document:
+        """Return what a model says of itself."""

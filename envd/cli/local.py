@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from envd import elsewhere, messages
 from envd.asked import Asked
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted, Purge
+from envd.cli.engine import Document, Input, Predicted, Purge, UnreachableError
 from envd.cli.engine import Wanted as WantedEnvironment
 from envd.environments import Environments, Ready
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent, ignore
-from envd.model import Model, read
+from envd.model import Model, naming, read
 from envd.model.location import locate
 from envd.run.pool import Pool, Prediction, Request
 from envd.run.processes import Processes
+from envd.run.serving import Serving, Servings
 from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import collecting, prefixes, removal, sweep, trash
@@ -57,13 +58,18 @@ class Local:
 
     def _predict(self, wanted: WantedEnvironment, given: Input, on_event: OnEvent) -> Predicted:
         found = self._read(wanted.model)
+        served = naming.find(wanted.model, self._settings.served)
+        serving = Servings(self._settings).of(found, served, given.model_config)
         started = time.perf_counter()
         asked = self._environments.ask(found, _terms(wanted), on_event)
         ready = self._environments.ready(asked, on_event)
         environment = ready.environment
         build_seconds = time.perf_counter() - started
         request = Request(given.payload, given.content_type, given.params)
-        answer = asyncio.run(self._ask_worker(found, environment, request))
+        try:
+            answer = asyncio.run(self._ask_worker(found, environment, serving, request))
+        except EnvdError as error:
+            raise serving.explained(error) from error
         self._tidy(ready)
         return Predicted(
             answer.payload,
@@ -79,6 +85,7 @@ class Local:
             },
             [
                 *self._environments.notes(found, asked, environment),
+                *serving.notes,
                 *(Note(**note) for note in answer.notes),
             ],
         )
@@ -193,6 +200,36 @@ class Local:
         now = self._snapshots.published(found.id)
         return documents.verified(messages.verified(verified, now))
 
+    def load_model(self, model: str, name: str, *, wait: bool) -> Document:
+        """Say that nobody is there to have a model loaded."""
+        del name, wait
+        raise self._alone(model)
+
+    def unload_model(self, model: str) -> Document:
+        """Say that nobody is there to have a model loaded."""
+        raise self._alone(model)
+
+    def _alone(self, model: str) -> UnreachableError:
+        message = (
+            f"no daemon runs on `{self._settings.root}`, and models stay loaded in one only; "
+            "start `envd`"
+        )
+        return UnreachableError(message, model=model, root=self._settings.root)
+
+    def list_models(self) -> Sequence[Document]:
+        """Return the models that have a name."""
+        served = sorted(self._settings.served, key=lambda one: one.name)
+        return [documents.model(messages.model(None, uri=one.uri, name=one.name)) for one in served]
+
+    def show_model(self, model: str) -> Document:
+        """Return what a model says of itself."""
+        found = self._read(model)
+        served = naming.find(model, self._settings.served)
+        message = messages.model(
+            found, uri=served.uri if served else model, name=served.name if served else ""
+        )
+        return documents.model_shown(messages.with_details(message, found))
+
     def _tidy(self, ready: Ready) -> None:
         """Clear away what others left when something was built, which is seldom."""
         if not ready.cached:
@@ -209,14 +246,14 @@ class Local:
         return read(locate(model, self._settings))
 
     async def _ask_worker(
-        self, model: Model, environment: Environment, request: Request
+        self, model: Model, environment: Environment, serving: Serving, request: Request
     ) -> Prediction:
         processes = Processes.create()
         try:
             processes.attach()
             pool = Pool(self._settings, self._store, processes)
             try:
-                return await pool.predict(model, environment, request)
+                return await pool.predict(model, environment, request, serving)
             finally:
                 await pool.close()
         finally:

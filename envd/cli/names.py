@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def model(name: str) -> str:
-    """Return *name* as the API takes it: a folder that is there, or a path, made absolute.
+    """Return *name* as the API takes it: a path made absolute, a served name or a URI as it is.
 
-    A `/` or a leading `.` makes it a path, a `:` a URI.
+    A `/` or a leading `.` makes it a path, and so does a model that lies there; a `:` a URI.
     """
-    is_path = "/" in name or name.startswith(".") or Path(name).is_dir()
+    is_path = "/" in name or name.startswith(".") or (Path(name) / "MLmodel").exists()
     if is_path and not (":" in name and not Path(name).exists()):
         return str(Path(name).absolute())
     return name

@@ -21,26 +21,29 @@ if TYPE_CHECKING:
 _TYPES = {"json": "application/json", "csv": "text/csv"}
 
 
-def _params(
+def _object(
     ctx: click.Context, parameter: click.Parameter, text: str | None
 ) -> dict[str, object] | None:
     try:
-        params = json.loads(text) if text else None
+        found = json.loads(text) if text else None
     except ValueError as error:
         message = f"it is not JSON: {error}"
         raise click.BadParameter(message, ctx, parameter) from error
-    if params is not None and not isinstance(params, dict):
+    if found is not None and not isinstance(found, dict):
         message = "it is not a JSON object"
         raise click.BadParameter(message, ctx, parameter)
-    return params
+    return found
 
 
 @click.command("predict")
-@click.option("-m", "--model", required=True, help="A model directory or URI.")
+@click.option("-m", "--model", required=True, help="A model: directory, URI or served name.")
 @click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
 @output_option("Write the answer there.")
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
-@click.option("--params", metavar="JSON", callback=_params, help="Inference parameters, an object.")
+@click.option("--params", metavar="JSON", callback=_object, help="Inference parameters, an object.")
+@click.option(
+    "--model-config", metavar="JSON", callback=_object, help="What the model is loaded with."
+)
 @with_terms
 @click.option("-v", "--verbose", is_flag=True, help="Say what took how long.")
 @as_json
@@ -53,6 +56,7 @@ def command(
     output: Path | None,
     kind: str | None,
     params: dict[str, object] | None,
+    model_config: dict[str, object] | None,
     terms: Terms,
     verbose: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
@@ -74,7 +78,7 @@ def command(
     from envd.cli.progress import Progress  # noqa: PLC0415
 
     engine = place.engine()
-    given = Input(_read(source), _TYPES[kind or _kind_of(source)], params)
+    given = Input(_read(source), _TYPES[kind or _kind_of(source)], params, model_config)
     with Progress() as progress:
         answer = engine.predict(Wanted(names.model(model), **terms), given, progress)
     _write(_document(answer) if is_json else answer.payload, output)

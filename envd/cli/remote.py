@@ -13,7 +13,7 @@ from envd_client.v1 import envd_pb2 as api
 
 from envd.addresses import target
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted, Purge, Wanted
+from envd.cli.engine import Document, Input, Predicted, Purge, UnreachableError, Wanted
 from envd.errors import EnvdError, EnvironmentNotFoundError, from_document
 from envd.events import Event, Line, Note, OnEvent, Progress, Stage
 from envd.model.mlmodel import check_path
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 _DAY_S = 86400.0
 _CONNECT_S = 5.0
-
-
-class UnreachableError(EnvdError):
-    """No daemon answers."""
-
-    code, reason = "UNAVAILABLE", "DAEMON_UNREACHABLE"
 
 
 class Remote:
@@ -55,6 +49,7 @@ class Remote:
                 given.payload,
                 content_type=given.content_type,
                 params=given.params,
+                model_config=given.model_config,
                 pip_requirements_override=wanted.override,
                 env_manager=wanted.env_manager,
             )
@@ -159,6 +154,27 @@ class Remote:
         on_event(Stage("verifying", f"comparing the files of {environment_id}"))
         with self._errors():
             return documents.verified(self._client.verify(environment_id, repair=repair))
+
+    def load_model(self, model: str, name: str, *, wait: bool) -> Document:
+        """Have a model loaded, and served as *name* if there is one."""
+        with self._errors():
+            return documents.model(self._client.load_model(model, name=name, wait=wait))
+
+    def unload_model(self, model: str) -> Document:
+        """Have the workers of a model stopped."""
+        with self._errors():
+            return documents.model(self._client.unload_model(model))
+
+    def list_models(self) -> Sequence[Document]:
+        """Return the models that have a name, were loaded, or have a worker."""
+        with self._errors():
+            return [documents.model(one) for one in self._client.list_models()]
+
+    def show_model(self, model: str) -> Document:
+        """Return what a model says of itself."""
+        check_path(Path(model))
+        with self._errors():
+            return documents.model_shown(self._client.get_model(model))
 
     def _built(self, wanted: Wanted, on_event: OnEvent) -> api.Environment:
         """Start a build and see it through."""

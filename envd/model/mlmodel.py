@@ -18,11 +18,15 @@ from envd.errors import ModelInvalidError, ModelNotFoundError
 from envd.model import documents, files
 from envd.model.documents import Document
 from envd.model.texts import shown
+from envd.values import is_variable
 
 _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
 _MAX_FILES = 100_000
 _MAX_CODE_BYTES = 64 << 20
 _LONG_LOOK_S, _LONGEST_S = 0.02, 5.0
+_MAX_VARIABLES = 100
+_TRUE = ("true", "True")
+_BOOLEANS = (*_TRUE, "false", "False")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,9 @@ class Model:
     """A model directory whose `MLmodel` has been read and checked.
 
     `code`, `conda_file` and `virtualenv_file` are relative to `path` and lie inside it.
-    `digest` changes when anything a worker loads changes.
+    `digest` changes when anything a worker loads changes. `env_vars` are the variables it
+    reads, and `batch` whether its answer to a row depends on that row alone, as far as the
+    model says. `input_example` is relative to `path`, and was not looked for.
     """
 
     path: Path
@@ -45,6 +51,8 @@ class Model:
     created: str | None
     signature: Document
     env_vars: tuple[str, ...]
+    batch: bool
+    input_example: str | None
     flavors: dict[str, Document]
 
 
@@ -96,6 +104,7 @@ def _model(path: Path, document: dict[str, Document]) -> Model:
         raise ModelInvalidError(message, model=path)
     code = _named_file(path, flavor, "code")
     conda_file, virtualenv_file = _environment_files(path, flavor)
+    own = _own(path, document)
     return Model(
         path=path,
         digest=digest(path, code),
@@ -108,7 +117,9 @@ def _model(path: Path, document: dict[str, Document]) -> Model:
         mlflow_version=_text(path, document, "mlflow_version"),
         created=_text(path, document, "utc_time_created"),
         signature=document.get("signature"),
-        env_vars=_texts(document.get("env_vars")),
+        env_vars=_variables(document.get("env_vars"), own.get("env_vars")),
+        batch=_is_true(path, own, "batch"),
+        input_example=_input_example(document),
         flavors=flavors,
     )
 
@@ -146,8 +157,33 @@ def _text(path: Path, document: dict[str, Document], key: str) -> str | None:
     return value
 
 
-def _texts(value: Document) -> tuple[str, ...]:
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+def _own(path: Path, document: dict[str, Document]) -> dict[str, Document]:
+    """Return what the model says to envd: MLflow writes `metadata` as it was given."""
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or metadata.get("envd") is None:
+        return {}
+    return _mapping(path, metadata, "envd")
+
+
+def _variables(*values: Document) -> tuple[str, ...]:
+    texts = [item for value in values if isinstance(value, list) for item in value]
+    return tuple(dict.fromkeys(str(one) for one in texts if is_variable(str(one))))[:_MAX_VARIABLES]
+
+
+def _is_true(path: Path, document: dict[str, Document], key: str) -> bool:
+    value = document.get(key)
+    if value is not None and value not in _BOOLEANS:
+        message = f"`{path / 'MLmodel'}`: `{key}` is neither `true` nor `false`"
+        raise ModelInvalidError(message, model=path, key=key)
+    return value in _TRUE
+
+
+def _input_example(document: dict[str, Document]) -> str | None:
+    """Return the file of the example, in the form a server takes where it has that form."""
+    info = document.get("saved_input_example_info")
+    named = info if isinstance(info, dict) else {}
+    files_named = [named.get(key) for key in ("serving_input_path", "artifact_path")]
+    return next((str(one) for one in files_named if isinstance(one, str)), None)
 
 
 def _named_file(path: Path, flavor: dict[str, Document], key: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from envd.errors import ModelNotFoundError
@@ -37,6 +37,13 @@ def uri_of(text: str, served: Iterable[Served]) -> str:
         f"{f'give {names}' if near else 'give one that is'}, or a path: with a `/` in it"
     )
     raise ModelNotFoundError(message, model=text, near=",".join(near) or None)
+
+
+def find(text: str, served: Sequence[Served]) -> Served | None:
+    """Return the model of *served* that is called *text*, or the first whose path or URI it is."""
+    named = [one for one in served if one.name == text]
+    same = [one for one in served if canonical(one.uri) == canonical(text)]
+    return next(iter(named + same), None)
 
 
 def canonical(uri: str) -> str:

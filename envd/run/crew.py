@@ -89,6 +89,8 @@ class Crew:
             EnvdError: none can be had.
         """
         while not self.workers:
+            # Whoever wants it loaded wants it again, if it was retired.
+            self.is_current = True
             if error := self.refusal():
                 raise error
             if not self._starting:

@@ -23,4 +23,7 @@ class Observer:
         """A worker ended that nobody had asked to: `exit 7`, `SIGSEGV`."""
 
     def evicted(self, why: str) -> None:
-        """A worker or a template was stopped: `idle`, `memory`, `recycled`, `changed`."""
+        """A worker or a template was stopped.
+
+        Because it is `idle`, takes `memory`, is `recycled`, `changed` or `unloaded`.
+        """

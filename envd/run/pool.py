@@ -121,6 +121,15 @@ class Pool:
         await self._queue(model, environment, serving).crew.ready()
         self._store.uses.record_model(environment.id, model.path)
 
+    def unload(self, path: Path) -> None:
+        """Stop the workers of the model in *path*, each when it has answered what it was asked.
+
+        Whoever asks for it again gets others.
+        """
+        for key, queue in self._queues.items():
+            if key[0] == path:
+                queue.crew.retire("unloaded")
+
     def loaded(self) -> Iterator[tuple[Key, Queue]]:
         """Yield what is loaded or being loaded."""
         yield from self._queues.items()
@@ -177,6 +186,8 @@ class Pool:
             self._recycle_old(queue)
 
     def _is_idle(self, queue: Queue, found: Worker) -> bool:
+        if queue.crew.serving.stay:
+            return False
         # Those of a fixed number are kept, or not, together.
         is_alone = queue.crew.serving.workers == "auto"
         last = found.last_used if is_alone else max(one.last_used for one in queue.crew.workers)

@@ -142,7 +142,7 @@ class Templates:
         return found, "its environment has a template"
 
     def _none_for(self, serving: Serving) -> str | None:
-        if not (serving.template and self._settings.workers.template):
+        if not serving.template:
             return "templates are off"
         if not places.can_keep_apart():
             return "this kernel cannot keep forked workers apart: it has no landlock 6"

@@ -33,6 +33,8 @@ from envd.run.serving import Serving
 from envd.run.templates import Template, Templates
 from envd.store import Environment, Store
 
+_LOAD = "load"
+
 
 @dataclass(eq=False, slots=True)
 class Worker:
@@ -128,7 +130,7 @@ class Workshop:
         if self._clearing:
             await asyncio.wait(self._clearing)
 
-    async def died(self, found: Worker, when: str) -> WorkerDiedError:
+    async def died(self, found: Worker, when: str, *, stage: str | None = None) -> WorkerDiedError:
         """Return the error that says how *found* ended, once its process has."""
         status = await asyncio.shield(found.process.exited)
         if found.kind == "forked" and not found.answers:
@@ -139,7 +141,9 @@ class Workshop:
             f"the worker of `{found.model.path}` ended by {how} {when}; "
             f"its output is in `{self._log(found.model)}`"
         )
-        return WorkerDiedError(message, model=found.model.path, status=status, cause=cause)
+        return WorkerDiedError(
+            message, model=found.model.path, status=status, cause=cause, stage=stage
+        )
 
     async def _loaded(
         self,
@@ -224,18 +228,18 @@ class Workshop:
                 answer, _ = await found.channel.call(LOAD, head)
         except TimeoutError as error:
             message = f"the model `{model.path}` was not loaded within {limit:.0f} s"
-            raise ModelInvalidError(message, model=model.path) from error
+            raise ModelInvalidError(message, model=model.path, stage=_LOAD) from error
         except ConnectionError as error:
             raise await self._died_loading(found) from error
         except EnvdError as error:
-            raise explained(error, model) from error
+            raise explained(error, model, stage=_LOAD) from error
         return answer
 
     async def _died_loading(self, found: Worker) -> WorkerDiedError:
         # A process that is ending by itself has an exit status to tell.
         loop, grace = asyncio.get_running_loop(), self.settings.workers.stop_grace
         killing = loop.call_later(grace, found.process.kill)
-        error = await self.died(found, "while it loaded the model")
+        error = await self.died(found, "while it loaded the model", stage=_LOAD)
         killing.cancel()
         return error
 
@@ -252,9 +256,12 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-def explained(error: EnvdError, model: Model) -> EnvdError:
-    """Return a worker's error with what the worker cannot know."""
-    about = error.metadata | {"model": str(model.path)}
+def explained(error: EnvdError, model: Model, *, stage: str | None = None) -> EnvdError:
+    """Return a worker's error with what the worker cannot know.
+
+    Its *stage* is `load` where it was loading the model.
+    """
+    about: dict[str, object] = error.metadata | {"model": str(model.path), "stage": stage}
     if not isinstance(error, ImportFailedError):
         return type(error)(error.message, **about)
     module = error.metadata.get("module", "")

@@ -26,9 +26,11 @@ from envd.errors import SettingsInvalidError
 from envd.run.pool import Pool
 from envd.run.processes import Processes
 from envd.serve.environments import Environments
+from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role, Roles
+from envd.serve.served import Entries
 from envd.serve.under_way import UnderWay
 from envd.serve.upkeep import Upkeep
 from envd.spec import policy
@@ -51,6 +53,7 @@ class Daemon:
         self._processes = processes
         self._store = Store(settings.root)
         self._health = health.aio.HealthServicer()
+        self._entries = Entries(settings.served, self._health)
         self._under_way = UnderWay()
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
@@ -62,10 +65,11 @@ class Daemon:
         spawner_gone = self._processes.attach()
         builds = Builds(self._settings, self._processes)
         pool = Pool(self._settings, self._store, self._processes)
-        models = ReadyModels(self._store, builds)
+        models = ReadyModels(self._settings, self._store, builds, self._entries)
+        loading = Loading(models, pool)
         await builds.learn()
         upkeep = Upkeep(self._settings, builds)
-        parts = (builds, models, pool, upkeep)
+        parts = (builds, models, pool, loading, upkeep)
         servers = [
             self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, *parts),
             self._server(self._sockets.admin, set(Role), *parts),
@@ -73,7 +77,8 @@ class Daemon:
         with _private():
             for server in servers:
                 await server.start()
-        beside = asyncio.gather(pool.run(), upkeep.run())
+        await self._entries.announce()
+        beside = asyncio.gather(pool.run(), upkeep.run(), loading.preload())
         profile = policy.of(self._settings.security).profile
         addresses.announce(self._settings.root, self._sockets, profile)
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
@@ -98,6 +103,7 @@ class Daemon:
         builds: Builds,
         models: ReadyModels,
         pool: Pool,
+        loading: Loading,
         upkeep: Upkeep,
     ) -> grpc.aio.Server:
         limit = self._settings.daemon.max_message
@@ -112,7 +118,8 @@ class Daemon:
         )
         environments = Environments(self._store, builds, models, pool, upkeep)
         services.add_EnvironmentsServicer_to_server(environments, server)
-        services.add_PredictionsServicer_to_server(Predictions(models, pool), server)
+        predictions = Predictions(models, pool, loading, roles)
+        services.add_PredictionsServicer_to_server(predictions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if Role.ADMIN in roles:
             names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

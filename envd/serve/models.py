@@ -1,19 +1,29 @@
-"""From the name of a model to its ready environment, remembered while nothing changes."""
+"""From what a model is called to its ready environment, remembered while nothing changes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from envd.builds import Builds
-from envd.errors import EnvironmentBuildingError, EnvironmentNotFoundError
+from envd.config import Settings
+from envd.errors import EnvdError, EnvironmentBuildingError, EnvironmentNotFoundError
 from envd.events import Note
 from envd.following import Build
 from envd.model import Model, Models
+from envd.run.serving import Serving, Servings
+from envd.serve.served import Entries, Entry, State
 from envd.spec import Terms
 from envd.store import Environment, Store
 
+_Result = TypeVar("_Result")
+_DEFAULT = Terms()
+# A directory on its way to the trash may take its time on a disk with much to do.
+_PAUSES_S = (0.0, 0.1, 0.5)
 _MAX_KNOWN = 10_000
 
 
@@ -26,23 +36,97 @@ class _Known:
     files: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyModel:
+    """A model that a worker may be asked for: all that this takes.
+
+    The `entry` is what it stands under among the models that have a name, if it does.
+    """
+
+    model: Model
+    serving: Serving
+    environment: Environment
+    notes: tuple[Note, ...]
+    entry: Entry | None
+
+
 class ReadyModels:
     """The models asked for so far, with their environments."""
 
-    def __init__(self, store: Store, builds: Builds) -> None:
-        """Know none yet."""
+    def __init__(self, settings: Settings, store: Store, builds: Builds, entries: Entries) -> None:
+        """Know none yet but the *entries*."""
+        self.entries = entries
         self._store = store
         self._builds = builds
         self._models = Models()
+        self._servings = Servings(settings)
         self._known: dict[tuple[Path, Terms], _Known] = {}
 
     async def read(self, name: str) -> Model:
-        """Return the model called *name*: a path or a URI.
+        """Return the model called *name*: the name it is served by, a path or a URI.
 
         Raises:
             EnvdError: there is none, or it cannot be used.
         """
-        return self._models.read(await self._builds.locate(name))
+        return self._models.read(await self._builds.locate(self.entries.uri_of(name)))
+
+    async def ready(
+        self,
+        name: str,
+        terms: Terms = _DEFAULT,
+        model_config: Mapping[str, object] | None = None,
+        *,
+        wait: bool = True,
+    ) -> ReadyModel:
+        """Return the model called *name* with its environment on *terms*, built if it must be.
+
+        Raises:
+            EnvironmentBuildingError: it is not ready and *wait* is false.
+            EnvdError: there is no such model, or it cannot be built.
+        """
+        entry = self.entries.find(name)
+        # What it is asked for on terms of the caller's says nothing of others.
+        is_plain = terms == _DEFAULT and not model_config
+        if entry and is_plain:
+            return await self.ready_entry(entry, wait=wait)
+        model = await self.read(name)
+        serving = self._servings.of(model, entry.served if entry else None, model_config)
+        environment, notes = await self.environment(model, terms, wait=wait)
+        return ReadyModel(model, serving, environment, (*notes, *serving.notes), None)
+
+    async def ready_entry(self, entry: Entry, *, wait: bool = True) -> ReadyModel:
+        """Return the model of *entry* with its environment, and keep what is found out of it.
+
+        Raises:
+            EnvdError: as `ready`.
+        """
+        try:
+            entry.model = model = await self.read(entry.served.uri)
+            serving = self._servings.of(model, entry.served)
+            environment, notes = await self.environment(model, _DEFAULT, wait=wait)
+        except (EnvironmentBuildingError, EnvironmentNotFoundError):
+            # It is to be asked for again.
+            raise
+        except EnvdError as error:
+            await self.entries.change(entry, State.FAILED, error)
+            raise
+        return ReadyModel(model, serving, environment, (*notes, *serving.notes), entry)
+
+    async def succeeded(self, ready: ReadyModel) -> None:
+        """Say that a worker has *ready* loaded."""
+        entry = ready.entry
+        if entry is None or (entry.state is State.READY and entry.serving is ready.serving):
+            return
+        entry.serving, entry.notes = ready.serving, ready.notes
+        entry.environment_id = ready.environment.id
+        await self.entries.change(entry, State.READY)
+
+    async def failed(self, ready: ReadyModel, error: EnvdError) -> EnvdError:
+        """Return what *error*, which came of running *ready*, is to the caller."""
+        explained = ready.serving.explained(error)
+        if ready.entry and error.metadata.get("stage") == "load":
+            await self.entries.change(ready.entry, State.FAILED, explained)
+        return explained
 
     async def environment(
         self, model: Model, terms: Terms, *, wait: bool
@@ -73,7 +157,7 @@ class ReadyModels:
         self._known[model.path, terms] = _Known(model.digest, lock, found, notes, files)
         return found, notes
 
-    def forget(self, model: Model, terms: Terms) -> None:
+    def forget(self, model: Model, terms: Terms = _DEFAULT) -> None:
         """Look again the next time *model* is asked for on *terms*."""
         self._known.pop((model.path, terms), None)
 
@@ -101,3 +185,15 @@ class ReadyModels:
             raise EnvironmentBuildingError(message, spec_key=build.asked.spec.key)
         # Shielded: a caller that leaves never cancels the build.
         return await asyncio.shield(build.done)
+
+
+async def again(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Return what *attempt* does, made again where the environment is gone meanwhile.
+
+    It may be removed after it was found: then it is looked for, and built, again.
+    """
+    for pause in _PAUSES_S:
+        with contextlib.suppress(EnvironmentNotFoundError):
+            return await attempt()
+        await asyncio.sleep(pause)
+    return await attempt()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import time
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from envd_client.v1 import envd_pb2 as api
-from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
-from envd.errors import EnvironmentNotFoundError, RequestInvalidError
+from envd.errors import EnvdError, EnvironmentNotFoundError, RequestInvalidError
 from envd.events import Note
 from envd.run.pool import Pool, Prediction, Request
 from envd.serve import status
 from envd.serve.context import Context
-from envd.serve.models import ReadyModels
+from envd.serve.loading import Loading
+from envd.serve.model_handlers import ModelHandlers, named
+from envd.serve.models import ReadyModels, again
+from envd.serve.roles import Role
 from envd.spec import Terms
 from envd.store import Environment
 
@@ -25,16 +27,16 @@ _ORIGINS = {
     "forked": api.PredictResponse.FORKED,
     "fresh": api.PredictResponse.FRESH,
 }
-# A directory on its way to the trash may take its time on a disk with much to do.
-_PAUSES_S = (0.0, 0.1, 0.5)
 
 
-class Predictions(services.PredictionsServicer):
+class Predictions(ModelHandlers):
     """Answers with the models and the workers it is given."""
 
-    def __init__(self, models: ReadyModels, pool: Pool) -> None:
+    def __init__(
+        self, models: ReadyModels, pool: Pool, loading: Loading, roles: Collection[Role]
+    ) -> None:
         """Use *models* to find environments and *pool* to run in them."""
-        self._models = models
+        super().__init__(models, loading, roles)
         self._pool = pool
 
     @status.unary
@@ -46,30 +48,43 @@ class Predictions(services.PredictionsServicer):
         parsed = Request(
             payload=request.payload,
             content_type=request.content_type or "application/json",
-            params=_params(request.params_json),
+            params=_object(request.params_json, "params_json"),
         )
-        wait = request.wait if request.HasField("wait") else True
-        terms = Terms(tuple(request.pip_requirements_override), request.env_manager)
-        for pause_s in _PAUSES_S:
-            # An environment may be removed after it was found: then look, and build, again.
-            with contextlib.suppress(EnvironmentNotFoundError):
-                return await self._answer(request.model, terms, parsed, wait=wait)
-            await asyncio.sleep(pause_s)
-        return await self._answer(request.model, terms, parsed, wait=wait)
+        asked = _Asked(
+            named(request.model),
+            Terms(tuple(request.pip_requirements_override), request.env_manager),
+            _object(request.model_config_json, "model_config_json"),
+            wait=request.wait if request.HasField("wait") else True,
+        )
+        return await again(lambda: self._answer(asked, parsed))
 
-    async def _answer(
-        self, name: str, terms: Terms, request: Request, *, wait: bool
-    ) -> api.PredictResponse:
+    async def _answer(self, asked: _Asked, request: Request) -> api.PredictResponse:
         started = time.perf_counter()
-        model = await self._models.read(_named(name))
-        environment, notes = await self._models.environment(model, terms, wait=wait)
+        ready = await self._models.ready(
+            asked.model, asked.terms, asked.model_config, wait=asked.wait
+        )
         build_seconds = time.perf_counter() - started
         try:
-            prediction = await self._pool.predict(model, environment, request)
+            prediction = await self._pool.predict(
+                ready.model, ready.environment, request, ready.serving
+            )
         except EnvironmentNotFoundError:
-            self._models.forget(model, terms)
+            self._models.forget(ready.model, asked.terms)
             raise
-        return _response(prediction, notes, environment, build_seconds)
+        except EnvdError as error:
+            raise await self._models.failed(ready, error) from error
+        await self._models.succeeded(ready)
+        return _response(prediction, ready.notes, ready.environment, build_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request says of the model."""
+
+    model: str
+    terms: Terms
+    model_config: dict[str, object] | None
+    wait: bool
 
 
 def _response(
@@ -95,22 +110,16 @@ def _response(
     )
 
 
-def _named(model: str) -> str:
-    if not model:
-        message = "the request names no model; give its absolute path or its URI"
-        raise RequestInvalidError(message)
-    return model
-
-
-def _params(text: str) -> dict[str, object] | None:
+def _object(text: str, name: str) -> dict[str, object] | None:
+    """Return the JSON object *text*, which a request has as *name*."""
     if not text:
         return None
     try:
-        params = json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        message = f"`params_json` is not JSON: {error}"
+        message = f"`{name}` is not JSON: {error}"
         raise RequestInvalidError(message) from error
-    if not isinstance(params, dict):
-        message = "`params_json` is not a JSON object"
+    if not isinstance(found, dict):
+        message = f"`{name}` is not a JSON object"
         raise RequestInvalidError(message)
-    return params
+    return found

@@ -11,7 +11,8 @@ import grpc.aio
 
 from envd_client import connection, requests
 from envd_client.answer import answer
-from envd_client.errors import from_rpc_error
+from envd_client.errors import PermissionDeniedError, from_rpc_error
+from envd_client.v1 import envd_pb2
 from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from envd_client.answer import Answer
-    from envd_client.v1 import envd_pb2
     from envd_client.v1.envd_pb2_grpc import EnvironmentsAsyncStub, PredictionsAsyncStub
 
 _Request = TypeVar("_Request")
@@ -76,6 +76,7 @@ class AsyncClient:
         *,
         content_type: str | None = None,
         params: Mapping[str, object] | None = None,
+        model_config: Mapping[str, object] | None = None,
         wait: bool = True,
         pip_requirements_override: Sequence[str] = (),
         env_manager: str = "",
@@ -87,6 +88,7 @@ class AsyncClient:
             data,
             content_type=content_type,
             params=params,
+            model_config=model_config,
             wait=wait,
             override=pip_requirements_override,
             env_manager=env_manager,
@@ -215,6 +217,38 @@ class AsyncClient:
         request = requests.verify(environment_id, repair=repair)
         return await self._ask(self._admin.VerifyEnvironment, request, timeout_s)
 
+    async def load_model(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        name: str = "",
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> envd_pb2.Model:
+        """Load *model*: see `Client.load_model`."""
+        request = requests.load_model(model, name, wait=wait)
+        try:
+            return await self._ask(self._predictions.LoadModel, request, timeout_s)
+        except PermissionDeniedError:
+            return await self._ask(self._model_admin.LoadModel, request, timeout_s)
+
+    async def unload_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
+        """Stop the workers of *model*: see `Client.unload_model`."""
+        request = requests.unload_model(model)
+        try:
+            return await self._ask(self._predictions.UnloadModel, request)
+        except PermissionDeniedError:
+            return await self._ask(self._model_admin.UnloadModel, request)
+
+    async def list_models(self) -> Sequence[envd_pb2.Model]:
+        """Return the models that have a name, were loaded, or have a worker."""
+        request = envd_pb2.ListModelsRequest()
+        return list((await self._ask(self._predictions.ListModels, request)).models)
+
+    async def get_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
+        """Return what *model* says of itself, under `details`: its signature, its example."""
+        return await self._ask(self._predictions.GetModel, requests.get_model(model))
+
     async def _ask(
         self,
         rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
@@ -239,7 +273,15 @@ class AsyncClient:
 
     @cached_property
     def _admin(self) -> EnvironmentsAsyncStub:
-        return EnvironmentsStub(self._open(self._connection.admin_target))
+        return EnvironmentsStub(self._admin_channel)
+
+    @cached_property
+    def _model_admin(self) -> PredictionsAsyncStub:
+        return PredictionsStub(self._admin_channel)
+
+    @cached_property
+    def _admin_channel(self) -> grpc.aio.Channel:
+        return self._open(self._connection.admin_target)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:

@@ -10,7 +10,8 @@ import grpc
 
 from envd_client import connection, requests
 from envd_client.answer import answer
-from envd_client.errors import from_rpc_error
+from envd_client.errors import PermissionDeniedError, from_rpc_error
+from envd_client.v1 import envd_pb2
 from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from envd_client.answer import Answer
-    from envd_client.v1 import envd_pb2
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -92,15 +92,17 @@ class Client:
         *,
         content_type: str | None = None,
         params: Mapping[str, object] | None = None,
+        model_config: Mapping[str, object] | None = None,
         wait: bool = True,
         pip_requirements_override: Sequence[str] = (),
         env_manager: str = "",
         timeout_s: float | None = None,
     ) -> Answer:
-        """Return what *model*, a directory or a URI, says about *data*.
+        """Return what *model*, served by that name, a directory or a URI, says about *data*.
 
         What makes the environment is *env_manager*: `virtualenv`, `conda` or `auto`; empty
-        means as the daemon's settings say.
+        means as the daemon's settings say. A *model_config* is MLflow's: the model is loaded
+        with it, in a worker of its own.
 
         Raises:
             PayloadInvalidError: the data cannot be sent, or does not fit the model.
@@ -111,6 +113,7 @@ class Client:
             data,
             content_type=content_type,
             params=params,
+            model_config=model_config,
             wait=wait,
             override=pip_requirements_override,
             env_manager=env_manager,
@@ -265,6 +268,52 @@ class Client:
         request = requests.verify(environment_id, repair=repair)
         return self._ask(self._admin.VerifyEnvironment, request, timeout_s)
 
+    def load_model(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        name: str = "",
+        wait: bool = True,
+        timeout_s: float | None = None,
+    ) -> envd_pb2.Model:
+        """Build the environment of *model* and load it; return it as it is then.
+
+        With a *name* it is served by that as long as the daemon runs. Without *wait* it is
+        returned at once, and loaded all the same.
+
+        Raises:
+            PermissionDeniedError: only an admin may load what the daemon's settings do not
+                name, and the admin socket cannot be had.
+        """
+        request = requests.load_model(model, name, wait=wait)
+        try:
+            return self._ask(self._predictions.LoadModel, request, timeout_s)
+        except PermissionDeniedError:
+            return self._ask(self._model_admin.LoadModel, request, timeout_s)
+
+    def unload_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
+        """Stop the workers of *model*, each when it has answered what it was asked.
+
+        A name that `load_model` gave it is gone; a prediction loads it again.
+
+        Raises:
+            ModelNotFoundError: nothing that is called so is loaded.
+        """
+        request = requests.unload_model(model)
+        try:
+            return self._ask(self._predictions.UnloadModel, request)
+        except PermissionDeniedError:
+            return self._ask(self._model_admin.UnloadModel, request)
+
+    def list_models(self) -> Sequence[envd_pb2.Model]:
+        """Return the models that have a name, were loaded, or have a worker."""
+        request = envd_pb2.ListModelsRequest()
+        return list((self._ask(self._predictions.ListModels, request)).models)
+
+    def get_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
+        """Return what *model* says of itself, under `details`: its signature, its example."""
+        return self._ask(self._predictions.GetModel, requests.get_model(model))
+
     def _ask(
         self,
         rpc: grpc.UnaryUnaryMultiCallable[_Request, _Response],
@@ -289,7 +338,15 @@ class Client:
 
     @cached_property
     def _admin(self) -> EnvironmentsStub:
-        return EnvironmentsStub(self._open(self._connection.admin_target))
+        return EnvironmentsStub(self._admin_channel)
+
+    @cached_property
+    def _model_admin(self) -> PredictionsStub:
+        return PredictionsStub(self._admin_channel)
+
+    @cached_property
+    def _admin_channel(self) -> grpc.Channel:
+        return self._open(self._connection.admin_target)
 
     @cached_property
     def _channel(self) -> grpc.Channel:

@@ -25,6 +25,7 @@ def predict(
     *,
     content_type: str | None,
     params: Mapping[str, object] | None,
+    model_config: Mapping[str, object] | None,
     wait: bool,
     override: Sequence[str],
     env_manager: str,
@@ -32,7 +33,7 @@ def predict(
     """Ask *model* about *data*.
 
     Raises:
-        PayloadInvalidError: JSON has no form for the data or the params.
+        PayloadInvalidError: JSON has no form for the data, the params or the model_config.
         RequestInvalidError: the override is one text.
     """
     payload, payload_type = inputs.encode(data, content_type)
@@ -41,6 +42,9 @@ def predict(
         payload=payload,
         content_type=payload_type,
         params_json=inputs.to_json(dict(params), of="params") if params else "",
+        model_config_json=(
+            inputs.to_json(dict(model_config), of="model_config") if model_config else ""
+        ),
         wait=wait,
         pip_requirements_override=_texts(override),
         env_manager=env_manager,
@@ -169,6 +173,23 @@ def purge(
 def verify(environment_id: str, *, repair: bool) -> envd_pb2.VerifyEnvironmentRequest:
     """Ask whether an environment is as it was published."""
     return envd_pb2.VerifyEnvironmentRequest(id=environment_id, repair=repair)
+
+
+def load_model(
+    model: str | os.PathLike[str], name: str, *, wait: bool
+) -> envd_pb2.LoadModelRequest:
+    """Ask to have *model* loaded, and served as *name* if that is not empty."""
+    return envd_pb2.LoadModelRequest(model=model_name(model), name=name, wait=wait)
+
+
+def unload_model(model: str | os.PathLike[str]) -> envd_pb2.UnloadModelRequest:
+    """Ask to stop the workers of *model*."""
+    return envd_pb2.UnloadModelRequest(model=model_name(model))
+
+
+def get_model(model: str | os.PathLike[str]) -> envd_pb2.GetModelRequest:
+    """Ask what *model* says of itself."""
+    return envd_pb2.GetModelRequest(model=model_name(model))
 
 
 def _duration(seconds: float | None) -> Duration | None:

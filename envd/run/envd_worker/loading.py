@@ -8,6 +8,8 @@ import sys
 from . import imported
 from .refusals import Refused, name, refuse_missing, short, trace
 
+_OLD = "the mlflow of this environment, 2.9 or older,"
+
 
 def load(head, inherited=None):
     """Return what has the `predict` of the model that *head* describes.
@@ -67,20 +69,21 @@ def _load(head):
 
 
 def _loaded(head):
-    config = head.get("model_config")
     try:
         pyfunc = importlib.import_module("mlflow.pyfunc")
     except ImportError as error:
         # A loader of the model's own may do without mlflow; MLflow's cannot.
         if error.name != "mlflow" or head["loader_module"].split(".")[0] == "mlflow":
             raise
-        if config is not None:
-            raise Refused("MODEL_INVALID", "a `model_config` needs mlflow, which is not there")
-        loader = importlib.import_module(head["loader_module"])
-        return loader._load_pyfunc(head["data"])
-    if config is None:
-        return pyfunc.load_model(head["model"])
-    if "model_config" not in inspect.signature(pyfunc.load_model).parameters:
-        message = "the mlflow of this environment takes no `model_config`; it is 2.9 or older"
-        raise Refused("MODEL_INVALID", message)
-    return pyfunc.load_model(head["model"], model_config=config)
+        load_pyfunc = importlib.import_module(head["loader_module"])._load_pyfunc
+        return load_pyfunc(head["data"], **_config(head, load_pyfunc, "the model's own loader"))
+    return pyfunc.load_model(head["model"], **_config(head, pyfunc.load_model, _OLD))
+
+
+def _config(head, function, who):
+    """Return the argument of *function* that is the model_config, if there is one."""
+    if head.get("model_config") is None:
+        return {}
+    if "model_config" not in inspect.signature(function).parameters:
+        raise Refused("MODEL_INVALID", "%s takes no `model_config`" % who)
+    return {"model_config": head["model_config"]}

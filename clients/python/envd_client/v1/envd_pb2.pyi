@@ -374,7 +374,7 @@ class ResolveSpecRequest(_message.Message):
     ENV_MANAGER_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """A model directory (absolute) or a model URI."""
+    """A model: the name it is served by, its directory (absolute), or its URI."""
     lock: _builtins.bool
     """Whether to lock it if that was never done; the answer then holds the lock."""
     upgrade: _builtins.bool
@@ -467,7 +467,7 @@ class BuildEnvironmentRequest(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     ENV_MANAGER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """A model directory (absolute) or a model URI."""
+    """A model: the name it is served by, its directory (absolute), or its URI."""
     upgrade: _builtins.bool
     """Whether to lock it anew, passing over a lock that lies in the model. The old
     environment serves until the new one is ready.
@@ -1069,8 +1069,9 @@ class PredictRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     PIP_REQUIREMENTS_OVERRIDE_FIELD_NUMBER: _builtins.int
     ENV_MANAGER_FIELD_NUMBER: _builtins.int
+    MODEL_CONFIG_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """A model directory (absolute) or a model URI."""
+    """A model: the name it is served by, its directory (absolute), or its URI."""
     payload: _builtins.bytes
     """The input, in the form `content_type` names."""
     content_type: _builtins.str
@@ -1084,6 +1085,10 @@ class PredictRequest(_message.Message):
     env_manager: _builtins.str
     """What is to make the environment: `virtualenv`, `conda` or `auto`; empty means as the
     settings say.
+    """
+    model_config_json: _builtins.str
+    """MLflow's `model_config`, a JSON object; empty means none. It goes before the settings'.
+    Another one is another worker.
     """
     @_builtins.property
     def pip_requirements_override(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1101,10 +1106,11 @@ class PredictRequest(_message.Message):
         wait: _builtins.bool | None = ...,
         pip_requirements_override: _abc.Iterable[_builtins.str] | None = ...,
         env_manager: _builtins.str = ...,
+        model_config_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "content_type", b"content_type", "env_manager", b"env_manager", "model", b"model", "params_json", b"params_json", "payload", b"payload", "pip_requirements_override", b"pip_requirements_override", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "content_type", b"content_type", "env_manager", b"env_manager", "model", b"model", "model_config_json", b"model_config_json", "params_json", b"params_json", "payload", b"payload", "pip_requirements_override", b"pip_requirements_override", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__wait: _TypeAlias = _typing.Literal["wait"]  # noqa: Y015
     _WhichOneofArgType__wait: _TypeAlias = _typing.Literal["_wait", b"_wait"]  # noqa: Y015
@@ -1210,3 +1216,277 @@ class PredictResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
+
+@_typing.final
+class Model(_message.Message):
+    """A model that has a name, was loaded, or has a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Model._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Model._State.ValueType  # 0
+        """Never sent."""
+        UNLOADED: Model._State.ValueType  # 1
+        """Nobody has asked for it yet, or it was unloaded; a prediction loads it."""
+        LOADING: Model._State.ValueType  # 2
+        """Its environment is being built, or a worker is loading it."""
+        READY: Model._State.ValueType  # 3
+        """It was loaded. Where it has no workers any more, a prediction starts one."""
+        FAILED: Model._State.ValueType  # 4
+        """It could not be loaded, `failure` says why. A prediction tries again."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether it can answer at once."""
+
+    STATE_UNSPECIFIED: Model.State.ValueType  # 0
+    """Never sent."""
+    UNLOADED: Model.State.ValueType  # 1
+    """Nobody has asked for it yet, or it was unloaded; a prediction loads it."""
+    LOADING: Model.State.ValueType  # 2
+    """Its environment is being built, or a worker is loading it."""
+    READY: Model.State.ValueType  # 3
+    """It was loaded. Where it has no workers any more, a prediction starts one."""
+    FAILED: Model.State.ValueType  # 4
+    """It could not be loaded, `failure` says why. A prediction tries again."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name it is served by; empty if it has none."""
+    uri: _builtins.str
+    """Its directory or URI, as it was given, without credentials."""
+    path: _builtins.str
+    """Its directory; empty until it was looked for."""
+    digest: _builtins.str
+    """Changes when anything a worker loads changes."""
+    environment_id: _builtins.str
+    """The environment it runs in; empty until that was built."""
+    state: Global___Model.State.ValueType
+    """Whether it can answer at once."""
+    worker_count: _builtins.int
+    """How many workers have it loaded."""
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Note]:
+        """What envd changed or chose on the way."""
+
+    @_builtins.property
+    def failure(self) -> Global___Failure:
+        """Why it could not be loaded, if so."""
+
+    @_builtins.property
+    def details(self) -> Global___ModelDetails:
+        """What it says of itself. Set by GetModel only."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        path: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        environment_id: _builtins.str = ...,
+        state: Global___Model.State.ValueType = ...,
+        worker_count: _builtins.int = ...,
+        notes: _abc.Iterable[Global___Note] | None = ...,
+        failure: Global___Failure | None = ...,
+        details: Global___ModelDetails | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "digest", b"digest", "environment_id", b"environment_id", "failure", b"failure", "name", b"name", "notes", b"notes", "path", b"path", "state", b"state", "uri", b"uri", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelDetails(_message.Message):
+    """What a model says of itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURE_JSON_FIELD_NUMBER: _builtins.int
+    INPUT_EXAMPLE_FIELD_NUMBER: _builtins.int
+    INPUT_EXAMPLE_PATH_FIELD_NUMBER: _builtins.int
+    ENV_VARS_FIELD_NUMBER: _builtins.int
+    CODE_PATH_FIELD_NUMBER: _builtins.int
+    FLAVORS_JSON_FIELD_NUMBER: _builtins.int
+    MLFLOW_VERSION_FIELD_NUMBER: _builtins.int
+    PYTHON_VERSION_FIELD_NUMBER: _builtins.int
+    UTC_TIME_CREATED_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    signature_json: _builtins.str
+    """Its signature: a JSON object of `inputs`, `outputs` and `params`; empty if it has none."""
+    input_example: _builtins.str
+    """The example of an input that lies in it, as text; empty if there is none."""
+    input_example_path: _builtins.str
+    """The file of the example, relative to the model."""
+    code_path: _builtins.str
+    """The directory of its own code, relative to it; empty if it has none."""
+    flavors_json: _builtins.str
+    """Its flavors: a JSON object of what MLflow keeps of each."""
+    mlflow_version: _builtins.str
+    """The MLflow it was logged with; empty if it does not say."""
+    python_version: _builtins.str
+    """The Python it was logged with; empty if it does not say."""
+    utc_time_created: _builtins.str
+    """When it was logged, as MLflow writes it; empty if it does not say."""
+    batch: _builtins.bool
+    """Whether it says that its answer to a row depends on that row alone."""
+    @_builtins.property
+    def env_vars(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The variables it reads."""
+
+    def __init__(
+        self,
+        *,
+        signature_json: _builtins.str = ...,
+        input_example: _builtins.str = ...,
+        input_example_path: _builtins.str = ...,
+        env_vars: _abc.Iterable[_builtins.str] | None = ...,
+        code_path: _builtins.str = ...,
+        flavors_json: _builtins.str = ...,
+        mlflow_version: _builtins.str = ...,
+        python_version: _builtins.str = ...,
+        utc_time_created: _builtins.str = ...,
+        batch: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "code_path", b"code_path", "env_vars", b"env_vars", "flavors_json", b"flavors_json", "input_example", b"input_example", "input_example_path", b"input_example_path", "mlflow_version", b"mlflow_version", "python_version", b"python_version", "signature_json", b"signature_json", "utc_time_created", b"utc_time_created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelDetails: _TypeAlias = ModelDetails  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """Asks to load a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """A model: the name it is served by, its directory (absolute), or its URI."""
+    name: _builtins.str
+    """A name to serve it by as long as the daemon runs, in the place of a model that was
+    loaded by it before; empty for none.
+    """
+    wait: _builtins.bool
+    """Whether to wait until it is loaded; absent means yes."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        name: _builtins.str = ...,
+        wait: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait", b"_wait", "model", b"model", "name", b"name", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wait: _TypeAlias = _typing.Literal["wait"]  # noqa: Y015
+    _WhichOneofArgType__wait: _TypeAlias = _typing.Literal["_wait", b"_wait"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait) -> _WhichOneofReturnType__wait | None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """Asks to unload a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """A model: the name it is served by, its directory (absolute), or its URI."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class ListModelsRequest(_message.Message):
+    """Asks for the models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
+    """The models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """All of them."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___Model] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class GetModelRequest(_message.Message):
+    """Asks for one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """A model: the name it is served by, its directory (absolute), or its URI."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015

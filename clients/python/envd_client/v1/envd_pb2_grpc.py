@@ -584,6 +584,26 @@ class PredictionsStub(object):
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.PredictRequest.SerializeToString,
                 response_deserializer=envd__client_dot_v1_dot_envd__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/envd.v1.Predictions/LoadModel',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Model.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/envd.v1.Predictions/UnloadModel',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Model.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/envd.v1.Predictions/ListModels',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/envd.v1.Predictions/GetModel',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Model.FromString,
+                _registered_method=True)
 
 
 class PredictionsServicer(object):
@@ -605,6 +625,41 @@ class PredictionsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Builds the environment of a model and loads it, so that it is ready when asked.
+
+        Whoever leaves ends nothing. For anything but a model of the settings this is the
+        admin socket's (PERMISSION_DENIED). Codes as for Predict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Stops the workers of a model, each when it has answered what it was asked, and takes
+        the name away that LoadModel gave it. A prediction loads it again.
+
+        NOT_FOUND: no model is called so. PERMISSION_DENIED: as LoadModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Lists the models that have a name, those that were loaded, and all that have a worker:
+        by name, then by path.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -612,6 +667,26 @@ def add_PredictionsServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=envd__client_dot_v1_dot_envd__pb2.PredictRequest.FromString,
                     response_serializer=envd__client_dot_v1_dot_envd__pb2.PredictResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.LoadModelRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Model.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.UnloadModelRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Model.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.ListModelsRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.GetModelRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Model.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -642,6 +717,114 @@ class Predictions(object):
             '/envd.v1.Predictions/Predict',
             envd__client_dot_v1_dot_envd__pb2.PredictRequest.SerializeToString,
             envd__client_dot_v1_dot_envd__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Predictions/LoadModel',
+            envd__client_dot_v1_dot_envd__pb2.LoadModelRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Predictions/UnloadModel',
+            envd__client_dot_v1_dot_envd__pb2.UnloadModelRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Predictions/ListModels',
+            envd__client_dot_v1_dot_envd__pb2.ListModelsRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Predictions/GetModel',
+            envd__client_dot_v1_dot_envd__pb2.GetModelRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Model.FromString,
             options,
             channel_credentials,
             insecure,

@@ -309,6 +309,24 @@ class PredictionsStub:
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
     """
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]
+    """Builds the environment of a model and loads it, so that it is ready when asked.
+
+    Whoever leaves ends nothing. For anything but a model of the settings this is the
+    admin socket's (PERMISSION_DENIED). Codes as for Predict.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.UnloadModelRequest, _envd_pb2.Model]
+    """Stops the workers of a model, each when it has answered what it was asked, and takes
+    the name away that LoadModel gave it. A prediction loads it again.
+
+    NOT_FOUND: no model is called so. PERMISSION_DENIED: as LoadModel.
+    """
+    ListModels: _grpc.UnaryUnaryMultiCallable[_envd_pb2.ListModelsRequest, _envd_pb2.ListModelsResponse]
+    """Lists the models that have a name, those that were loaded, and all that have a worker:
+    by name, then by path.
+    """
+    GetModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.GetModelRequest, _envd_pb2.Model]
+    """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec."""
 
 @_typing.type_check_only
 class PredictionsAsyncStub(PredictionsStub):
@@ -326,6 +344,24 @@ class PredictionsAsyncStub(PredictionsStub):
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
     """
+    LoadModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
+    """Builds the environment of a model and loads it, so that it is ready when asked.
+
+    Whoever leaves ends nothing. For anything but a model of the settings this is the
+    admin socket's (PERMISSION_DENIED). Codes as for Predict.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.UnloadModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
+    """Stops the workers of a model, each when it has answered what it was asked, and takes
+    the name away that LoadModel gave it. A prediction loads it again.
+
+    NOT_FOUND: no model is called so. PERMISSION_DENIED: as LoadModel.
+    """
+    ListModels: _aio.UnaryUnaryMultiCallable[_envd_pb2.ListModelsRequest, _envd_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists the models that have a name, those that were loaded, and all that have a worker:
+    by name, then by path.
+    """
+    GetModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.GetModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
+    """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec."""
 
 class PredictionsServicer(metaclass=_abc_1.ABCMeta):
     """Runs models inside their environments."""
@@ -346,5 +382,47 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
         """
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _envd_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Model, _abc.Awaitable[_envd_pb2.Model]]:
+        """Builds the environment of a model and loads it, so that it is ready when asked.
+
+        Whoever leaves ends nothing. For anything but a model of the settings this is the
+        admin socket's (PERMISSION_DENIED). Codes as for Predict.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _envd_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Model, _abc.Awaitable[_envd_pb2.Model]]:
+        """Stops the workers of a model, each when it has answered what it was asked, and takes
+        the name away that LoadModel gave it. A prediction loads it again.
+
+        NOT_FOUND: no model is called so. PERMISSION_DENIED: as LoadModel.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _envd_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.ListModelsResponse, _abc.Awaitable[_envd_pb2.ListModelsResponse]]:
+        """Lists the models that have a name, those that were loaded, and all that have a worker:
+        by name, then by path.
+        """
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _envd_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Model, _abc.Awaitable[_envd_pb2.Model]]:
+        """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec."""
 
 def add_PredictionsServicer_to_server(servicer: PredictionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,203 @@
+"""Loads models before anybody asks: those of the settings that say so, and on request."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections import Counter
+
+from envd_client.v1 import envd_pb2 as api
+
+from envd import messages
+from envd.errors import (
+    BuildCancelledError,
+    EnvdError,
+    EnvironmentNotFoundError,
+    InternalError,
+    ModelNotFoundError,
+    RequestInvalidError,
+)
+from envd.model import Model
+from envd.model.fetch import redact
+from envd.run.pool import Pool
+from envd.serve.models import ReadyModels, again
+from envd.serve.served import Entry, State
+from envd.served import Served, refused_name
+from envd.values import ModelUri
+
+log = logging.getLogger(__name__)
+
+
+class Loading:
+    """What is loaded into the workers of one daemon."""
+
+    def __init__(self, models: ReadyModels, pool: Pool) -> None:
+        """Load nothing yet."""
+        self._models = models
+        self._entries = models.entries
+        self._pool = pool
+        self._under_way: dict[Entry, asyncio.Task[None]] = {}
+        # Whoever loads imports, which takes all of a processor.
+        self._at_once = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def preload(self) -> None:
+        """Load the models of the settings that are to be loaded when the daemon starts."""
+        wanted = [entry for entry in self._entries if entry.served.preload]
+        await asyncio.gather(*(self._start(entry) for entry in wanted), return_exceptions=True)
+
+    def is_configured(self, name: str) -> bool:
+        """Whether the model called *name* is one of the settings."""
+        return self._entries.is_configured(self._entries.find(name))
+
+    async def load(self, name: str, alias: str, *, wait: bool) -> api.Model:
+        """Load the model called *name*, and serve it as *alias* if there is one.
+
+        Raises:
+            RequestInvalidError: *alias* is no name, or the settings have it.
+            EnvdError: it cannot be loaded; or if not to *wait*, nothing is called so.
+        """
+        entry = self._aliased(name, alias) if alias else self._found(name)
+        if not alias or self._entries.find(alias) is None:
+            await self._entries.put(entry)
+        task = self._start(entry)
+        if wait:
+            await self._done(task)
+        return _message(entry, self._workers())
+
+    async def unload(self, name: str) -> api.Model:
+        """Stop the workers of the model called *name*, and forget a name it was given.
+
+        Raises:
+            ModelNotFoundError: nothing is loaded that is called so.
+        """
+        entry = self._entries.find(name)
+        if entry is None:
+            uri = redact(self._entries.uri_of(name))
+            message = f"the model `{uri}` is not loaded; `envctl models list` shows what is"
+            raise ModelNotFoundError(message, model=uri)
+        if task := self._under_way.get(entry):
+            task.cancel()
+            await asyncio.wait([task])
+        if entry.model:
+            self._pool.unload(entry.model.path)
+        await self._entries.change(entry, State.UNLOADED)
+        await self._entries.drop(entry)
+        return _message(entry, Counter())
+
+    def get(self, name: str, model: Model) -> api.Model:
+        """Return what is known of *model*, which is called *name*."""
+        workers = self._workers()
+        if entry := self._entries.find(name):
+            entry.model = model
+            return _message(entry, workers)
+        count = workers[str(model.path)]
+        state = State.READY if count else State.UNLOADED
+        return messages.model(model, uri=name, state=state.value, workers=count)
+
+    def list(self) -> list[api.Model]:
+        """Return the models that have a name, were loaded, or have a worker."""
+        workers = self._workers()
+        known = [_message(entry, workers) for entry in self._entries]
+        paths = {one.path for one in known}
+        crews = {str(key[0]): queue.crew for key, queue in self._pool.loaded()}
+        return known + [
+            messages.model(
+                crew.model,
+                uri=path,
+                environment_id=crew.environment.id,
+                state=State.READY.value,
+                workers=workers[path],
+                noted=crew.serving.notes,
+            )
+            for path, crew in sorted(crews.items())
+            if path not in paths and workers[path]
+        ]
+
+    def _found(self, name: str) -> Entry:
+        uri = ModelUri(self._entries.uri_of(name))
+        return self._entries.find(name) or Entry(Served("", uri))
+
+    def _aliased(self, name: str, alias: str) -> Entry:
+        if refused := refused_name(alias):
+            raise RequestInvalidError(refused, name=alias)
+        self._entries.check_free(alias)
+        served = dataclasses.replace(self._found(name).served, name=alias)
+        found = self._entries.find(alias)
+        return found if found and found.served == served else Entry(served)
+
+    def _start(self, entry: Entry) -> asyncio.Task[None]:
+        """Return the loading of *entry* that is under way, or start one."""
+        task = self._under_way.get(entry)
+        if task is None:
+            task = asyncio.create_task(self._load(entry))
+            self._under_way[entry] = task
+            task.add_done_callback(lambda done: self._over(entry, done))
+        return task
+
+    def _over(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        del self._under_way[entry]
+        # Nobody may be waiting; it was logged.
+        _ = task.cancelled() or task.exception()
+
+    async def _done(self, task: asyncio.Task[None]) -> None:
+        """Wait for *task*, which goes on when whoever waits has left: others may wait, too."""
+        await asyncio.wait([task])
+        if task.cancelled():
+            message = "the model was unloaded while it was being loaded"
+            raise BuildCancelledError(message)
+        task.result()
+
+    async def _load(self, entry: Entry) -> None:
+        if entry.state is not State.READY:
+            await self._entries.change(entry, State.LOADING)
+        try:
+            await again(lambda: self._loaded(entry))
+            await self._entries.put(entry)
+        except EnvdError as error:
+            log.warning("the model %s was not loaded: %s", _called(entry), error.message)
+            # That it was removed time and again is no fault of the model's.
+            await self._entries.change(entry, State.FAILED, error)
+            raise
+        except Exception as error:
+            log.exception("the model %s was not loaded", _called(entry))
+            failure = InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")
+            await self._entries.change(entry, State.FAILED, failure)
+            raise
+
+    async def _loaded(self, entry: Entry) -> None:
+        ready = await self._models.ready_entry(entry)
+        try:
+            async with self._at_once:
+                await self._pool.load(ready.model, ready.environment, ready.serving)
+        except EnvironmentNotFoundError:
+            self._models.forget(ready.model)
+            raise
+        except EnvdError as error:
+            raise await self._models.failed(ready, error) from error
+        await self._models.succeeded(ready)
+
+    def _workers(self) -> Counter[str]:
+        """Return how many workers have the model in each path loaded."""
+        workers: Counter[str] = Counter()
+        for key, queue in self._pool.loaded():
+            workers[str(key[0])] += len(queue.crew.workers)
+        return workers
+
+
+def _called(entry: Entry) -> str:
+    return entry.served.name or redact(entry.served.uri)
+
+
+def _message(entry: Entry, workers: Counter[str]) -> api.Model:
+    return messages.model(
+        entry.model,
+        name=entry.served.name,
+        uri=entry.served.uri,
+        environment_id=entry.environment_id,
+        state=entry.state.value,
+        workers=workers[str(entry.model.path)] if entry.model else 0,
+        noted=entry.notes,
+        error=entry.failure,
+    )

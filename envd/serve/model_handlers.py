@@ -1,0 +1,86 @@
+"""The handlers of envd.v1.Predictions that look after models: load, unload, list, describe."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from envd_client.v1 import envd_pb2 as api
+from envd_client.v1 import envd_pb2_grpc as services
+
+from envd import messages
+from envd.errors import PermissionDeniedError, RequestInvalidError
+from envd.serve import status
+from envd.serve.context import Context
+from envd.serve.loading import Loading
+from envd.serve.models import ReadyModels
+from envd.serve.roles import Role
+
+
+class ModelHandlers(services.PredictionsServicer):
+    """Answers callers that have some roles."""
+
+    def __init__(self, models: ReadyModels, loading: Loading, roles: Collection[Role]) -> None:
+        """Use *models* to find them and *loading* to have them loaded."""
+        self._models = models
+        self._loading = loading
+        self._is_admin = Role.ADMIN in roles
+
+    @status.unary
+    async def LoadModel(  # noqa: N802
+        self, request: api.LoadModelRequest, context: Context
+    ) -> api.Model:
+        """Load one model."""
+        del context
+        self._check(request.model, is_allowed=not request.name)
+        wait = request.wait if request.HasField("wait") else True
+        return await self._loading.load(request.model, request.name, wait=wait)
+
+    @status.unary
+    async def UnloadModel(  # noqa: N802
+        self, request: api.UnloadModelRequest, context: Context
+    ) -> api.Model:
+        """Stop the workers of one model."""
+        del context
+        self._check(request.model)
+        return await self._loading.unload(request.model)
+
+    @status.unary
+    async def ListModels(  # noqa: N802
+        self, request: api.ListModelsRequest, context: Context
+    ) -> api.ListModelsResponse:
+        """List the models that are known."""
+        del request, context
+        return api.ListModelsResponse(models=self._loading.list())
+
+    @status.unary
+    async def GetModel(  # noqa: N802
+        self, request: api.GetModelRequest, context: Context
+    ) -> api.Model:
+        """Describe one model."""
+        del context
+        found = await self._models.read(named(request.model))
+        return messages.with_details(self._loading.get(request.model, found), found)
+
+    def _check(self, model: str, *, is_allowed: bool = True) -> None:
+        """See that the caller may do that with *model*.
+
+        Raises:
+            ModelNotFoundError: it is a name, and no model has it.
+            PermissionDeniedError: it may do so with models of the settings only.
+        """
+        self._models.entries.uri_of(named(model))
+        if not self._is_admin and not (is_allowed and self._loading.is_configured(model)):
+            message = "here only models of the settings are loaded; ask on the admin socket"
+            raise PermissionDeniedError(message, model=model)
+
+
+def named(model: str) -> str:
+    """Return *model*, which a request names.
+
+    Raises:
+        RequestInvalidError: it names none.
+    """
+    if not model:
+        message = "the request names no model; give its name, its absolute path or its URI"
+        raise RequestInvalidError(message)
+    return model

@@ -1,0 +1,134 @@
+"""The models that have a name or were loaded: where each is, and whether it can answer."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from grpc_health.v1 import health, health_pb2
+
+from envd.errors import EnvdError, RequestInvalidError
+from envd.events import Note
+from envd.model import Model, naming
+from envd.run.serving import Serving
+from envd.served import Served
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class State(enum.Enum):
+    """Whether a model can answer at once."""
+
+    UNLOADED = "UNLOADED"
+    LOADING = "LOADING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One of these models, as far as it is known: the rest is of the last time it was asked."""
+
+    served: Served
+    state: State = State.UNLOADED
+    failure: EnvdError | None = None
+    model: Model | None = None
+    serving: Serving | None = None
+    environment_id: str = ""
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def service(self) -> str:
+        """What the health service calls it."""
+        return f"models/{self.served.name}"
+
+
+class Entries:
+    """All of them."""
+
+    def __init__(self, configured: Iterable[Served], teller: health.aio.HealthServicer) -> None:
+        """Know those of the settings; *teller* is told what state those with names are in."""
+        self._teller = teller
+        self._all = [Entry(one) for one in configured]
+        self._configured = frozenset(self._all)
+        self._index()
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield them by name, those without one last."""
+        yield from sorted(
+            self._all, key=lambda one: (not one.served.name, one.served.name, one.served.uri)
+        )
+
+    def is_configured(self, entry: Entry | None) -> bool:
+        """Whether *entry* is a model of the settings."""
+        return entry in self._configured
+
+    def find(self, text: str) -> Entry | None:
+        """Return the one called *text*, or the first whose path or URI that is."""
+        return self._by_name.get(text) or self._by_uri.get(naming.canonical(text))
+
+    def uri_of(self, text: str) -> str:
+        """Return the path or the URI that *text* stands for.
+
+        Raises:
+            ModelNotFoundError: it is a name, and no model has it.
+        """
+        return naming.uri_of(text, (one.served for one in self._by_name.values()))
+
+    def check_free(self, name: str) -> None:
+        """See that *name* may be given to a model.
+
+        Raises:
+            RequestInvalidError: it is the name of a model of the settings.
+        """
+        if self.is_configured(self._by_name.get(name)):
+            message = f"the settings call a model `{name}`; give another name"
+            raise RequestInvalidError(message, name=name)
+
+    async def put(self, entry: Entry) -> None:
+        """Have *entry* among them, in the place of one that has its name.
+
+        Raises:
+            RequestInvalidError: it has the name of a model of the settings.
+        """
+        if entry in self._all:
+            return
+        self.check_free(entry.served.name)
+        before = self._by_name.get(entry.served.name)
+        self._all = [one for one in self._all if one is not before] + [entry]
+        self._index()
+        await self._tell(entry)
+
+    async def drop(self, entry: Entry) -> None:
+        """Have *entry* no longer among them, unless it is one of the settings."""
+        if self.is_configured(entry) or entry not in self._all:
+            return
+        self._all.remove(entry)
+        self._index()
+        if entry.served.name:
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            await self._teller.set(entry.service, unknown)
+
+    async def announce(self) -> None:
+        """Tell the health of all."""
+        for entry in self._all:
+            await self._tell(entry)
+
+    async def change(self, entry: Entry, state: State, failure: EnvdError | None = None) -> None:
+        """Say that *entry* is in *state*, and why if that is FAILED."""
+        entry.state, entry.failure = state, failure
+        await self._tell(entry)
+
+    async def _tell(self, entry: Entry) -> None:
+        # One that was replaced meanwhile has nothing to say of its name.
+        if self._by_name.get(entry.served.name) is entry:
+            is_ready = entry.state is State.READY
+            await self._teller.set(entry.service, _SERVING if is_ready else _NOT_SERVING)
+
+    def _index(self) -> None:
+        self._by_name = {one.served.name: one for one in self._all if one.served.name}
+        self._by_uri: dict[str, Entry] = {}
+        for entry in sorted(self._all, key=lambda one: not one.served.name):
+            self._by_uri.setdefault(naming.canonical(entry.served.uri), entry)
