@@ -30,6 +30,10 @@ VERBS = (
     "list",
     "logs",
     "migrate",
+    "models list",
+    "models load",
+    "models show",
+    "models unload",
     "pin",
     "rm",
     "run",
@@ -130,7 +134,7 @@ def under_way(envctl: Envctl) -> str:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_teaches_by_examples(called: Called, verb: str) -> None:
-    done = called(verb, "--help")
+    done = called(*verb.split(), "--help")
 
     assert done.returncode == 0
     assert f"Examples:\n    envctl {verb}" in done.stdout

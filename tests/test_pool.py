@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from envd.config import Workers
 from envd.model import Model, mlmodel
 from envd.run.pool import Pool, Request
 from envd.run.processes import Processes
+from envd.run.serving import Serving
 from envd.store import Environment
+from envd.values import Seconds
 from tests.house import House
-from tests.tiny import Tiny
+from tests.stage import Stage, answer, request, until
+from tests.tiny import ECHO, Tiny
 
 REQUEST = Request(b'{"inputs": [1]}', "application/json", None)
 
@@ -46,3 +51,37 @@ def test_a_worker_somebody_waits_for_is_not_stopped(
             await pool.close()
 
     assert len(set(asyncio.run(ask_and_release(model, ready)))) == 1
+
+
+def test_what_is_to_stay_is_not_stopped_for_being_idle(stage: Stage) -> None:
+    settings = stage.house.settings
+    stage.house.settings = replace(settings, workers=Workers(idle_timeout=Seconds(0.01)))
+    kept, kept_in = stage.model("kept", ECHO)
+    idle, idle_in = stage.model("idle", ECHO)
+
+    async def play(pool: Pool) -> None:
+        await pool.load(kept, kept_in, Serving(stay=True))
+        await pool.load(idle, idle_in)
+        stopping = asyncio.create_task(pool.run())
+        await until(lambda: stage.watch.gone == ["idle"])
+        stopping.cancel()
+        left = [queue.crew.model for _, queue in pool.loaded() if queue.crew.workers]
+        assert left == [kept]
+
+    stage.run(play)
+
+
+def test_what_was_unloaded_while_it_was_loaded_can_be_loaded_again(stage: Stage) -> None:
+    model, environment = stage.model("again", ECHO)
+
+    async def play(pool: Pool) -> None:
+        loading = asyncio.create_task(pool.load(model, environment))
+        await until(lambda: any(queue.crew.is_starting for _, queue in pool.loaded()))
+        pool.unload(model.path)
+        await loading
+        pool.unload(model.path)
+        await pool.load(model, environment)
+        found = await pool.predict(model, environment, request(1))
+        assert (answer(found), found.origin) == (["2.0", 1], "warm")
+
+    stage.run(play)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from envd import config
 from tests.conftest import Daemon, environment
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,15 @@ def test_the_python_of_the_readme_runs(
     )
 
     assert done.stdout == "[0]\n", done.stderr
+
+
+def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "envd.toml").write_text(block)
+
+    found = config.load(file=tmp_path / "envd.toml", environ={})
+
+    assert [one.name for one in found.served] == ["wine", "chat"]
 
 
 def test_the_make_targets_of_the_readme_are_there() -> None:

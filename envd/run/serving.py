@@ -114,7 +114,7 @@ class Servings:
         one = served or _UNNAMED
         changed = json.dumps(model_config, sort_keys=True) if model_config else ""
         identity = env_file.identity(one.env_file) if one.env_file else ()
-        key = (model.path, model.digest, one.name, changed, identity)
+        key = (model.path, model.digest, one, changed, identity)
         if identity is not None and (found := self._known.get(key)):
             return found
         if len(self._known) >= _MAX_KNOWN:
