@@ -189,6 +189,8 @@ def test_a_file_of_variables_that_has_changed_means_another_worker(served: Serve
 
     assert variables == {"FILE": "changed"}
     assert after != before
+    # Though it was to stay: nobody will ask for it any more.
+    wait_for(lambda: not is_running(before))
 
 
 def test_the_path_of_a_served_model_is_served_as_its_first_name_says(served: Served) -> None:

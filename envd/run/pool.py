@@ -171,7 +171,8 @@ class Pool:
     def _opened(self, key: Key, model: Model, environment: Environment) -> Queue:
         serving = key[3]
         for other, queue in self._queues.items():
-            if (other[0], other[3]) == (key[0], serving) and other[1] != key[1]:
+            is_changed = (other[1], other[3]) != (key[1], serving)
+            if other[0] == key[0] and is_changed and serving.replaces(other[3]):
                 queue.crew.retire("changed")
         self._queues[key] = queue = Queue(self._workshop, model, environment, serving)
         return queue

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from envd.config import Settings
 from envd.errors import EnvdError
@@ -21,8 +18,6 @@ _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 # A shorter value is found in many a message that has nothing to do with it.
 _SHORTEST_SECRET = 6
 _MAX_KNOWN = 10_000
-# Whoever has a digest can find out no secret by guessing.
-_KEY = secrets.token_bytes(32)
 _UNNAMED = Served("")
 _ADVICE = "give it in `env` or `env_file` of its table `[models.NAME]`"
 
@@ -46,18 +41,17 @@ class Serving:
     batch: bool = False
     max_batch: int = 64
     template: bool = True
-    model_config: str = ""
+    model_config: str = field(default="", repr=False)
     queue: int = 1000
     concurrency: int = 16
     stay: bool = False
     missing: tuple[str, ...] = ()
     names: tuple[str, ...] = field(default=(), compare=False)
 
-    @property
-    def digest(self) -> str:
-        """What tells two of them apart in this process, and gives nothing of them away."""
-        own = asdict(self) | {"names": ()}
-        return hmac.new(_KEY, json.dumps(own).encode(), hashlib.sha256).hexdigest()
+    def replaces(self, other: Serving) -> bool:
+        """Whether *other* is how the same model was run before its variables changed."""
+        is_named = bool(self.names) and self.names == other.names
+        return self == other or (is_named and self.model_config == other.model_config)
 
     @property
     def notes(self) -> tuple[Note, ...]:

@@ -620,6 +620,7 @@ class PredictionsServicer(object):
         UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
+        An error of loading the model has `stage` = `load` in its metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -308,6 +308,7 @@ class PredictionsStub:
     UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
+    An error of loading the model has `stage` = `load` in its metadata.
     """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]
     """Builds the environment of a model and loads it, so that it is ready when asked.
@@ -343,6 +344,7 @@ class PredictionsAsyncStub(PredictionsStub):
     UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
+    An error of loading the model has `stage` = `load` in its metadata.
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
     """Builds the environment of a model and loads it, so that it is ready when asked.
@@ -381,6 +383,7 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
         UNKNOWN: the model raised. UNAVAILABLE with RetryInfo: ENVIRONMENT_BUILDING
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
+        An error of loading the model has `stage` = `load` in its metadata.
         """
 
     @_abc_1.abstractmethod
