@@ -150,6 +150,10 @@ def test_a_file_of_variables_is_read_again_when_it_has_changed(tmp_path: Path) -
     assert second != first
     assert second.replaces(first)
 
+    Path(file).chmod(0o644)
+    with pytest.raises(SettingsInvalidError, match="open to others"):
+        servings.of(found, served)
+
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o644, 0o777])
 def test_a_file_of_variables_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:

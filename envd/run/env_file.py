@@ -13,17 +13,17 @@ from envd.values import is_variable
 _MAX_BYTES = 1 << 20
 _QUOTES = ("'", '"')
 _NOT_FOR_OTHERS = stat.S_IWGRP | stat.S_IRWXO
-# What tells that a file is another one, or was written into.
+# What tells that a file is another one, was written into, or is another's now.
 Identity = tuple[int, int, int, int]
 
 
 def identity(path: str) -> Identity | None:
-    """Return what changes when the file does, None where it cannot be looked at."""
+    """Return what changes when the file or its mode does, None where it cannot be looked at."""
     try:
         found = Path(path).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
 
 
 def read(path: str) -> dict[str, str]:
