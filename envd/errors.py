@@ -205,22 +205,22 @@ class WorkerDiedError(EnvdError):
     retry_after_s = 1.0
 
 
+class WorkerNotFoundError(EnvdError):
+    """No worker has this pid; list them."""
+
+    code, reason = "NOT_FOUND", "WORKER_NOT_FOUND"
+
+
 class RequestKillsWorkersError(EnvdError):
     """Workers are known to die of this very request; mend the request or the model."""
 
     code, reason, blame = "ABORTED", "REQUEST_KILLS_WORKERS", Blame.SPEC
 
 
-class RequestDroppedError(EnvdError):
-    """Nobody waited for the request any more."""
+class ConfinementFailedError(EnvdError):
+    """A worker could not be confined as the settings say; see what this machine lacks."""
 
-    code, reason = "CANCELLED", "CANCELLED"
-
-
-class FreshNeededError(EnvdError):
-    """A forked worker cannot run this model as a fresh process would; start one."""
-
-    code, reason = "INTERNAL", "FRESH_NEEDED"
+    code, reason, blame = "FAILED_PRECONDITION", "CONFINEMENT_FAILED", Blame.LOCAL
 
 
 class QueueFullError(EnvdError):

@@ -68,7 +68,8 @@ def test_internal_means_a_bug_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_what_is_worth_a_retry_says_when(cls: type[EnvdError]) -> None:
-    assert (cls.retry_after_s is not None) == (cls.code == "UNAVAILABLE")
+    is_passing = cls.code == "UNAVAILABLE" or cls.blame is Blame.TRANSIENT
+    assert (cls.retry_after_s is not None) == is_passing
     assert cls.retry_after_s is None or cls.retry_after_s > 0
 
 

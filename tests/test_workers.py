@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from envd_client.errors import EnvdError, WorkerDiedError
 
-from tests.conftest import Daemon, Envctl, wait_for
+from tests.conftest import Daemon, Envctl, environment, wait_for
 from tests.tiny import Tiny
 
 PID = "        import os; return os.getpid()"
@@ -262,3 +262,25 @@ def test_nobody_waits_while_what_a_worker_wrote_is_deleted(
 def _end(client, model: Path) -> None:
     with pytest.raises(WorkerDiedError):
         client.predict(model, {"inputs": "end"})
+
+
+def test_workers_are_listed_and_one_is_restarted(
+    daemon: Daemon, tiny: Tiny, tmp_path: Path, home: Path
+) -> None:
+    model = tiny.model(tmp_path / "m", body="        import os\n        return os.getpid()")
+    other = tiny.model(tmp_path / "n", body="        return 1")
+    envctl = Envctl(daemon.root, environment(daemon.root, home))
+    with daemon.client() as client:
+        pid = client.predict(model, {"inputs": [1]}).predictions
+        client.predict(other, {"inputs": [1]})
+
+        second, first = json.loads(envctl("workers", "list", "--json").stdout)
+        assert (first["pid"], first["model"], first["answers"]) == (pid, str(model), 1)
+        assert (first["origin"], second["origin"]) == ("fresh", "forked")
+        assert first["reason"] == "it is the first model of its environment"
+        assert str(pid) in envctl("workers", "list").stdout
+
+        assert envctl("workers", "restart", pid).stdout == f"{pid} of {model} is replaced\n"
+        wait_for(lambda: client.predict(model, {"inputs": [1]}).predictions != pid)
+        refused = envctl("workers", "restart", pid)
+        assert (refused.returncode, "no worker has the pid" in refused.stderr) == (1, True)

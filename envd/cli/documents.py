@@ -136,6 +136,24 @@ def model(message: api.Model) -> Document:
     }
 
 
+def worker(message: api.Worker) -> Document:
+    """Return one element of `envctl workers list`."""
+    return {
+        "pid": message.pid,
+        "model": message.model,
+        "environment_id": message.environment_id,
+        "state": api.Worker.State.Name(message.state).lower(),
+        "origin": api.PredictResponse.WorkerOrigin.Name(message.origin).lower(),
+        "reason": message.reason,
+        "answers": message.answer_count,
+        "under_way": message.under_way_count,
+        "waiting": message.waiting_count,
+        "memory": message.memory_bytes,
+        "started": _time(message.start_time),
+        "last_used": _time(message.last_use_time),
+    }
+
+
 def model_shown(message: api.Model) -> Document:
     """Return the document of `envctl models show`."""
     about = message.details

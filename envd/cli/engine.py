@@ -122,5 +122,11 @@ class Engine(Protocol):
     def list_models(self) -> Sequence[Document]:
         """Return the models that have a name, were loaded, or have a worker."""
 
+    def list_workers(self) -> Sequence[Document]:
+        """Return the processes that have a model loaded."""
+
+    def restart_worker(self, pid: int) -> Document:
+        """Have a worker started in the place of another, and return what that was."""
+
     def show_model(self, model: str) -> Document:
         """Return what a model says of itself."""

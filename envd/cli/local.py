@@ -221,6 +221,14 @@ class Local:
         served = sorted(self._settings.served, key=lambda one: one.name)
         return [documents.model(messages.model(None, uri=one.uri, name=one.name)) for one in served]
 
+    def list_workers(self) -> Sequence[Document]:
+        """Return no worker: none outlives a command."""
+        return []
+
+    def restart_worker(self, pid: int) -> Document:
+        """Say that no worker is there to be restarted."""
+        raise self._alone(str(pid))
+
     def show_model(self, model: str) -> Document:
         """Return what a model says of itself."""
         found = self._read(model)

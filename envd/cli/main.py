@@ -30,6 +30,7 @@ _VERBS = {
     "gc": "Remove what is not worth its place.",
     "verify": "See whether environments are as they were published.",
     "models": "List, load, unload and show models.",
+    "workers": "List and restart the processes that have a model loaded.",
     "config": "Show the settings.",
 }
 _FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED, _SIGNALLED = 1, 2, 3, 130, 128

@@ -170,6 +170,16 @@ class Remote:
         with self._errors():
             return [documents.model(one) for one in self._client.list_models()]
 
+    def list_workers(self) -> Sequence[Document]:
+        """Return the processes that have a model loaded."""
+        with self._errors():
+            return [documents.worker(one) for one in self._client.list_workers()]
+
+    def restart_worker(self, pid: int) -> Document:
+        """Have a worker started in the place of another."""
+        with self._errors():
+            return documents.worker(self._client.restart_worker(pid))
+
     def show_model(self, model: str) -> Document:
         """Return what a model says of itself."""
         check_path(Path(model))

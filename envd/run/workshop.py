@@ -17,7 +17,6 @@ from pathlib import Path
 from envd.config import Settings
 from envd.errors import (
     EnvdError,
-    FreshNeededError,
     ImportFailedError,
     ModelInvalidError,
     WorkerDiedError,
@@ -108,7 +107,7 @@ class Workshop:
         if template is not None:
             try:
                 return await self._loaded(model, environment, serving, template, why)
-            except (FreshNeededError, ModelInvalidError, WorkerDiedError) as error:
+            except EnvdError as error:
                 # Whatever it was: a fresh process is what the model was made for.
                 why = error.message
                 self.templates.refuse(model, environment, why)

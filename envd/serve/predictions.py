@@ -19,6 +19,7 @@ from envd.serve.loading import Loading
 from envd.serve.model_handlers import ModelHandlers, named
 from envd.serve.models import ReadyModels, again
 from envd.serve.roles import Role
+from envd.serve.worker_handlers import WorkerHandlers
 from envd.spec import Terms
 from envd.store import Environment
 
@@ -29,15 +30,15 @@ _ORIGINS = {
 }
 
 
-class Predictions(ModelHandlers):
+class Predictions(ModelHandlers, WorkerHandlers):
     """Answers with the models and the workers it is given."""
 
     def __init__(
         self, models: ReadyModels, pool: Pool, loading: Loading, roles: Collection[Role]
     ) -> None:
         """Use *models* to find environments and *pool* to run in them."""
-        super().__init__(models, loading, roles)
-        self._pool = pool
+        ModelHandlers.__init__(self, models, loading, roles)
+        WorkerHandlers.__init__(self, pool)
 
     @status.unary
     async def Predict(  # noqa: N802

@@ -38,7 +38,9 @@ ROLES = {
     "/envd.v1.Predictions/ListModels": Role.PREDICT,
     # Any model but those of the settings is an admin's (`envd.serve.model_handlers`).
     "/envd.v1.Predictions/LoadModel": Role.PREDICT,
+    "/envd.v1.Predictions/ListWorkers": Role.PREDICT,
     "/envd.v1.Predictions/Predict": Role.PREDICT,
+    "/envd.v1.Predictions/RestartWorker": Role.ADMIN,
     "/envd.v1.Predictions/UnloadModel": Role.PREDICT,
     "/grpc.health.v1.Health/Check": Role.PREDICT,
     "/grpc.health.v1.Health/List": Role.PREDICT,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from envd_client.errors import from_rpc_error
+from envd_client.errors import QueueFullError, from_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,10 @@ class Attempts:
         return pause_s
 
     def _is_worth(self, failure: EnvdError, pause_s: float) -> bool:
-        if self._retries <= 0 or failure.code is not grpc.StatusCode.UNAVAILABLE:
+        is_passing = failure.code is grpc.StatusCode.UNAVAILABLE or isinstance(
+            failure, QueueFullError
+        )
+        if self._retries <= 0 or not is_passing:
             return False
         left_s = self.left_s()
         return left_s is None or pause_s < left_s

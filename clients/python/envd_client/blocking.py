@@ -310,6 +310,22 @@ class Client:
         request = envd_pb2.ListModelsRequest()
         return list((self._ask(self._predictions.ListModels, request)).models)
 
+    def list_workers(self) -> Sequence[envd_pb2.Worker]:
+        """Return the processes that have a model loaded, the one used last first."""
+        request = envd_pb2.ListWorkersRequest()
+        return list((self._ask(self._predictions.ListWorkers, request)).workers)
+
+    def restart_worker(self, pid: int) -> envd_pb2.Worker:
+        """Start a worker in the place of the one of that *pid*; return what that was.
+
+        It ends when it has answered what it was asked. Over the admin socket.
+
+        Raises:
+            WorkerNotFoundError: no worker has that pid.
+        """
+        request = envd_pb2.RestartWorkerRequest(pid=pid)
+        return self._ask(self._model_admin.RestartWorker, request)
+
     def get_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
         """Return what *model* says of itself, under `details`: its signature, its example."""
         return self._ask(self._predictions.GetModel, requests.get_model(model))

@@ -127,6 +127,12 @@ class WorkerDiedError(TryAgainError):
     reason = "WORKER_DIED"
 
 
+class QueueFullError(TryAgainError):
+    """Too many requests wait for this model already; try again."""
+
+    code, reason = StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"
+
+
 class ShuttingDownError(TryAgainError):
     """The daemon is stopping; ask the next one."""
 
@@ -187,6 +193,18 @@ class EnvironmentPinnedError(RequestError):
     code, reason = StatusCode.FAILED_PRECONDITION, "ENVIRONMENT_PINNED"
 
 
+class WorkerNotFoundError(RequestError):
+    """No worker has this pid; list them."""
+
+    code, reason = StatusCode.NOT_FOUND, "WORKER_NOT_FOUND"
+
+
+class RequestKillsWorkersError(RequestError):
+    """Workers are known to die of this very request; mend the request or the model."""
+
+    code, reason = StatusCode.ABORTED, "REQUEST_KILLS_WORKERS"
+
+
 class RequestInvalidError(RequestError):
     """The request itself is wrong; mend the request."""
 
@@ -239,6 +257,12 @@ class PermissionDeniedError(MachineError):
     """This caller may not do that; ask as somebody who may."""
 
     code, reason = StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"
+
+
+class ConfinementFailedError(MachineError):
+    """A worker could not be confined as the settings say; see what the machine lacks."""
+
+    reason = "CONFINEMENT_FAILED"
 
 
 class LimitReachedError(MachineError):

@@ -1470,6 +1470,168 @@ class ListModelsResponse(_message.Message):
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
+class Worker(_message.Message):
+    """A process that has one model loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Worker._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Worker._State.ValueType  # 0
+        """Never sent."""
+        IDLE: Worker._State.ValueType  # 1
+        """It waits for requests."""
+        BUSY: Worker._State.ValueType  # 2
+        """It has requests."""
+        LEAVING: Worker._State.ValueType  # 3
+        """It ends when it has answered those it has."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where a worker is in its life."""
+
+    STATE_UNSPECIFIED: Worker.State.ValueType  # 0
+    """Never sent."""
+    IDLE: Worker.State.ValueType  # 1
+    """It waits for requests."""
+    BUSY: Worker.State.ValueType  # 2
+    """It has requests."""
+    LEAVING: Worker.State.ValueType  # 3
+    """It ends when it has answered those it has."""
+
+    PID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ANSWER_COUNT_FIELD_NUMBER: _builtins.int
+    UNDER_WAY_COUNT_FIELD_NUMBER: _builtins.int
+    WAITING_COUNT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """Its process."""
+    model: _builtins.str
+    """The directory of its model."""
+    environment_id: _builtins.str
+    """The environment it runs in."""
+    state: Global___Worker.State.ValueType
+    """Where it is in its life."""
+    origin: Global___PredictResponse.WorkerOrigin.ValueType
+    """FRESH or FORKED."""
+    reason: _builtins.str
+    """Why it was started so."""
+    answer_count: _builtins.int
+    """How many requests it has answered."""
+    under_way_count: _builtins.int
+    """How many it has now."""
+    waiting_count: _builtins.int
+    """How many wait for it and the other workers of its model."""
+    memory_bytes: _builtins.int
+    """Its share of the memory, what it has in common with others divided among them; 0 until
+    that was measured.
+    """
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it had loaded its model."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last asked or answered."""
+
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        model: _builtins.str = ...,
+        environment_id: _builtins.str = ...,
+        state: Global___Worker.State.ValueType = ...,
+        origin: Global___PredictResponse.WorkerOrigin.ValueType = ...,
+        reason: _builtins.str = ...,
+        answer_count: _builtins.int = ...,
+        under_way_count: _builtins.int = ...,
+        waiting_count: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_use_time", b"last_use_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "environment_id", b"environment_id", "last_use_time", b"last_use_time", "memory_bytes", b"memory_bytes", "model", b"model", "origin", b"origin", "pid", b"pid", "reason", b"reason", "start_time", b"start_time", "state", b"state", "under_way_count", b"under_way_count", "waiting_count", b"waiting_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class ListWorkersRequest(_message.Message):
+    """Asks for the workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkersRequest: _TypeAlias = ListWorkersRequest  # noqa: Y015
+
+@_typing.final
+class ListWorkersResponse(_message.Message):
+    """The workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
+        """All of them."""
+
+    def __init__(
+        self,
+        *,
+        workers: _abc.Iterable[Global___Worker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
+
+@_typing.final
+class RestartWorkerRequest(_message.Message):
+    """Asks to restart one worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """Its process."""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartWorkerRequest: _TypeAlias = RestartWorkerRequest  # noqa: Y015
+
+@_typing.final
 class GetModelRequest(_message.Message):
     """Asks for one model."""
 

@@ -604,6 +604,16 @@ class PredictionsStub(object):
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=envd__client_dot_v1_dot_envd__pb2.Model.FromString,
                 _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/envd.v1.Predictions/ListWorkers',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
+        self.RestartWorker = channel.unary_unary(
+                '/envd.v1.Predictions/RestartWorker',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.RestartWorkerRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.Worker.FromString,
+                _registered_method=True)
 
 
 class PredictionsServicer(object):
@@ -661,6 +671,23 @@ class PredictionsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWorkers(self, request, context):
+        """Lists the processes that have a model loaded, the one used last first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartWorker(self, request, context):
+        """Starts a worker in the place of another, which ends when it has answered what it was
+        asked, and returns what that was. On the admin socket only.
+
+        NOT_FOUND: no worker has that pid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -688,6 +715,16 @@ def add_PredictionsServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=envd__client_dot_v1_dot_envd__pb2.GetModelRequest.FromString,
                     response_serializer=envd__client_dot_v1_dot_envd__pb2.Model.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.ListWorkersRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'RestartWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartWorker,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.RestartWorkerRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.Worker.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -826,6 +863,60 @@ class Predictions(object):
             '/envd.v1.Predictions/GetModel',
             envd__client_dot_v1_dot_envd__pb2.GetModelRequest.SerializeToString,
             envd__client_dot_v1_dot_envd__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Predictions/ListWorkers',
+            envd__client_dot_v1_dot_envd__pb2.ListWorkersRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/envd.v1.Predictions/RestartWorker',
+            envd__client_dot_v1_dot_envd__pb2.RestartWorkerRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.Worker.FromString,
             options,
             channel_credentials,
             insecure,

@@ -328,6 +328,14 @@ class PredictionsStub:
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.GetModelRequest, _envd_pb2.Model]
     """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec."""
+    ListWorkers: _grpc.UnaryUnaryMultiCallable[_envd_pb2.ListWorkersRequest, _envd_pb2.ListWorkersResponse]
+    """Lists the processes that have a model loaded, the one used last first."""
+    RestartWorker: _grpc.UnaryUnaryMultiCallable[_envd_pb2.RestartWorkerRequest, _envd_pb2.Worker]
+    """Starts a worker in the place of another, which ends when it has answered what it was
+    asked, and returns what that was. On the admin socket only.
+
+    NOT_FOUND: no worker has that pid.
+    """
 
 @_typing.type_check_only
 class PredictionsAsyncStub(PredictionsStub):
@@ -364,6 +372,14 @@ class PredictionsAsyncStub(PredictionsStub):
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.GetModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
     """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec."""
+    ListWorkers: _aio.UnaryUnaryMultiCallable[_envd_pb2.ListWorkersRequest, _envd_pb2.ListWorkersResponse]  # type: ignore[assignment]
+    """Lists the processes that have a model loaded, the one used last first."""
+    RestartWorker: _aio.UnaryUnaryMultiCallable[_envd_pb2.RestartWorkerRequest, _envd_pb2.Worker]  # type: ignore[assignment]
+    """Starts a worker in the place of another, which ends when it has answered what it was
+    asked, and returns what that was. On the admin socket only.
+
+    NOT_FOUND: no worker has that pid.
+    """
 
 class PredictionsServicer(metaclass=_abc_1.ABCMeta):
     """Runs models inside their environments."""
@@ -427,5 +443,25 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_envd_pb2.Model, _abc.Awaitable[_envd_pb2.Model]]:
         """Says what a model says of itself, and loads nothing. Codes as for ResolveSpec."""
+
+    @_abc_1.abstractmethod
+    def ListWorkers(
+        self,
+        request: _envd_pb2.ListWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.ListWorkersResponse, _abc.Awaitable[_envd_pb2.ListWorkersResponse]]:
+        """Lists the processes that have a model loaded, the one used last first."""
+
+    @_abc_1.abstractmethod
+    def RestartWorker(
+        self,
+        request: _envd_pb2.RestartWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_envd_pb2.Worker, _abc.Awaitable[_envd_pb2.Worker]]:
+        """Starts a worker in the place of another, which ends when it has answered what it was
+        asked, and returns what that was. On the admin socket only.
+
+        NOT_FOUND: no worker has that pid.
+        """
 
 def add_PredictionsServicer_to_server(servicer: PredictionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
