@@ -81,6 +81,9 @@ class Inbox:
             self._receive(start, size)
             start += size
             size = self._size(start)
+        if start == 0 and size <= len(self._buffer):
+            # It is where the rest of it goes.
+            return
         rest = self._buffer[start : self._filled]
         if len(self._buffer) != max(size, _CHUNK_BYTES):
             self._buffer = bytearray(max(size, _CHUNK_BYTES))
