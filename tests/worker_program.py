@@ -55,7 +55,10 @@ class Talk:
 
     def hear(self) -> Request:
         """Return the next frame."""
-        is_there = self.inbox.next() or select.select([self.connection], [], [], _LIMIT_S)[0]
+        if self.inbox.next():
+            # It may have died since it said that.
+            return self.inbox.take_next()
+        is_there = select.select([self.connection], [], [], _LIMIT_S)[0]
         assert is_there, "the worker says nothing"
         frame = self.inbox.take()
         assert frame is not None, "the worker is gone"
