@@ -22,9 +22,8 @@ class Asked:
     """A spec with what is needed to build it and is not part of its key.
 
     `model` is the model's directory, whose own packages a lock may be made of, and `day`
-    the day it was logged. A conda environment has its own `interpreter`, and `addresses`
-    are those of its channels that are fetched with a secret, which is kept nowhere. What is
-    `locked` was so in the model.
+    the day it was logged. A conda environment has its own `interpreter`. What is `locked`
+    was so in the model.
     """
 
     spec: Spec
@@ -34,7 +33,6 @@ class Asked:
     notes: tuple[Note, ...]
     model: Path
     day: str | None
-    addresses: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     locked: tuple[CondaPackage, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -65,7 +63,6 @@ class Asked:
             notes=(*notes, note) if note else notes,
             model=model.path,
             day=found.day,
-            addresses=found.addresses,
             locked=found.locked,
         )
 
@@ -80,7 +77,6 @@ class Asked:
             notes=tuple(Note(**note) for note in document["notes"]),
             model=Path(document["model"]),
             day=document["day"],
-            addresses=tuple((name, url) for name, url in document["addresses"]),
             locked=tuple(map(conda_package, document["locked"])),
         )
 
@@ -94,6 +90,5 @@ class Asked:
             "notes": [note.document() for note in self.notes],
             "model": str(self.model),
             "day": self.day,
-            "addresses": self.addresses,
             "locked": [asdict(one) for one in self.locked],
         }

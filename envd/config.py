@@ -84,7 +84,9 @@ class Conda:
         IndexUrl("https://conda.anaconda.org"), "Where channels that are no URL lie."
     )
     mirrors: tuple[Mirror, ...] = setting(
-        (), 'Channels fetched from elsewhere: `{ conda-forge = ["https://..."] }`.'
+        (),
+        'Channels fetched from elsewhere, `{ conda-forge = ["https://..."] }`: from the first that '
+        "answers, with the credentials or the token in its URL.",
     )
     exe: Location = setting(
         Location(""), "A conda, mamba or micromamba to solve with in the place of rattler."

@@ -170,12 +170,11 @@ class Environments:
                 raise RequestInvalidError(message, platforms=", ".join(platforms))
             return "pylock.toml", pylock.text(lock, asked.spec.python)
         with self._work(asked, on_event) as work, work.going_on() as limits:
-            locker = self._locker(asked, replace(self._uv, limits=limits))
+            locker = self._locker(replace(self._uv, limits=limits))
             return "conda-lock.yml", locker.text(asked, lock, platforms, on_event)
 
-    def _locker(self, asked: Asked, uv: Uv) -> Locker:
-        rattler = Rattler(self.settings, uv.held, uv.limits).reaching(asked.addresses)
-        return Locker(rattler, uv)
+    def _locker(self, uv: Uv) -> Locker:
+        return Locker(Rattler(self.settings, uv.held, uv.limits), uv)
 
     @contextlib.contextmanager
     def _work(self, asked: Asked, on_event: OnEvent) -> Iterator[Work]:
@@ -211,8 +210,7 @@ class Environments:
                 work.log(Line(f"failed: {error.message}"))
                 error.metadata["log"] = str(work.log_path)
                 if not upgrade:
-                    shown = replace(asked, addresses=())
-                    about = {"asked": shown.document(), "settings": self._settings_digest}
+                    about = {"asked": asked.document(), "settings": self._settings_digest}
                     self.store.failures.remember(asked.spec.key, asked.day, error, about)
             raise error from raised
 
@@ -267,7 +265,7 @@ class Environments:
         count = len(spec.packages) or len(spec.requirements)
         work.log(Stage("locking", f"resolving {count} requirements"))
         if asked.interpreter is None:
-            return self._locker(asked, uv).lock(asked, work.log, refresh=refresh)
+            return self._locker(uv).lock(asked, work.log, refresh=refresh)
         question = Question(spec, asked.interpreter, asked.model, asked.day, refresh=refresh)
         return locks.resolve(question, uv, work.log)
 
@@ -278,7 +276,6 @@ class Environments:
             lock=lock,
             python=lock.python(asked.spec.python),
             interpreter=asked.interpreter,
-            addresses=asked.addresses,
             indexes=asked.spec.indexes,
             modules=asked.modules,
             direct=_direct(asked),

@@ -27,14 +27,13 @@ class Content:
     """What an environment is made of.
 
     It has that `python`: its own where it is a conda environment, else that of the
-    `interpreter`; its channels are fetched with `addresses`. `modules` are imported once
-    when it is there, and so are those of the distributions called `direct`.
+    `interpreter`. `modules` are imported once when it is there, and so are those of the
+    distributions called `direct`.
     """
 
     lock: Lock
     python: Python
     interpreter: Path | None
-    addresses: tuple[tuple[str, str], ...]
     indexes: Indexes
     modules: Sequence[str]
     direct: Collection[str]
@@ -96,7 +95,7 @@ class Installer:
             base = Base.of(content.interpreter)
             virtualenv.create(content.interpreter, prefix, uv, on_event)
             return base, ()
-        rattler = Rattler(self._settings, uv.held, uv.limits).reaching(content.addresses)
+        rattler = Rattler(self._settings, uv.held, uv.limits)
         conda.install(content.lock.conda, prefix, rattler, on_event)
         variables = conda.variables(prefix, rattler, on_event) | dict(content.lock.variables)
         return Base.of(conda.python_of(prefix)), tuple(sorted(variables.items()))

@@ -15,7 +15,7 @@ from envd.installing import Content, Installer
 from envd.lock.uv import Uv
 from envd.spec.spec import Indexes
 from envd.store import Environment, Store, contents, sweep
-from envd.store.caches import Caches
+from envd.store.caches import Caches, Download
 from envd.store.contents import Fault
 from envd.store.trees import Inode
 from envd.work import Work
@@ -102,7 +102,6 @@ class Verifier:
             content = Content(
                 lock=manifest.lock,
                 python=manifest.python,
-                addresses=(),
                 interpreter=None if manifest.lock.conda else manifest.base.path,
                 indexes=self._indexes(environment),
                 modules=manifest.modules,
@@ -130,7 +129,7 @@ class Verifier:
         caches, is_told = Caches(self._store.layout), False
         deadline = time.monotonic() + self._settings.build.timeout
         # Found anew each time: what was linked meanwhile has to go nevertheless.
-        while changed and caches.evict(caches.holding(changed)).left:
+        while changed and caches.evict(_unsealed(caches.holding(changed))).left:
             if time.monotonic() >= deadline:
                 message = "the download cache is in use by other builds; repair it again later"
                 raise BuildTimedOutError(message)
@@ -142,3 +141,12 @@ class Verifier:
     def _indexes(self, environment: Environment) -> Indexes:
         spec = self._store.specs.spec(environment.manifest.spec_key)
         return spec.indexes if spec else Indexes(urls=self._settings.index.urls)
+
+
+def _unsealed(downloads: Iterable[Download]) -> list[Download]:
+    """Return those of *downloads* that would be used although they were changed.
+
+    Conda packages are sealed: who installs one sees that it was changed, and keeps it until
+    there is another to take its place.
+    """
+    return [one for one in downloads if one.kind != "conda"]

@@ -11,7 +11,7 @@ from envd.config import Conda, Settings
 from envd.events import Event, Line
 from envd.lock.rattler import Rattler
 from envd.spec.conda_package import CondaPackage
-from tests.conda_channel import Channel
+from tests.conda_channel import Channel, Package
 from tests.mirror import Mirror
 
 FORGE = "https://conda.anaconda.org/conda-forge"
@@ -47,15 +47,21 @@ class CondaRoot:
     events: list[Event] = field(default_factory=list)
 
     @classmethod
-    def at(cls, root: Path, mirror: Mirror, login: str = "") -> CondaRoot:
-        """Return a root for which *mirror* is conda-forge."""
+    def at(cls, root: Path, *mirrors: Mirror, login: str = "") -> CondaRoot:
+        """Return a root for which *mirrors* are conda-forge."""
         root.mkdir(parents=True)
-        url = f"conda-forge=http://{login}127.0.0.1:{mirror.port}/conda-forge"
-        return cls(Settings(root, conda=Conda(mirrors=(url,))))  # type: ignore[arg-type]
+        urls = [f"http://{login}127.0.0.1:{one.port}/conda-forge" for one in mirrors]
+        conda = Conda(mirrors=tuple(f"conda-forge={url}" for url in urls))  # type: ignore[arg-type]
+        return cls(Settings(root, conda=conda))
 
     @property
     def packages(self) -> Path:
         return self.settings.root / "cache" / "conda" / "pkgs"
+
+    def cached(self, package: Package) -> Path:
+        """Return where *package* lies in the cache."""
+        (found,) = self.packages.glob(f"{package.stem}-*")
+        return found
 
     def changed(self, section: str, **settings: object) -> CondaRoot:
         """Return the same root with other settings."""

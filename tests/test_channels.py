@@ -66,6 +66,8 @@ ANACONDAS = [
     "https://repo.anaconda.com/pkgs/%6Dain",
     "https://repo.anaconda.com:443/pkgs/r",
     "https://repo.anaconda.com./pkgs/r",
+    "https://repo.anaconda.com.:443/pkgs/r",
+    "https://repo.anaconda.com.:00443/pkgs/r",
     "HTTPS://Repo.Anaconda.COM/pkgs/main",
     "http://repo.anaconda.com/pkgs/free",
     "http://repo.anaconda.com:80/pkgs/free",
@@ -154,6 +156,9 @@ OTHERS = {
     "https://mirror.corp/main": "https://mirror.corp/main",
     "https://mirror.corp:8443/defaults": "https://mirror.corp:8443/defaults",
     "https://mirror.corp:443/anaconda": "https://mirror.corp/anaconda",
+    "https://mirror.corp.:0443/anaconda": "https://mirror.corp/anaconda",
+    "https://mirror.corp.:8443/anaconda": "https://mirror.corp:8443/anaconda",
+    "http://mirror.corp:443/anaconda": "http://mirror.corp:443/anaconda",
     "http://10.0.0.1:8000/conda-forge": "http://10.0.0.1:8000/conda-forge",
     "HTTPS://Mirror.Corp/Team": "https://mirror.corp/Team",
     "https://user:pw@mirror.corp/team": "https://mirror.corp/team",
@@ -173,7 +178,8 @@ OTHERS = {
 REFUSED = [
     "", " ", "/", "file:///", "file://host/srv", "./main", "../main", ".", "~/main", "C:\\main",
     "C:/main", "\\\\host\\main", "conda-forge, defaults", "conda forge", "-c", "--override",
-    "https://", "https:///main", "https://host:port/main", "https://host/a?token=s3cret",
+    "https://", "https:///main", "https://host:port/main", "https://host:/main",
+    "https://host:65536/main", "https://host/a?token=s3cret",
     "https://host/a#b", "https://host/../a", "https://host/%2e%2e/a", "https://user:p/w@host/a",
     "https://host/t/$TOKEN/a", "https://$HOST/a", "http://[::1]:8000/main", "ftp://host/a", "javascript://host/a",
     "https://conda.anaconda.org", "https://conda.anaconda.org/t/tk-123", "conda-forge[noarch]",
@@ -209,29 +215,26 @@ def test_what_names_no_one_channel_is_refused_without_being_repeated(text: str) 
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "address"),
+    ("text", "name", "had_secret"),
     [
-        ("https://me:s3cret@mirror.corp/team/noarch", "https://mirror.corp/team",
-         "https://me:s3cret@mirror.corp/team"),
-        ("https://mirror.corp/t/s3cret/team/", "https://mirror.corp/team",
-         "https://mirror.corp/t/s3cret/team"),
-        ("https://me:s3cret@mirror.corp/t/s3cret/team", "https://mirror.corp/team",
-         "https://me:s3cret@mirror.corp/t/s3cret/team"),
-        ("https://conda.anaconda.org/t/s3cret/team", "team",
-         "https://conda.anaconda.org/t/s3cret/team"),
-        ("t/s3cret/team", "team", "https://conda.anaconda.org/t/s3cret/team"),
-        ("team", "team", ""),
-        ("https://mirror.corp/t", "https://mirror.corp/t", ""),
+        ("https://me:s3cret@mirror.corp/team/noarch", "https://mirror.corp/team", True),
+        ("https://mirror.corp/t/s3cret/team/", "https://mirror.corp/team", True),
+        ("https://me:s3cret@mirror.corp/t/s3cret/team", "https://mirror.corp/team", True),
+        ("https://s3cret@mirror.corp/team", "https://mirror.corp/team", True),
+        ("https://conda.anaconda.org/t/s3cret/team", "team", True),
+        ("t/s3cret/team", "team", True),
+        ("team", "team", False),
+        ("https://mirror.corp/t", "https://mirror.corp/t", False),
     ],
-)  # fmt: skip
-def test_credentials_are_kept_for_fetching_and_nothing_else(
-    text: str, name: str, address: str
-) -> None:
+)
+def test_credentials_are_in_no_channel(text: str, name: str, *, had_secret: bool) -> None:
     channel = channels.parse(text)
 
-    assert (channel.name, channel.address) == (name, address)
-    assert "s3cret" not in repr(channel)
+    assert (channel.name, channel.had_secret) == (name, had_secret)
     assert (channel, hash(channel)) == (Channel(name), hash(Channel(name)))
+    notes = [(one.code, one.subject) for one in channels.cut(channel)]
+    assert notes == [("CREDENTIALS_CUT", name)] * had_secret
+    assert "s3cret" not in repr((channel, channels.cut(channel)))
 
 
 def test_defaults_stands_for_two_channels() -> None:
@@ -258,8 +261,6 @@ def test_a_text_is_refused_or_its_name_is_its_own(text: str) -> None:
 
     again = channels.parse(channel.name)
 
-    assert (again, again.address) == (channel, "")
+    assert (again, again.had_secret) == (channel, False)
     assert "pw@" not in channel.name
     assert channels.is_anaconda(again) == channels.is_anaconda(channel)
-    if channel.address:
-        assert channels.parse(channel.address) == channel

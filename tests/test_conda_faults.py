@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -45,7 +46,7 @@ _LOGIN = f"ada:{_SECRET}@"
 class Trial:
     """What goes wrong, and what is to come of it: an error that says so, or nothing wrong.
 
-    Without a fault the mirror is not there at all.
+    Without a fault the mirror is not there at all. There may be a second one.
     """
 
     fault: Fault | None
@@ -53,6 +54,8 @@ class Trial:
     says: str = ""
     login: str = ""
     silence_s: float = 30
+    second: Fault | None = None
+    others: int = 0
 
 
 TRIALS = {
@@ -65,13 +68,40 @@ TRIALS = {
     "gets a wrong login": Trial(faults.want("eve"), IndexUnreachableError, "401", login=_LOGIN),
     "fails": Trial(faults.refuse(500), IndexUnreachableError, "answers 500 Internal"),
     "failed": Trial(faults.first(2, faults.refuse(500))),
-    "breaks off": Trial(faults.break_off, IndexUnreachableError, "broke off"),
+    "breaks off": Trial(faults.break_off, IndexUnreachableError, "breaks off"),
     "broke off": Trial(faults.first(1, faults.break_off)),
     "sends half": Trial(faults.truncate, InstallFailedError, "not the one that was locked"),
     "sends a page": Trial(faults.tamper(b"<html>"), InstallFailedError, "not the one that was"),
     "sends another": Trial(faults.tamper(OTHER), InstallFailedError, _OTHERS_SHA256),
     "trickles": Trial(faults.trickle(300), silence_s=2),
     "hangs": Trial(faults.hang, IndexUnreachableError, "nothing came", silence_s=2),
+    "is not there, the second serves": Trial(None, second=faults.serve),
+    **{
+        f"answers {status}, the second serves": Trial(faults.refuse(status), second=faults.serve)
+        for status in (401, 403, 404, 410, 500)
+    },
+    "breaks off, the second serves": Trial(faults.break_off, second=faults.serve),
+    "sends another, the second serves": Trial(faults.tamper(OTHER), second=faults.serve),
+    "hangs, the second serves": Trial(
+        faults.hang, second=faults.serve, silence_s=6, others=19
+    ),
+    "answers 404, the second fails for a while": Trial(
+        faults.refuse(404), second=faults.first(2, faults.refuse(500))
+    ),
+    "hangs, the second has none": Trial(
+        faults.hang, IndexUnreachableError, "sends nothing for 1 s; .* answers 404",
+        silence_s=3, second=faults.refuse(404),
+    ),
+    "both fail": Trial(
+        faults.refuse(404), IndexUnreachableError, r"404 Not Found; .* answers 403",
+        second=faults.refuse(403),
+    ),
+    "one is not there, one sends another": Trial(
+        None, InstallFailedError, _OTHERS_SHA256, second=faults.tamper(OTHER)
+    ),
+    "both hang": Trial(
+        faults.hang, IndexUnreachableError, "nothing came", silence_s=3, second=faults.hang
+    ),
 }  # fmt: skip
 
 
@@ -80,8 +110,9 @@ class Outcome:
     """What has come of a trial."""
 
     root: CondaRoot
-    host: str
+    places: list[str]
     error: BaseException | None
+    asked: list[int]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,19 +123,24 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
     def make(name: str) -> Outcome:
         home = folder / name.replace(" ", "-")
         channel = Channel(home / "channels" / "conda-forge")
-        channel.add(WORD)
         trial = TRIALS[name]
-        with Mirror(home / "channels", {"*.conda": trial.fault or faults.serve}) as mirror:
+        channel.add(WORD, *(Package(f"p{number}") for number in range(trial.others)))
+        with contextlib.ExitStack() as stack:
+            mirrors = [
+                stack.enter_context(Mirror(home / "channels", {"*.conda": fault or faults.serve}))
+                for fault in (trial.fault, *([trial.second] if trial.second else []))
+            ]
             if trial.fault is None:
-                mirror.stop()
-            root = CondaRoot.at(home / "root", mirror, trial.login)
+                mirrors[0].stop()
+            root = CondaRoot.at(home / "root", *mirrors, login=trial.login)
             limits = Limits(time.monotonic() + 60, trial.silence_s)
-            host = f"`127.0.0.1:{mirror.port}`"
+            places = [f"`{one.url}/conda-forge/`" for one in mirrors]
+            error: EnvdError | None = None
             try:
                 root.install(locked(channel), limits=limits)
-            except EnvdError as error:
-                return Outcome(root, host, error)
-            return Outcome(root, host, None)
+            except EnvdError as raised:
+                error = raised
+            return Outcome(root, places, error, [one.asked("*.conda") for one in mirrors])
 
     with ThreadPoolExecutor(len(TRIALS)) as threads:
         yield {name: threads.submit(make, name) for name in TRIALS}
@@ -164,6 +200,19 @@ def test_an_archive_that_was_never_one_is_an_error_that_says_so(
         root.install(locked(channel))
 
     assert not root.packages.exists()
+
+
+def test_mirrors_are_asked_in_their_order_and_no_more_of_them_than_needed(
+    channel: Channel, mirror: Mirror, tmp_path: Path
+) -> None:
+    channel.add(WORD, Package("other"))
+    mirror.faults["*/other-*"] = faults.refuse(404)
+    with Mirror(mirror.folder) as second, Mirror(mirror.folder) as third:
+        CondaRoot.at(tmp_path / "root", mirror, second, third).install(locked(channel))
+
+    asked = [sorted(one.path for one in each.requests) for each in (mirror, second, third)]
+    word, other = (f"/conda-forge/noarch/{name}-1.0-0.conda" for name in ("word", "other"))
+    assert asked == [[other, word], [other], []]
 
 
 def test_a_build_that_has_no_time_left_is_ended(
@@ -236,8 +285,16 @@ def test_whatever_a_mirror_does_ends_in_an_environment_or_in_an_error_that_says_
             raise outcome.error or AssertionError
         assert type(raised.value) is trial.error
         assert "`word-1.0-0`" in raised.value.message
-        assert outcome.host in raised.value.message
+        wrong = outcome.places if trial.error is IndexUnreachableError else outcome.places[-1:]
+        assert all(one in raised.value.message for one in wrong)
         assert _SECRET not in json.dumps([raised.value.document(), outcome.root.lines])
         assert not word.parent.exists()
         assert not outcome.root.packages.exists()
-    assert not (outcome.root.packages.parent / "fetching").exists()
+    assert list((outcome.root.settings.root / "scratch").iterdir()) == []
+
+
+def test_a_mirror_that_hangs_is_not_waited_for_again(
+    outcomes: Mapping[str, Future[Outcome]],
+) -> None:
+    # As many as are fetched at once.
+    assert outcomes["hangs, the second serves"].result().asked == [16, 20]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from envd import config
+from envd import config, process
 from envd.build import conda
 from envd.errors import (
     BuildInterruptedError,
@@ -91,6 +91,13 @@ def start(root: CondaRoot, packages: list[CondaPackage], name: str) -> subproces
     return subprocess.Popen([sys.executable, "-c", _INSTALL, json.dumps(asked)])
 
 
+def assert_nothing_half_made(root: CondaRoot) -> None:
+    assert [one.name for one in root.packages.parent.iterdir()] == ["pkgs"]
+    # What a killed one has left there is swept by whoever comes next.
+    scratch = [one.name for one in (root.settings.root / "scratch").iterdir()]
+    assert [one for one in scratch if not process.is_stamp_of_the_dead(one)] == []
+
+
 def run(program: Path, *arguments: str) -> str:
     argv = [program, *arguments]
     return subprocess.run(argv, env={}, capture_output=True, text=True, check=True).stdout
@@ -117,8 +124,10 @@ def test_a_python_runs_with_a_command_of_a_package_and_nothing_is_written_elsewh
     assert json.loads(record.read_text())["url"] == f"{FORGE}/noarch/greeter-1.0-{PURE}.conda"
     assert " + python 3.9.18 0_cpython (conda-forge)" in root.lines
     assert set(tmp_path.iterdir()) == before
-    assert {one.name for one in root.settings.root.iterdir()} == {"cache", "env", "held"}
-    assert [one.name for one in root.packages.parent.iterdir()] == ["pkgs"]
+    assert {one.name for one in root.settings.root.iterdir()} == {
+        "cache", "env", "held", "scratch"
+    }  # fmt: skip
+    assert_nothing_half_made(root)
 
 
 def test_environments_share_files_unless_they_are_to_be_copies(
@@ -160,25 +169,44 @@ def test_four_that_begin_at_once_with_an_empty_cache_download_everything_once(
     assert mirror.asked("*.conda") == len(packages)
 
 
-def test_a_download_that_hangs_holds_up_nobody_who_has_all_and_ends_with_who_wanted_it(
+def test_a_download_that_hangs_holds_up_who_needs_it_alone_and_ends_with_who_wanted_it(
     channel: Channel, mirror: Mirror, root: CondaRoot
 ) -> None:
     channel.add(NO_PYTHON)
-    cached = locked(channel)
-    root.install(cached, "first")
+    python = locked(channel)
+    channel.add(Package("other"))
+    others = locked(channel)
     channel.add(WORD)
     mirror.faults["*/word-*"] = hang
-    hanging = start(root, locked(channel), "hanging")
+    hanging = start(root, [one for one in locked(channel) if one.name != "other"], "hanging")
     wait_for(lambda: mirror.asked("*/word-*"))
 
-    root.install(cached, "second")
+    root.install(python, "cached")
+    root.install(others, "uncached")
+    waiting = CondaRoot(root.settings)
+    with ThreadPoolExecutor() as threads:
+        installed = threads.submit(waiting.install, locked(channel), "waiting")
+        wait_for(lambda: waiting.lines)
+        was_asked, is_hanging = mirror.asked("*/word-*"), hanging.poll() is None
+        mirror.faults.clear()
+        hanging.kill()
+        hanging.wait()
+        prefix = installed.result(20)
 
-    assert hanging.poll() is None
-    hanging.kill()
-    hanging.wait()
-    mirror.faults.clear()
-    assert (root.install(locked(channel), "third") / "share/word").read_text() == "hello\n"
-    assert [one.name for one in root.packages.parent.iterdir()] == ["pkgs"]
+    assert waiting.lines[0] == "waiting for another build, which fetches `word-1.0-0`"
+    assert (was_asked, is_hanging) == (1, True)
+    assert (prefix / "share/word").read_text() == "hello\n"
+    assert mirror.asked("*.conda") == len(locked(channel)) + 1
+    assert_nothing_half_made(root)
+
+
+def slowly(channel: Channel, mirror: Mirror) -> list[CondaPackage]:
+    """Return packages that take half a second to come."""
+    many = [Package(f"p{one}", files={f"share/p{one}": f"{one}\n" * 50_000}) for one in range(8)]
+    channel.add(NO_PYTHON, GREETER, WORD, *many)
+    packages = locked(channel)
+    mirror.faults["*.conda"] = trickle(2 * max(one.size for one in packages))
+    return packages
 
 
 def child() -> int | None:
@@ -196,12 +224,8 @@ def child() -> int | None:
 def test_what_is_killed_at_any_moment_is_installed_rightly_the_next_time(
     moment_s: float, channel: Channel, mirror: Mirror, root: CondaRoot, tmp_path: Path
 ) -> None:
-    many = [Package(f"p{one}", files={f"share/p{one}": f"{one}\n" * 50_000}) for one in range(8)]
-    channel.add(NO_PYTHON, GREETER, WORD, *many)
-    packages = locked(channel)
+    packages = slowly(channel, mirror)
     undisturbed = CondaRoot.at(tmp_path / "undisturbed", mirror).install(packages)
-    # Half a second for all of them.
-    mirror.faults["*.conda"] = trickle(2 * max(one.size for one in packages))
     begun = time.monotonic()
 
     with ThreadPoolExecutor() as threads:
@@ -216,7 +240,29 @@ def test_what_is_killed_at_any_moment_is_installed_rightly_the_next_time(
 
     assert error is None or isinstance(error, BuildInterruptedError)
     assert files(again) == files(undisturbed)
-    assert [one.name for one in root.packages.parent.iterdir()] == ["pkgs"]
+    assert_nothing_half_made(root)
+
+
+@pytest.mark.parametrize(
+    "moment_s",
+    [0.2, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.0, 0.4, 0.6, 0.8))],
+)
+def test_what_a_killed_envd_leaves_is_installed_rightly_the_next_time(
+    moment_s: float, channel: Channel, mirror: Mirror, root: CondaRoot, tmp_path: Path
+) -> None:
+    packages = slowly(channel, mirror)
+    undisturbed = CondaRoot.at(tmp_path / "undisturbed", mirror).install(packages)
+    mirror.requests.clear()
+    killed = start(root, packages, "killed")
+
+    wait_for(lambda: mirror.requests)
+    time.sleep(moment_s)
+    killed.kill()
+    killed.wait()
+    again = root.install(packages, "again")
+
+    assert files(again) == files(undisturbed)
+    assert_nothing_half_made(root)
 
 
 def change(path: Path) -> None:
@@ -269,7 +315,7 @@ def test_whatever_is_damaged_in_the_cache_the_next_environment_is_right(
     expected = files(first)
     for package, (name, damage) in zip(made, DAMAGE.items(), strict=True):
         assert package.name == name
-        damage(root.packages / package.stem)
+        damage(root.cached(package))
 
     second = root.install(packages, "second")
 
@@ -309,6 +355,7 @@ def test_packages_of_one_name_are_not_taken_for_each_other(
     ]
 
     assert said == ["hello\n", "bonjour\n", "hello\n"]
+    assert mirror.asked("*/word-*") == 2
 
 
 def test_what_is_cached_is_installed_offline_and_what_is_not_is_named(
@@ -325,7 +372,7 @@ def test_what_is_cached_is_installed_offline_and_what_is_not_is_named(
     prefix = offline.install(packages, "offline")
 
     assert (prefix / "share/word").read_text() == "hello\n"
-    change(root.packages / WORD.stem / "share/word")
+    change(root.cached(WORD) / "share/word")
     with pytest.raises(IndexUnreachableError, match=r"lacks the conda packages `word-1\.0-0`$"):
         offline.install(packages, "damaged")
     mirror.start()
@@ -345,7 +392,7 @@ def test_a_channel_in_a_folder_needs_no_network_and_is_checked_as_well(
     with pytest.raises(InstallFailedError, match="not the one that was locked"):
         offline.install(packages, "changed")
     (channel.folder / "noarch" / "word-1.0-0.conda").unlink()
-    with pytest.raises(IndexUnreachableError, match="this machine: it is not there"):
+    with pytest.raises(IndexUnreachableError, match="/conda-forge/` does not have it"):
         offline.install(packages, "gone")
 
 

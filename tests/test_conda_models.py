@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -198,7 +199,9 @@ def test_auto_is_conda_only_where_pypi_lacks_a_package(
     assert [one["manager"] for one in built] == ["virtualenv", "conda"]
 
 
-def test_what_was_changed_is_found_and_built_anew(envctl: Envctl, tmp_path: Path) -> None:
+def test_what_was_changed_is_found_and_built_anew_once_there_is_another(
+    envctl: Envctl, mirror: Mirror, tmp_path: Path
+) -> None:
     path = model(tmp_path / "model", f"dependencies: [python={HERE}, word]\n")
     env_id = json.loads(envctl("build", "-m", path, "--json").stdout)["id"]
     (file,) = envctl.root.glob("environments/*/*/lib/python*/site-packages/word.py")
@@ -207,12 +210,21 @@ def test_what_was_changed_is_found_and_built_anew(envctl: Envctl, tmp_path: Path
     # Through the hardlink: the package in the cache is another now as well.
     file.write_text("VERSION = '6.6'\n")
     found = envctl("verify", env_id)
+    mirror.faults["*.conda"] = want("s3cret")
+    in_vain = envctl("verify", env_id, "--repair")
+    (left,) = envctl.root.glob("cache/conda/pkgs/word-*/site-packages/word.py")
+    is_left = file.samefile(left)
+    has_served = envctl("predict", "-m", path, stdin='{"inputs": 1}').returncode == 0
+    mirror.faults.clear()
     repaired = envctl("verify", env_id, "--repair")
     done = envctl("predict", "-m", path, stdin='{"inputs": 1}')
 
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert found.returncode == 1
     assert "site-packages/word.py" in found.stdout
+    assert in_vain.returncode == 1
+    assert "answers 401 Unauthorized (are its credentials in `conda.auth_file`" in in_vain.stderr
+    assert (is_left, has_served) == (True, True)
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
     assert json.loads(done.stdout or "{}").get("predictions", [0])[0] == "1.0", (
         done.stderr + repaired.stdout
@@ -434,24 +446,33 @@ def test_without_the_extra_it_is_said_which_command_adds_it(envctl: Envctl, tmp_
     assert "Traceback" not in done.stderr
 
 
-def test_a_private_channel_is_reached_with_its_token_which_is_kept_nowhere(
-    envctl: Envctl, mirror: Mirror, tmp_path: Path
+def test_a_private_channel_is_reached_with_the_token_of_the_settings_which_is_kept_nowhere(
+    envctl: Envctl, mirror: Mirror, variables: dict[str, str], tmp_path: Path
 ) -> None:
     team = Channel(mirror.folder / "team")
     team.add(replace(WORD, version="3.0"))
     mirror.faults["/team/*"] = want("s3cret")
-    private = f"{mirror.url}/t/s3cret/team"
     path = model(
         tmp_path / "model",
-        f"channels: ['{private}', conda-forge]\ndependencies: [python={HERE}, word=3]\n",
+        f"channels: ['{mirror.url}/t/wr0ng/team', conda-forge]\n"
+        f"dependencies: [python={HERE}, word=3]\n",
+    )
+    mirrors = f"{variables['ENVD_CONDA__MIRRORS']},{mirror.url}/team={mirror.url}/t/s3cret/team"
+
+    without = envctl("build", "-m", path)
+    done = envctl(
+        "predict", "-m", path, "--json", stdin='{"inputs": 1}', ENVD_CONDA__MIRRORS=mirrors
     )
 
-    done = envctl("predict", "-m", path, "--json", stdin='{"inputs": 1}')
-
-    assert json.loads(done.stdout or "{}").get("answer", {}).get("predictions"), done.stderr
-    assert "s3cret" not in done.stdout + done.stderr
+    assert "are its credentials in `conda.auth_file` or `conda.mirrors`?" in without.stderr
+    document = json.loads(done.stdout or "{}")
+    assert document.get("answer", {}).get("predictions"), done.stderr
+    assert "CREDENTIALS_CUT" in {one["code"] for one in document["notes"]}
+    said = without.stdout + without.stderr + done.stdout + done.stderr
     kept = [one for one in envctl.root.rglob("*") if one.is_file() and not one.is_symlink()]
-    assert not [one for one in kept if b"s3cret" in one.read_bytes()]
+    assert not re.search("s3cret|wr0ng", said)
+    assert not [one for one in kept if re.search(b"s3cret|wr0ng", one.read_bytes())]
+    assert {one.credential for one in mirror.requests if "/team/" in one.path} == {"", "s3cret"}
 
 
 def test_only_pythons_patch_release_gives_way(

@@ -10,7 +10,8 @@ import pytest
 from envd import config
 from envd.config import Index, Security
 from envd.errors import ModelInvalidError, PolicyDeniedError
-from envd.spec import Dependencies, Requirement, of, policy, requirement_file
+from envd.events import Note
+from envd.spec import Dependencies, Requirement, channels, of, policy, requirement_file
 from envd.spec.place import Place
 from envd.spec.policy import Policy
 from envd.spec.requirement_file import Requirements
@@ -39,6 +40,11 @@ def read(folder: Path, line: str, policy: Policy) -> Requirements:
     return requirement_file.read(folder, "requirements.txt", policy)
 
 
+def judge(policy: Policy, kind: str, url: str) -> Note:
+    named = channels.parse(url) if kind == "channel" else url
+    return getattr(policy, kind)(PLACE, named)  # type: ignore[no-any-return]
+
+
 def key(found: Requirements) -> str:
     return of(Dependencies(None, (), found, ()), PYTHON, Index()).key
 
@@ -51,7 +57,7 @@ def codes(found: Requirements) -> list[str]:
 def test_dev_allows_any_url_and_notes_it(kind: str) -> None:
     _, url, code = URLS[kind]
 
-    note = getattr(rules("dev"), kind)(PLACE, url)
+    note = judge(rules("dev"), kind, url)
 
     assert (note.code, note.subject) == (code, url)
     assert url in note.message
@@ -65,7 +71,7 @@ def test_a_url_is_refused_unless_it_is_listed(kind: str, profile: str) -> None:
 
     for wrong in (rules(profile), rules(profile, **others, local=True)):
         with pytest.raises(PolicyDeniedError) as caught:
-            getattr(wrong, kind)(PLACE, url)
+            judge(wrong, kind, url)
         assert caught.value.message == (
             f"`model/requirements.txt`, line 7: the {kind} `{url}` is not allowed here; "
             f"`security.{setting}` (ENVD_SECURITY__{setting.upper()}) would allow it"
@@ -76,7 +82,7 @@ def test_a_url_is_refused_unless_it_is_listed(kind: str, profile: str) -> None:
             "line": "7",
             "setting": f"security.{setting}",
         }
-    assert getattr(rules(profile, **{setting: (url,)}), kind)(PLACE, url).code == code
+    assert judge(rules(profile, **{setting: (url,)}), kind, url).code == code
 
 
 @pytest.mark.parametrize(
@@ -110,17 +116,58 @@ def test_a_url_is_refused_unless_it_is_listed(kind: str, profile: str) -> None:
         ("", "https://a.org", False),
     ],
 )
-@pytest.mark.parametrize("kind", URLS)
+@pytest.mark.parametrize("kind", ["index", "source"])
 def test_a_prefix_covers_what_lies_below_it(
     kind: str, prefix: str, url: str, *, is_covered: bool
 ) -> None:
-    judge = getattr(rules("standard", **{URLS[kind][0]: ("https://other", prefix)}), kind)
+    policy = rules("standard", **{URLS[kind][0]: ("https://other", prefix)})
 
     if is_covered:
-        assert judge(PLACE, url).subject == url
+        assert judge(policy, kind, url).subject == url
     else:
         with pytest.raises(PolicyDeniedError):
-            judge(PLACE, url)
+            judge(policy, kind, url)
+
+
+@pytest.mark.parametrize("listed", ["https://a.org/own", "HTTPS://me:pw@A.org.:443/t/tk-1/own/"])
+@pytest.mark.parametrize(
+    ("channel", "is_covered"),
+    [
+        ("https://a.org/own", True),
+        ("https://a.org/own/label/dev", True),
+        ("https://A.ORG./own/linux-64/", True),
+        ("https://a.org:443/own", True),
+        ("https://a.org:00443/own", True),
+        ("https://a.org.:443//%6Fwn", True),
+        ("https://me:pw@a.org/own", True),
+        # With what is cut it is the same channel, and without that it is fetched.
+        ("https://a.org/t/evil/own", True),
+        ("https://a.org/t/own/evil", False),
+        ("https://a.org/own@evil", False),
+        ("https://a.org/owner", False),
+        ("https://a.org/OWN", False),
+        ("https://a.org/evil/own", False),
+        ("https://a.org", False),
+        ("https://a.org@evil/own", False),
+        ("https://a.org:443@evil/own", False),
+        ("https://a.org.evil/own", False),
+        ("https://a.org:8443/own", False),
+        ("http://a.org/own", False),
+        ("http://a.org:443/own", False),
+        ("a.org/own", False),
+        ("own", False),
+    ],
+)
+def test_a_channel_is_judged_by_what_is_fetched(
+    listed: str, channel: str, *, is_covered: bool
+) -> None:
+    policy = rules("standard", channels=("https://other", listed))
+
+    if is_covered:
+        assert judge(policy, "channel", channel).subject.startswith("https://a.org/own")
+    else:
+        with pytest.raises(PolicyDeniedError):
+            judge(policy, "channel", channel)
 
 
 @pytest.mark.parametrize(

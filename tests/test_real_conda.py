@@ -21,7 +21,7 @@ from envd.lock.rattler import Rattler
 from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import PURE, Channel, Package
 from tests.conda_forge import SKLEARN, TOOLS, CondaForge
-from tests.mirror import Mirror, refuse
+from tests.mirror import Mirror, refuse, want
 from tests.real_conda import RealConda
 
 HOME = "https://conda.anaconda.org/"
@@ -141,16 +141,60 @@ def test_what_a_conda_says_of_a_failure_is_told(
     assert clashing.value.metadata["packages"] == "new, old, word"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("secret", ["me:s3cret@{host}", "{host}/t/s3cret"])
+def test_a_conda_gets_the_credentials_of_a_mirror_and_that_which_answers(
+    secret: str, real: RealConda, settings: Settings, channel: Channel, mirror: Mirror
+) -> None:
+    channel.add(Package("word"))
+    place = secret.format(host=f"127.0.0.1:{mirror.port}")
+    mirror.faults = {"*": want("me:s3cret" if "@" in place else "s3cret")}
+    mirrors = (
+        "conda-forge=http://127.0.0.1:9/conda-forge",
+        f"conda-forge=http://{place}/conda-forge",
+    )
+    real.configure()
+
+    (found,) = solve(with_exe(settings, real.exe, mirrors=mirrors), "word")
+
+    assert found.url == f"{HOME}conda-forge/noarch/word-1.0-0.conda"
+
+
+def program(path: Path, answer: str, status: int = 0) -> Path:
+    """Write a program that answers so, whatever it is asked."""
+    path.write_text(f"#!/bin/sh\nprintf '%s' '{answer}'\nexit {status}\n")
+    path.chmod(0o755)
+    return path
+
+
 def test_a_conda_that_does_not_work_is_named(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "root")
-    for exe, why in ((tmp_path / "nothing", "No such file"), (Path("/bin/false"), "says nothing")):
+    for exe, why in (
+        (tmp_path / "nothing", "No such file"),
+        (Path("/bin/false"), "says nothing"),
+        (program(tmp_path / "odd", '{"actions": {"FETCH": [{"name": 1}]}}'), "does not answer as"),
+    ):
         with pytest.raises(SettingsInvalidError, match=why) as caught:
             solve(with_exe(settings, exe), "word")
-        assert caught.value.metadata == {"setting": "conda.exe"}
+        assert caught.value.metadata == {"setting": "conda.exe", "file": str(exe)}
     with pytest.raises(NotLockedOfflineError, match="asks the channels every time"):
         solve(with_exe(settings, tmp_path), "word", offline=True)
     with pytest.raises(SettingsInvalidError, match="whose URLs end in it"):
         solve(with_exe(settings, tmp_path, mirrors=("conda-forge=http://host/cf",)), "word")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [("", 0), ("[]", 0), ("{}", 0), ("\377", 0), ("usage: ls", 0), ("[1]", 1),
+     ('{"actions": []}', 0), ('{"actions": {"FETCH": [{}]}}', 0),
+     ('{"actions": {"LINK": [{"name": "a"}]}}', 0)],
+)  # fmt: skip
+def test_whatever_is_no_conda_is_named(answer: str, status: int, tmp_path: Path) -> None:
+    exe = program(tmp_path / "odd", answer, status)
+
+    with pytest.raises(SettingsInvalidError, match=r"`conda\.exe`"):
+        solve(with_exe(Settings(tmp_path / "root"), exe), "word")
 
 
 def test_that_a_conda_knows_no_dates_is_noted() -> None:

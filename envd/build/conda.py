@@ -1,23 +1,22 @@
 """Installs conda packages into a new prefix.
 
-What is not in the cache is fetched first, by one process at a time: nothing is fetched twice,
-and packages of one name that are not the same do not drive each other out. Whoever finds
-all it needs waits for no download; rattler's own lock is only held while it links.
+What is not in the cache is fetched first, each archive by one build at a time: nothing is
+fetched twice, and who needs another archive waits for none of that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from envd import held
+from envd.build.claims import Claims
 from envd.build.conda_activation import variables
 from envd.build.conda_cache import PackageCache
 from envd.errors import (
@@ -27,11 +26,12 @@ from envd.errors import (
     SettingsInvalidError,
 )
 from envd.events import Line, OnEvent, Progress
-from envd.held import Owner
+from envd.lock.conda import scratch
 from envd.lock.rattler import Rattler
 from envd.spec import channels
 from envd.spec.conda_package import CondaPackage
-from envd.spec.mirrors import mirrors
+from envd.spec.mirrors import Mirrors
+from envd.spec.urls import without_token
 
 __all__ = ["install", "python_of", "variables"]
 
@@ -39,7 +39,7 @@ _FETCHER = "envd.build.conda_fetcher"
 _INSTALLER = "envd.build.conda_installer"
 _ROUNDS = 3
 _MOST_NAMES = 5
-_HERE = "this machine"
+_POLL_S = 0.05
 # What rattler may do besides copying, by `build.link_mode`.
 _LINKS = {"hardlink": "hard", "clone": "ref", "copy": ""}
 
@@ -65,16 +65,15 @@ def install(
     _check(packages)
     damaged: list[CondaPackage] = []
     for _ in range(_ROUNDS):
-        missing = [one for one in packages if one in damaged or not cache.has(one)]
-        with contextlib.ExitStack() as stack:
-            if missing:
-                stack.enter_context(_fetched(missing, packages, cache, rattler, on_event))
-            damaged = _link(packages, prefix, links, cache, rattler, on_event)
+        _complete(packages, cache, rattler, on_event)
+        damaged = _link(packages, prefix, links, cache, rattler, on_event)
         if not damaged:
             for one in packages:
                 on_event(Line(f" + {one.name} {one.version} {one.build} ({_channel(one)})"))
             return
         on_event(Line(f"{_names(damaged)} changed in the cache, and comes from its channel again"))
+        for one in damaged:
+            cache.distrust(one)
         shutil.rmtree(prefix, ignore_errors=True)
     message = f"{_names(damaged)} changes in the cache while it is installed; who writes there?"
     raise InstallFailedError(message, packages=_names(damaged))
@@ -129,13 +128,15 @@ def _link(
 
     Their files are read while another process starts and links them: one core each.
     """
-    request = {
-        "packages": [asdict(one) for one in packages],
-        "prefix": str(prefix),
-        "cache": str(cache.packages),
-        "links": links,
-    }
-    with cache.in_use(), ThreadPoolExecutor(1) as beside:
+    settings = rattler.settings
+    with cache.in_use(), scratch(settings) as folder, ThreadPoolExecutor(1) as beside:
+        cache.lay_out(packages, folder)
+        request = {
+            "packages": [asdict(one) for one in packages],
+            "prefix": str(prefix),
+            "cache": str(folder),
+            "links": links,
+        }
         looking = beside.submit(cache.damaged, packages)
         try:
             rattler.run(_INSTALLER, request, on_event)
@@ -146,47 +147,56 @@ def _link(
         return looking.result()
 
 
-@contextlib.contextmanager
-def _fetched(
+def _complete(
+    packages: Sequence[CondaPackage], cache: PackageCache, rattler: Rattler, on_event: OnEvent
+) -> None:
+    """Bring what the *cache* lacks of *packages* into it, or wait for who does that already."""
+    is_told = False
+    with closing(Claims(rattler.settings.root / "held" / "conda-packages")) as claims:
+        while missing := [one for one in packages if not cache.has(one)]:
+            _check_online(missing, rattler)
+            if own := [one for one in missing if claims.take(one.sha256)]:
+                try:
+                    # Another may have fetched it meanwhile.
+                    wanted = [one for one in own if not cache.has(one)]
+                    _fetch(wanted, packages, cache, rattler, claims, on_event)
+                finally:
+                    for one in own:
+                        claims.give_back(one.sha256)
+                continue
+            if not is_told:
+                on_event(Line(f"waiting for another build, which fetches {_names(missing)}"))
+                is_told = True
+            rattler.check_time()
+            time.sleep(_POLL_S)
+
+
+def _fetch(
     wanted: Sequence[CondaPackage],
     packages: Sequence[CondaPackage],
     cache: PackageCache,
     rattler: Rattler,
+    claims: Claims,
     on_event: OnEvent,
-) -> Iterator[None]:
-    """Have *wanted* of *packages* in the *cache*; nobody else fetches anything meanwhile."""
-    waits: list[str] = []
-
-    def wait(owner: Owner | None) -> None:
-        rattler.check_time()
-        if not waits:
-            waits.append(f"pid {owner.pid}" if owner else "another")
-            on_event(Line(f"waiting for {waits[0]}, which fetches conda packages"))
-
-    path = rattler.settings.root / "held" / "conda-packages"
-    with held.exclusively(path, wait, within=rattler.held) as holder:
-        # Another may have fetched it meanwhile.
-        if missing := [one for one in wanted if not cache.is_intact(one)]:
-            telling = _telling(packages, cache, rattler, on_event)
-            _fetch(missing, cache, telling.within(holder), on_event)
-        yield
-
-
-def _fetch(
-    missing: Sequence[CondaPackage], cache: PackageCache, rattler: Rattler, on_event: OnEvent
 ) -> None:
-    sources = _sources(missing, rattler)
-    request = {
-        "root": str(cache.root),
-        "packages": [(asdict(one), sources[one]) for one in missing],
-        "mirrors": mirrors(rattler.settings.conda),
-    }
-    try:
-        with cache.unpacking():
-            rattler.run(_FETCHER, request, on_event)
-    except BuildTimedOutError as error:
-        rattler.check_time()
-        raise _silent([one for one in missing if not cache.has(one)], sources) from error
+    """Bring those of *packages* that are *wanted* into the *cache*."""
+    if not wanted:
+        return
+    telling = _telling(packages, cache, rattler, on_event)
+    with scratch(rattler.settings) as folder:
+        request = {
+            "root": str(cache.root),
+            "scratch": str(folder),
+            "packages": [asdict(one) for one in wanted],
+            "mirrors": asdict(rattler.mirrors),
+            "silence_s": telling.limited().silence_s,
+        }
+        try:
+            telling.run(_FETCHER, request, on_event, inherited=[claims.descriptor])
+        except BuildTimedOutError as error:
+            rattler.check_time()
+            left = [one for one in wanted if not cache.has(one)]
+            raise _silent(left, rattler.mirrors) from error
 
 
 def _telling(
@@ -205,11 +215,11 @@ def _telling(
     return replace(rattler, limits=replace(limits, watch=watch))
 
 
-def _sources(missing: Sequence[CondaPackage], rattler: Rattler) -> dict[CondaPackage, str]:
-    """Return where each of *missing* comes from, as it may be shown.
+def _check_online(missing: Sequence[CondaPackage], rattler: Rattler) -> None:
+    """See that *missing* may be fetched.
 
     Raises:
-        IndexUnreachableError: that is the network, which is off.
+        IndexUnreachableError: they come from the network, which is off.
     """
     remote = [one for one in missing if not one.url.startswith("file:")]
     if remote and rattler.settings.index.offline:
@@ -218,26 +228,17 @@ def _sources(missing: Sequence[CondaPackage], rattler: Rattler) -> dict[CondaPac
             f"{_names(remote)}"
         )
         raise IndexUnreachableError(message, packages=_names(remote))
-    by_channel = mirrors(rattler.settings.conda)
-    return {one: _source(one.url, by_channel) for one in missing}
 
 
-def _source(url: str, by_channel: dict[str, list[str]]) -> str:
-    fits = max((one for one in by_channel if url.startswith(one)), key=len, default="")
-    hosts = (urlsplit(one).netloc.rpartition("@")[2] for one in by_channel.get(fits, [url]))
-    return " or ".join(f"`{one}`" if one else _HERE for one in hosts)
-
-
-def _silent(
-    missing: Sequence[CondaPackage], sources: dict[CondaPackage, str]
-) -> IndexUnreachableError:
+def _silent(missing: Sequence[CondaPackage], mirrors: Mirrors) -> IndexUnreachableError:
     """Return what it means that nothing moved: only downloads are waited for."""
-    hosts = ", ".join(sorted({sources[one] for one in missing}))
+    urls = (url.rsplit("/", 2)[0] for one in missing for url in mirrors.of_url(one.url))
+    places = ", ".join(f"`{one}/`" for one in sorted({without_token(url) for url in urls}))
     message = (
-        f"the conda packages {_names(missing)} cannot be fetched from {hosts}: nothing came for as "
-        "long as `build.silence` allows"
+        f"the conda packages {_names(missing)} cannot be fetched from {places}: nothing came for "
+        "as long as `build.silence` allows"
     )
-    return IndexUnreachableError(message, packages=_names(missing), source=hosts)
+    return IndexUnreachableError(message, packages=_names(missing), source=places)
 
 
 def _names(packages: Sequence[CondaPackage]) -> str:

@@ -1,8 +1,7 @@
 """The unpacked conda packages of one root, whose files its environments share.
 
-    pkgs/<name>-<version>-<build>/    a package: its files, and in `info` what rattler reads
-    pkgs/<name>-.../info/envd-seal    the SHA-256 of its archive, and of all that was in it
-    fetching/                         what is not yet a package
+    pkgs/<name>-<version>-<build>-<digits>/   a package: its files, in `info` what rattler reads
+    pkgs/<name>-.../info/envd-seal            the SHA-256 of its archive, and of all in that
 
 An environment's file is the package's: whoever writes into one changes the other, and all
 environments to come. rattler, told to validate packages in full, takes for good a link that
@@ -16,9 +15,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +40,6 @@ class PackageCache:
         """Where they lie."""
         return self.root / "cache" / "conda" / "pkgs"
 
-    @property
-    def fetching(self) -> Path:
-        """Where they are unpacked, by one process at a time."""
-        return self.root / "cache" / "conda" / "fetching"
-
     def path(self, package: CondaPackage) -> Path:
         """Return where *package* lies, or would.
 
@@ -56,11 +49,16 @@ class PackageCache:
         if "/" in package.stem or package.stem.startswith("."):
             message = f"`{package.stem}` is no name of a conda package"
             raise InstallFailedError(message, package=package.stem)
-        return self.packages / package.stem
+        return self.packages / package.cached_as
 
     def has(self, package: CondaPackage) -> bool:
         """Whether *package* is there; its files are not looked at."""
         return _seal_of(self.path(package)).startswith(package.sha256)
+
+    def distrust(self, package: CondaPackage) -> None:
+        """Let the cache not have *package* until it is put there again; its files stay."""
+        with contextlib.suppress(OSError):
+            (self.path(package) / _SEAL).unlink()
 
     def is_intact(self, package: CondaPackage) -> bool:
         """Whether *package* is there, with nothing changed since it was unpacked."""
@@ -79,23 +77,19 @@ class PackageCache:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Let no package be replaced meanwhile by another of its name."""
+        """Let no package go or be replaced meanwhile."""
         with self._locked(fcntl.LOCK_SH):
             yield
 
-    @contextlib.contextmanager
-    def unpacking(self) -> Iterator[None]:
-        """Have an empty place to unpack packages in, where one that was killed left something.
+    def lay_out(self, packages: Iterable[CondaPackage], folder: Path) -> None:
+        """Fill *folder* with links to *packages*, by the names that rattler looks for.
 
         Raises:
-            OSError: it could not be made.
+            InstallFailedError: the name of one leads elsewhere.
         """
-        shutil.rmtree(self.fetching, ignore_errors=True)
-        self.fetching.mkdir(parents=True)
-        try:
-            yield
-        finally:
-            shutil.rmtree(self.fetching, ignore_errors=True)
+        for one in packages:
+            path = self.path(one)
+            (folder / one.stem).symlink_to(path)
 
     def put(self, unpacked: Path, package: CondaPackage) -> None:
         """Seal *unpacked*, and let it be *package* from now on.

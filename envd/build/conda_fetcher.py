@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
+import os
 import shutil
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import rattler.exceptions
-from rattler.networking import Client
+from rattler.networking import AuthenticationMiddleware, Client
 from rattler.package import PathsJson
 from rattler.package_streaming import download_and_extract, download_to_path
 
 from envd.build.conda_cache import PackageCache
 from envd.errors import IndexUnreachableError, InstallFailedError
-from envd.lock.rattler_program import answer, client, machine_fault
+from envd.lock.rattler_program import (
+    Failure,
+    Reached,
+    answer,
+    client,
+    failure_of,
+    first_of,
+    machine_fault,
+    patience,
+)
 from envd.spec.conda_package import CondaPackage, conda_package
+from envd.spec.mirrors import Mirrors
+from envd.spec.urls import without_token
 
 _AT_ONCE = 16
-_TRIES = 4
-_PAUSE_S = 0.25
-_STATUS = re.compile(r"HTTP status \w+ error \((\d+[^)]*)\)")
 _BROKEN_OFF = "error decoding response body"
 
 
@@ -38,37 +47,49 @@ def fetch(request: dict[str, Any]) -> None:
     Raises:
         IndexUnreachableError: one of them cannot be had.
         InstallFailedError: one of them is not what was locked, or cannot be unpacked.
+        SettingsInvalidError: there are credentials that cannot be read.
         CacheFullError, OSError: the disk is full, for one.
     """
-    packages = [(conda_package(one), source) for one, source in request["packages"]]
-    cache = PackageCache(Path(request["root"]))
-    found = client(request["mirrors"], (one.url for one, _ in packages))
-    asyncio.run(_fetch_all(packages, _Fetcher(cache, found)))
+    fetcher = _Fetcher(
+        PackageCache(Path(request["root"])),
+        Path(request["scratch"]),
+        Mirrors.from_document(request["mirrors"]),
+        client(AuthenticationMiddleware()),
+        request["silence_s"],
+    )
+    asyncio.run(_fetch_all(map(conda_package, request["packages"]), fetcher))
 
 
-async def _fetch_all(packages: Iterable[tuple[CondaPackage, str]], fetcher: _Fetcher) -> None:
+async def _fetch_all(packages: Iterable[CondaPackage], fetcher: _Fetcher) -> None:
+    # Others wait for what is fetched here, and without envd nothing would end it.
+    parent = os.pidfd_open(os.getppid())
+    asyncio.get_running_loop().add_reader(parent, os._exit, 1)
     slots = asyncio.Semaphore(_AT_ONCE)
 
-    async def fetch_one(package: CondaPackage, source: str) -> None:
+    async def fetch_one(package: CondaPackage) -> None:
         async with slots:
-            await fetcher.fetch(package, source)
+            await fetcher.fetch(package)
 
-    await asyncio.gather(*(fetch_one(*one) for one in packages))
+    await asyncio.gather(*map(fetch_one, packages))
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetcher:
-    cache: PackageCache
-    client: Client
+    """What fetches packages; `slow` are the places from which nothing has come for long."""
 
-    async def fetch(self, package: CondaPackage, source: str) -> None:
-        """Bring *package* into the cache from *source*, which is what to call that."""
+    cache: PackageCache
+    folder: Path
+    mirrors: Mirrors
+    client: Client
+    silence_s: float
+    slow: set[str] = field(default_factory=set)
+
+    async def fetch(self, package: CondaPackage) -> None:
+        """Bring *package* into the cache."""
         suffix = ".tar.bz2" if package.url.endswith(".tar.bz2") else ".conda"
-        archive = self.cache.fetching / f"{package.stem}{suffix}"
-        unpacked = self.cache.fetching / package.stem
-        await self._download(package, source, archive)
-        # Before it is unpacked: rattler checks nothing by itself.
-        await asyncio.to_thread(_check_content, package, source, archive)
+        archive = self.folder / f"{package.cached_as}{suffix}"
+        unpacked = self.folder / package.cached_as
+        await self._download(package, archive)
         try:
             await download_and_extract(self.client, archive.as_uri(), unpacked)
         except OSError as error:
@@ -80,58 +101,83 @@ class _Fetcher:
         _check_paths(package, unpacked)
         await asyncio.to_thread(self.cache.put, unpacked, package)
 
-    async def _download(self, package: CondaPackage, source: str, archive: Path) -> None:
+    async def _download(self, package: CondaPackage, archive: Path) -> None:
+        """Make *archive* that of *package*, from the first place that has it."""
+        file = "/".join(package.url.rsplit("/", 2)[1:])
+        places = [one.removesuffix(file) for one in self.mirrors.of_url(package.url)]
+        places.sort(key=self.slow.__contains__)
+
+        async def attempt(place: str) -> Failure | None:
+            coming = asyncio.ensure_future(self._transfer(f"{place}{file}", archive))
+            patience_s = patience(place, places, self.silence_s)
+            if await _stalls(coming, archive, patience_s):
+                self.slow.add(place)
+                return Failure(f"sends nothing for {patience_s:.0f} s")
+            # Before it is unpacked: rattler checks nothing by itself.
+            return coming.result() or await asyncio.to_thread(_wrong, package, place, archive)
+
+        found = await first_of(places, attempt)
+        if not found.place:
+            wrong = [one.error for one in found.failures.values() if one.error]
+            raise wrong[0] if wrong else _unreachable(package, found)
+
+    async def _transfer(self, url: str, archive: Path) -> Failure | None:
         try:
-            if package.url.startswith("file:"):
-                path = unquote(urlsplit(package.url).path)
-                await asyncio.to_thread(shutil.copyfile, path, archive)
+            if url.startswith("file:"):
+                await asyncio.to_thread(shutil.copyfile, unquote(urlsplit(url).path), archive)
             else:
-                await self._download_in_tries(package.url, archive)
-        except (FileNotFoundError, RuntimeError) as error:
-            raise _unreachable(package, source, _why(str(error))) from error
+                await download_to_path(self.client, url, archive)
+        except FileNotFoundError:
+            return Failure("does not have it")
+        except RuntimeError as error:
+            return failure_of(str(error))
         except OSError as error:
             if _BROKEN_OFF not in str(error):
                 raise machine_fault(str(error)) or error from error
-            raise _unreachable(package, source, "the connection broke off") from error
-
-    async def _download_in_tries(self, url: str, archive: Path) -> None:
-        """Download *url*; an answer that breaks off is asked for again, as what is none was."""
-        for done in range(1, _TRIES):
-            try:
-                return await download_to_path(self.client, url, archive)
-            except OSError as error:
-                if _BROKEN_OFF not in str(error):
-                    raise
-            await asyncio.sleep(_PAUSE_S * done)
-        return await download_to_path(self.client, url, archive)
+            return Failure("breaks off the connection", may_pass=True)
+        return None
 
 
-def _why(said: str) -> str:
-    """Return why there is no archive by what rattler *said*, without its URL."""
-    if found := _STATUS.search(said):
-        advice = "; is it in `conda.auth_file`?" if found[1].startswith(("401", "403")) else ""
-        return f"it answers {found[1]}{advice}"
-    return "it is not there" if "No such file" in said else "it does not answer"
+async def _stalls(coming: asyncio.Future[Any], archive: Path, patience_s: float) -> bool:
+    """Wait for *coming*; end it, and say so, if *archive* does not grow for *patience_s*."""
+    size = -1
+    while not coming.done():
+        before, size = size, _size(archive)
+        if before == size:
+            coming.cancel()
+            return True
+        await asyncio.wait({coming}, timeout=patience_s)
+    return False
 
 
-def _unreachable(package: CondaPackage, source: str, why: str) -> IndexUnreachableError:
-    message = f"the conda package `{package.stem}` cannot be fetched from {source}: {why}"
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _unreachable(package: CondaPackage, found: Reached) -> IndexUnreachableError:
+    message = f"the conda package `{package.stem}` cannot be fetched: {found.text}"
+    source = ", ".join(map(without_token, found.failures))
     return IndexUnreachableError(message, package=package.stem, source=source)
 
 
-def _check_content(package: CondaPackage, source: str, archive: Path) -> None:
-    """See that *archive* is that which was locked."""
+def _wrong(package: CondaPackage, place: str, archive: Path) -> Failure | None:
+    """Return what is wrong with *archive*, if it is not the one that was locked."""
     with archive.open("rb", buffering=0) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != package.sha256:
-        message = (
-            f"the archive of the conda package `{package.stem}` from {source} is not the one that "
-            f"was locked: its SHA-256 is {sha256}, and {package.sha256} is expected; somebody has "
-            "changed it there, so have it put right, or lock anew with `envctl lock --upgrade`"
-        )
-        raise InstallFailedError(
-            message, package=package.stem, source=source, sha256=sha256, expected=package.sha256
-        )
+    if sha256 == package.sha256:
+        return None
+    source = without_token(place)
+    message = (
+        f"the archive of the conda package `{package.stem}` from `{source}` is not the one that "
+        f"was locked: its SHA-256 is {sha256}, and {package.sha256} is expected; somebody has "
+        "changed it there, so have it put right, or lock anew with `envctl lock --upgrade`"
+    )
+    # Worth knowing, too, where another place has the right one.
+    sys.stdout.write(f"{message}\n")
+    error = InstallFailedError(
+        message, package=package.stem, source=source, sha256=sha256, expected=package.sha256
+    )
+    return Failure("has another archive", error=error)
 
 
 def _check_paths(package: CondaPackage, unpacked: Path) -> None:

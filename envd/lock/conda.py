@@ -16,7 +16,7 @@ from envd.events import Note, OnEvent
 from envd.lock.rattler import Rattler
 from envd.model.texts import shown
 from envd.spec.conda_package import CondaPackage, conda_package
-from envd.spec.mirrors import channel_url, mirrors
+from envd.spec.mirrors import channel_url
 
 _SOLVER = "envd.lock.conda_solver"
 _STEM = re.compile(r"[a-z0-9_][a-z0-9_.-]*-[\w.!+]+-[\w.+]+", re.ASCII)
@@ -62,7 +62,8 @@ def solve(
     with scratch(settings) as folder:
         request = {
             "question": asdict(question),
-            "mirrors": mirrors(settings.conda),
+            "mirrors": asdict(rattler.mirrors),
+            "silence_s": rattler.limited().silence_s,
             "cache": str(settings.root / "cache" / "conda" / "repodata"),
             "scratch": str(folder),
             "exe": settings.conda.exe,

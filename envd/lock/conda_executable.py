@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,20 @@ from envd.lock import conda_lock_api
 from envd.lock.conda import CondaQuestion
 from envd.lock.conda_explanation import cut
 from envd.lock.conda_lock_api import Action, Virtual
+from envd.spec import channels
 from envd.spec.conda_package import CondaPackage
-from envd.spec.mirrors import HOME, channel_url
+from envd.spec.mirrors import channel_url
 from envd.spec.urls import without_token
 
+# What taking an answer apart ends in that is none; RuntimeError is conda-lock's.
+_NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 _UNREACHABLE = ("HTTP", "SSL", "Proxy", "Connection", "UnavailableInvalidChannel", "Offline")
 
 
 def solve(
     exe: str,
     question: CondaQuestion,
-    mirrors: Mapping[str, list[str]],
+    places: Mapping[str, Sequence[str]],
     platform: str,
     virtual: Virtual,
 ) -> list[CondaPackage]:
@@ -50,7 +53,8 @@ def solve(
         SolveFailedError: there are none.
         IndexUnreachableError: a channel does not answer.
         NotLockedOfflineError: it would have to ask a channel.
-        SettingsInvalidError: *exe* is not there, or does not work.
+        SettingsInvalidError: *exe* is not there, does not work, or is none of these; or it cannot
+            be told of a mirror.
     """
     if question.offline:
         message = (
@@ -58,33 +62,40 @@ def solve(
             "lock it while there is a network"
         )
         raise NotLockedOfflineError(message)
-    os.environ["CONDARC"] = str(_configuration(mirrors))
+    os.environ["CONDARC"] = str(_configuration(question.channels, places))
     try:
         # What it prints on failure has the channels in it, with what is secret in them.
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             found = conda_lock_api.with_executable(exe, question, platform, virtual)
+        # The platform itself is among them with some.
+        real = [one for one in found if not one["name"].startswith("__")]
+        return [_package(one, question.channels) for one in real]
     except subprocess.CalledProcessError as error:
         raise _failure(exe, error.stdout, platform) from error
     except OSError as error:
-        message = f"`{exe}` (`conda.exe`) cannot be run: {error.strerror}"
-        raise SettingsInvalidError(message, setting="conda.exe") from error
-    # The platform itself is among them with some.
-    real = [one for one in found if not one["name"].startswith("__")]
-    return [_package(one, question.channels) for one in real]
+        message = f"`{exe}` (`conda.exe`) cannot be run: {error.strerror or error}"
+        raise SettingsInvalidError(message, setting="conda.exe", file=exe) from error
+    except _NO_ANSWER as error:
+        message = (
+            f"`{exe}` (`conda.exe`) does not answer as a conda does; give a conda, mamba or "
+            "micromamba, or none: then rattler solves"
+        )
+        raise SettingsInvalidError(message, setting="conda.exe", file=exe) from error
 
 
-def _configuration(mirrors: Mapping[str, list[str]]) -> Path:
+def _configuration(asked: Iterable[str], places: Mapping[str, Sequence[str]]) -> Path:
     """Write what the settings say of channels where conda and its like look for it.
 
     Not into their arguments or variables: those are seen by others.
     """
     found: dict[str, Any] = {"channel_priority": "strict"}
-    for of, (url, *_) in mirrors.items():
-        name = of.removeprefix(HOME).rstrip("/")
-        if not name:
-            found["channel_alias"] = url
-        elif "://" not in name and url.endswith(f"/{name}/"):
-            found.setdefault("custom_channels", {})[name] = url.removesuffix(f"/{name}/")
+    for name in asked:
+        url = channel_url(name)
+        place = places[f"{url}noarch/"][0].removesuffix("noarch/")
+        if place == url:
+            continue
+        if "://" not in name and place.endswith(f"/{name}/"):
+            found.setdefault("custom_channels", {})[name] = place.removesuffix(f"/{name}/")
         else:
             message = (
                 f"`conda.mirrors`: with `conda.exe` only channels with a name have mirrors, whose "
@@ -96,7 +107,7 @@ def _configuration(mirrors: Mapping[str, list[str]]) -> Path:
     return path
 
 
-def _package(action: Action, channels: Iterable[str]) -> CondaPackage:
+def _package(action: Action, asked: Iterable[str]) -> CondaPackage:
     name = action["name"]
     if not action.get("sha256"):
         message = f"the channel of `{name}` has no sha256 of it; take it from another"
@@ -108,7 +119,7 @@ def _package(action: Action, channels: Iterable[str]) -> CondaPackage:
         build=action.get("build") or action["build_string"],
         build_number=action["build_number"],
         subdir=subdir,
-        url=f"{_canonical(above, channels)}{subdir}/{file}",
+        url=f"{_canonical(above, asked)}{subdir}/{file}",
         sha256=action["sha256"],
         md5=action.get("md5") or "",
         size=action.get("size") or 0,
@@ -119,19 +130,20 @@ def _package(action: Action, channels: Iterable[str]) -> CondaPackage:
     )
 
 
-def _canonical(url: str, channels: Iterable[str]) -> str:
+def _canonical(url: str, asked: Iterable[str]) -> str:
     """Return what the channel goes by that is at *url*, by the configuration of the machine."""
-    for one in channels:
+    for one in asked:
         if "://" not in one and url.endswith(f"/{one}"):
             return channel_url(one)
-    return channel_url(without_token(url))
+    return channel_url(channels.parse(url).name)
 
 
 def _failure(exe: str, output: str, platform: str) -> EnvdError:
     try:
-        found = json.loads(output)
+        answer = json.loads(output)
     except ValueError:
-        found = {}
+        answer = None
+    found = answer if isinstance(answer, dict) else {}
     kind, said = str(found.get("exception_name", "")), str(found.get("message", ""))
     names = _names(found)
     if names or kind == "UnsatisfiableError" or found.get("solver_problems"):
@@ -141,9 +153,12 @@ def _failure(exe: str, output: str, platform: str) -> EnvdError:
     shown = cut(without_token(said.partition("\n\n")[0] or kind or "it says nothing"))
     if any(one in kind for one in _UNREACHABLE):
         channel = str(found.get("channel_name") or "") or None
-        return IndexUnreachableError(f"a channel cannot be read: {shown}", channel=channel)
+        advice = ""
+        if re.search(r"\b40[13]\b", shown):
+            advice = "; `conda.exe` has credentials of its own, or of `conda.mirrors`"
+        return IndexUnreachableError(f"a channel cannot be read: {shown}{advice}", channel=channel)
     message = f"`{exe}` (`conda.exe`) does not work: {shown}"
-    return SettingsInvalidError(message, setting="conda.exe")
+    return SettingsInvalidError(message, setting="conda.exe", file=exe)
 
 
 def _explained(failure: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,13 @@ import rattler
 from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
 
 from envd.errors import EnvdError, IndexUnreachableError, NotLockedOfflineError, SolveFailedError
-from envd.lock import conda_executable, conda_lock_api
+from envd.lock import conda_executable, conda_lock_api, conda_repodata
 from envd.lock.conda import CondaQuestion
 from envd.lock.conda_explanation import Explanation, cut, explain
 from envd.lock.conda_lock_api import Action, Virtual
-from envd.lock.rattler_program import answer, client, machine_fault
+from envd.lock.rattler_program import advice_on, answer, machine_fault
 from envd.spec.conda_package import CondaPackage
-from envd.spec.mirrors import channel_url
+from envd.spec.mirrors import Mirrors, channel_url
 from envd.spec.urls import without_token
 
 _MOST_VERSIONS = 5
@@ -33,12 +33,14 @@ _MOST_VERSIONS = 5
 def solve(request: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the packages that are asked for, by platform."""
     question = CondaQuestion(**request["question"])
+    mirrors = Mirrors.from_document(request["mirrors"])
     tempfile.tempdir = request["scratch"]
+    places = conda_repodata.places(question, mirrors, request["silence_s"])
     solver: Callable[[str, Virtual], list[CondaPackage]]
     if request["exe"]:
-        solver = partial(conda_executable.solve, request["exe"], question, request["mirrors"])
+        solver = partial(conda_executable.solve, request["exe"], question, places)
     else:
-        solver = _Resolver(question, request["mirrors"], Path(request["cache"])).solve
+        solver = _Resolver(question, places, Path(request["cache"])).solve
     virtual = conda_lock_api.virtual_packages(str(rattler.Subdir.current()), _detected())
     found: dict[str, list[CondaPackage]] = {}
 
@@ -60,15 +62,17 @@ def _detected() -> dict[str, str]:
 class _Resolver:
     """Solves with rattler, for one platform after the other."""
 
-    def __init__(self, question: CondaQuestion, mirrors: dict[str, list[str]], cache: Path) -> None:
+    def __init__(
+        self, question: CondaQuestion, places: Mapping[str, Sequence[str]], cache: Path
+    ) -> None:
         self._question = question
-        self._mirrors = mirrors
+        self._places = places
         self._asked = {one: _match_spec(one) for one in question.packages}
         self._names = sorted({_name(one) for one in self._asked.values()})
         self._channels = [rattler.Channel(channel_url(one)) for one in question.channels]
         self._gateway = rattler.Gateway(
             cache_dir=cache,
-            client=client(mirrors, map(channel_url, question.channels)),
+            client=conda_repodata.reader(places),
             default_config=rattler.SourceConfig(
                 cache_action="force-cache-only" if question.offline else "cache-or-fetch"
             ),
@@ -150,17 +154,14 @@ class _Resolver:
                 f"not as far as needed: {shown}"
             )
             return NotLockedOfflineError(message, channel=channel)
-        message = f"the channel `{channel}` cannot be read: {shown}"
+        message = f"the channel `{channel}` cannot be read: {shown}{advice_on(text)}"
         return IndexUnreachableError(message, channel=channel)
 
     def _is_in(self, channel: str, text: str) -> bool:
         """Whether *text* names the URL of *channel*, or one that it is fetched from."""
         url = channel_url(channel)
-        places = [url]
-        for of, mirrors in self._mirrors.items():
-            if url.startswith(of):
-                places += [without_token(one) + url.removeprefix(of) for one in mirrors]
-        return any(one in text for one in places)
+        places = (one for of, each in self._places.items() if of.startswith(url) for one in each)
+        return url in text or any(without_token(one) in text for one in places)
 
 
 def _match_spec(text: str) -> rattler.MatchSpec:

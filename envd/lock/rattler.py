@@ -17,8 +17,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envd import child, config
@@ -27,12 +27,13 @@ from envd.errors import (
     BuildTimedOutError,
     InternalError,
     ManagerMissingError,
+    SettingsInvalidError,
     from_document,
 )
 from envd.events import Line, OnEvent
 from envd.lock.tool import Tool
 from envd.lock.uv import PASSED
-from envd.values import Mirror
+from envd.spec.mirrors import Mirrors
 
 _PASSED = (*PASSED, "RATTLER_AUTH_FILE", "CONDA_OVERRIDE_CUDA", "CONDA_OVERRIDE_GLIBC")
 _TAIL = 5
@@ -42,26 +43,33 @@ _TAIL = 5
 class Rattler(Tool):
     """rattler as one root uses it."""
 
-    def reaching(self, addresses: Iterable[tuple[str, str]]) -> Rattler:
-        """Return the same with the URLs that channels are fetched with, by name."""
-        conda = self.settings.conda
-        given = tuple(Mirror(f"{name}={url}") for name, url in addresses)
-        # What the settings say of a channel goes before what a model says.
-        conda = replace(conda, mirrors=(*conda.mirrors, *given))
-        return replace(self, settings=replace(self.settings, conda=conda))
+    @property
+    def mirrors(self) -> Mirrors:
+        """Where channels are fetched from.
 
-    def run(self, program: str, request: object, on_event: OnEvent) -> Any:
+        Raises:
+            SettingsInvalidError: it is said of what is no channel.
+        """
+        return Mirrors.of(self.settings.conda)
+
+    def run(
+        self, program: str, request: object, on_event: OnEvent, *, inherited: Sequence[int] = ()
+    ) -> Any:
         """Give *request* to the module *program* and return its answer.
+
+        It has the descriptors *inherited* as long as it runs, however envd ends.
 
         Raises:
             ManagerMissingError: the extra `conda` is not installed.
+            SettingsInvalidError: the file of credentials is not there, or is none.
             BuildTimedOutError: it took too long, or showed no sign of life for too long.
             BuildInterruptedError: it was killed.
             EnvdError: the program's own.
         """
         check_installed()
         with _memory(json.dumps(request)) as asked, _memory("") as answered:
-            descriptors = [asked, answered, *([self.held.descriptor] if self.held else [])]
+            descriptors = [asked, answered, *inherited]
+            descriptors += [self.held.descriptor] if self.held else []
             finished = child.run(
                 [sys.executable, "-I", _path(program), str(asked), str(answered)],
                 env=config.passed(_PASSED) | self._variables(),
@@ -76,8 +84,14 @@ class Rattler(Tool):
             return _answer(_text(answered), program, finished)
 
     def _variables(self) -> dict[str, str]:
-        auth_file = self.settings.conda.auth_file
-        return {"RATTLER_AUTH_FILE": auth_file} if auth_file else {}
+        auth_file = self.mirrors.auth_file
+        if not auth_file:
+            return {}
+        # rattler takes one that is not there for an empty one.
+        if not os.access(auth_file, os.R_OK):
+            message = f"`{auth_file}` (`conda.auth_file`) cannot be read; give another, or none"
+            raise SettingsInvalidError(message, setting="conda.auth_file", file=auth_file)
+        return {"RATTLER_AUTH_FILE": auth_file}
 
     def _silent(self) -> BuildTimedOutError:
         seconds = self.settings.build.silence

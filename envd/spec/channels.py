@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from envd.events import Note
+
 SUBDIRS = frozenset({
     "noarch", "emscripten-wasm32", "freebsd-64", "linux-32", "linux-64", "linux-aarch64",
     "linux-armv6l", "linux-armv7l", "linux-ppc64", "linux-ppc64le", "linux-riscv64", "linux-s390x",
@@ -30,11 +32,13 @@ _ANACONDAS = {
 }  # fmt: skip
 # conda reads both as `defaults`; an export has the first where a file was installed.
 _UNKNOWN = {"<unknown>", "None"}
-_SCHEMES = {"http": ":80", "https": ":443", "file": "", "s3": "", "oci": ""}
+# Which port is meant where none is given.
+_SCHEMES = {"http": 80, "https": 443, "file": None, "s3": None, "oci": None}
 _URL = re.compile(
     r"(?P<scheme>\w+)://(?:(?P<user>[^/?#]*)@)?(?P<host>[^/?#@]*)(?P<path>/[^?#]*)?", re.ASCII
 )
-_HOST = re.compile(r"[a-z0-9][\w.-]*(?::\d{1,5})?", re.ASCII)
+_HOST = re.compile(r"(?P<name>[a-z0-9][\w.-]*?)\.*(?::(?P<port>\d{1,5}))?", re.ASCII)
+_LAST_PORT = 65535
 _NAME = re.compile(r"\w[\w.+~-]*(?:/[\w.+~-]+)*", re.ASCII)
 _RELATIVE = re.compile(r"\.{1,2}(?:[/\\]|$)|~|\\|[A-Za-z]:[/\\]")
 
@@ -44,12 +48,12 @@ class Channel:
     """A conda channel: all spellings of one are equal.
 
     `name` is the canonical one: `conda-forge`, `nvidia/label/cuda-12.1.0`, `https://host/path`
-    or `file:///path`. `address` is the URL with the credentials or the token that it is
-    fetched with, empty where it has none: nothing that is shown, compared or kept.
+    or `file:///path`. The credentials and tokens of a spelling are in no channel, only
+    whether it `had_secret`s.
     """
 
     name: str
-    address: str = field(default="", repr=False, compare=False)
+    had_secret: bool = field(default=False, compare=False)
 
 
 CONDA_FORGE = Channel("conda-forge")
@@ -97,6 +101,20 @@ def expanded(channel: Channel) -> tuple[Channel, ...]:
     return (parse("pkgs/main"), parse("pkgs/r")) if channel == DEFAULTS else (channel,)
 
 
+def cut(channel: Channel) -> tuple[Note, ...]:
+    """Return the note that the credentials of a model's own for *channel* are not used.
+
+    What stands in a model is known to everybody who may read it.
+    """
+    if not channel.had_secret:
+        return ()
+    message = (
+        f"the credentials in URLs of the channel `{channel.name}` are not used; they belong in "
+        "`conda.auth_file` or `conda.mirrors`"
+    )
+    return (Note("CREDENTIALS_CUT", message, channel.name),)
+
+
 def _of_url(url: str) -> Channel:
     found = _URL.fullmatch(url)
     scheme = found["scheme"].lower() if found else ""
@@ -112,19 +130,20 @@ def _of_url(url: str) -> Channel:
     if len(name) > _LONGEST or name == "file://":
         message = "it is very long, or the root of all files"
         raise ValueError(message)
-    user = f"{found['user']}@" if found["user"] else ""
-    has_secret = user or parts != given
-    return Channel(name, f"{scheme}://{user}{'/'.join((host, *given))}" if has_secret else "")
+    return Channel(name, had_secret=bool(found["user"]) or parts != given)
 
 
 def _host(scheme: str, text: str) -> str:
-    host = text.lower().removesuffix(_SCHEMES[scheme]).rstrip(".")
-    if scheme == "file" and host in {"", "localhost"}:
+    if scheme == "file" and text.lower() in {"", "localhost"}:
         return ""
-    if scheme == "file" or not _HOST.fullmatch(host):
+    found = _HOST.fullmatch(text.lower())
+    port = int(found["port"]) if found and found["port"] else _SCHEMES[scheme]
+    if scheme == "file" or found is None or (port or 0) > _LAST_PORT:
         message = "its host is neither a name nor an IPv4 address"
         raise ValueError(message)
-    return _HOSTS.get(host.partition(":")[0], host)
+    if found["name"] in _HOSTS:
+        return _HOSTS[found["name"]]
+    return found["name"] if port == _SCHEMES[scheme] else f"{found['name']}:{port}"
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,7 +194,7 @@ def _conda(entry: _Entry, platform: str) -> _Found:
         why = f"`{shown(url)}` is not for {platform}"
         raise entry.place.invalid(why, package=name)
     channel = _channel(entry.place, above)
-    notes = (_cut(channel.name),) if cut or channel.address else ()
+    notes = channels.cut(replace(channel, had_secret=bool(cut) or channel.had_secret))
     build = archive["build"]
     number = _BUILD_NUMBER.fullmatch(build)
     free = _FREE_THREADED.fullmatch(build) if name == "python" else None
@@ -221,14 +221,6 @@ def _channel(place: Place, url: str) -> Channel:
     except ValueError as error:
         why = f"`{shown(urls.without_token(url))}` is not the URL of a channel: {error}"
         raise place.invalid(why) from error
-
-
-def _cut(channel: str) -> Note:
-    message = (
-        f"the credentials in URLs of the channel `{channel}` are not used; they belong in "
-        "`conda.auth_file` or `conda.mirrors`"
-    )
-    return Note("CREDENTIALS_CUT", message, channel)
 
 
 def _pip(entry: _Entry, platform: str) -> tuple[PipPackage, tuple[Note, ...]]:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from envd.config import Settings
 from envd.events import Note
 from envd.model import Model
-from envd.spec import conda_forge, conda_yaml, match_spec, requirement_file
+from envd.spec import channels, conda_forge, conda_yaml, match_spec, requirement_file
 from envd.spec.channels import CONDA_FORGE
 from envd.spec.conda_names import pypi_name
+from envd.spec.conda_yaml import CondaYaml
 from envd.spec.dependencies import Dependencies
 from envd.spec.match_spec import MatchSpec
+from envd.spec.mirrors import Mirrors
 from envd.spec.policy import Policy
 from envd.spec.python import first_version
 
@@ -34,19 +36,22 @@ def read(model: Model, name: str, rules: Policy, settings: Settings) -> Dependen
     Raises:
         ModelInvalidError: it cannot be used.
         PolicyDeniedError: its packages come from where the settings do not allow.
+        SettingsInvalidError: they name mirrors of what is no channel.
     """
     found = conda_forge.rewritten(conda_yaml.read(model.path, name), settings.conda.defaults)
+    judged = conda_yaml.judged(found, rules)
+    _check_reach(found, Mirrors.of(settings.conda))
+    cut = tuple(note for one in found.places() for note in channels.cut(one))
     packages = tuple(one for _, one in found.packages)
     python = next((first_version(one.version) for one in packages if one.name == "python"), None)
     dependencies = Dependencies(
         python,
         (),
         requirement_file.read_entries(model.path, name, found.pip, rules),
-        (*found.notes, *conda_yaml.judged(found, rules)),
+        (*found.notes, *judged, *cut),
         manager="conda",
         # As conda does it, that of `channel::package` comes after those that are listed.
         channels=tuple(one.name for one in found.places()),
-        addresses=tuple((one.name, one.address) for one in found.places() if one.address),
         packages=packages,
         variables=found.variables,
     )
@@ -65,6 +70,16 @@ def of_virtualenv(found: Dependencies) -> Dependencies:
         channels=(CONDA_FORGE.name,),
         packages=(python, MatchSpec("pip")),
     )
+
+
+def _check_reach(found: CondaYaml, mirrors: Mirrors) -> None:
+    for channel, place in found.places().items():
+        if not mirrors.reach(channel):
+            why = (
+                f"the channel `{channel.name}` lies where envd cannot fetch from (only http, https "
+                "and file); name another, or give it a mirror in `conda.mirrors`"
+            )
+            raise place.invalid(why, channel=channel.name)
 
 
 def _with_python(model: Model, found: Dependencies) -> Dependencies:

@@ -42,10 +42,11 @@ def honoured(
         return repaired
     lock = conda_lock.read(model.path, FILE, conda_subdir(python_of_conda("")))
     place = Place(model.path, FILE, 1)
-    anacondas = [one for one in lock.channels if channels.is_anaconda(channels.parse(one))]
+    named = [channels.parse(one) for one in lock.channels]
+    anacondas = [one for one in named if channels.is_anaconda(one)]
     if anacondas and settings.conda.defaults != "warn":
-        return _passed_over(repaired, place, anacondas[0], settings)
-    others = [one for one in lock.channels if one != CONDA_FORGE.name]
+        return _passed_over(repaired, place, anacondas[0].name, settings)
+    others = [one for one in named if one != CONDA_FORGE]
     wanted, note = _with_near_python(repaired, lock, settings)
     if unmet := [*_unmet_packages(wanted, lock), *_unmet_requirements(wanted, lock)]:
         raise not_held(FILE, unmet, new=FILE, options=" --env-manager conda")

@@ -36,8 +36,13 @@ class CondaPackage:
 
     @property
     def stem(self) -> str:
-        """What its file is called but for the suffix, and its directory in the cache."""
+        """What its file is called but for the suffix."""
         return f"{self.name}-{self.version}-{self.build}"
+
+    @property
+    def cached_as(self) -> str:
+        """What its directory in the cache is called: two channels may have one of its name."""
+        return f"{self.stem}-{self.sha256[:16]}"
 
     def satisfies(self, asked: MatchSpec) -> bool:
         """Whether it is what *asked* asks for; the number of its build is not looked at.

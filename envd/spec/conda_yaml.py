@@ -86,7 +86,7 @@ def judged(found: CondaYaml, rules: Policy) -> tuple[Note, ...]:
     if found.fault:
         raise found.fault
     places = found.places().items()
-    return tuple(rules.channel(place, one.name) for one, place in places if one != CONDA_FORGE)
+    return tuple(rules.channel(place, one) for one, place in places if one != CONDA_FORGE)
 
 
 def _refuse_selectors(model: Path, name: str) -> None:

@@ -44,9 +44,8 @@ class Dependencies:
     matter. `build_constraints`, `only_binary` and `bounds` are what repairs add. `overrides` take
     the place of requirements of the same names. `lock` is the lock that lies in the
     model; `closed` says that the requirements are all there is to install. Where the
-    `manager` is conda, it makes the environment of `packages` from `channels`; `addresses`
-    are those of channels that are fetched with a secret, and `locked` are the conda packages
-    of the lock that lies in the model.
+    `manager` is conda, it makes the environment of `packages` from `channels`; `locked` are
+    the conda packages of the lock that lies in the model.
     """
 
     python: str | None
@@ -62,7 +61,6 @@ class Dependencies:
     closed: bool = False
     manager: str = "virtualenv"
     channels: tuple[str, ...] = ()
-    addresses: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     packages: tuple[MatchSpec, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
     locked: tuple[CondaPackage, ...] = field(default=(), repr=False)

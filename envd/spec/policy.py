@@ -7,7 +7,7 @@ and what it resolved to whenever a lock or an environment is about to be used.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from envd.config import Security
@@ -15,6 +15,7 @@ from envd.errors import PolicyDeniedError
 from envd.events import Note
 from envd.model.texts import shown
 from envd.spec import channels
+from envd.spec.channels import Channel
 from envd.spec.local import Budget
 from envd.spec.place import Place
 from envd.spec.urls import canonical_host, without_credentials
@@ -51,13 +52,13 @@ class Policy:
         note = Note("SOURCE_FROM_MODEL", message, url)
         return self._listed(place, f"the source `{url}`", url, "sources", note)
 
-    def channel(self, place: Place, channel: str) -> Note:
-        """Judge a conda channel whose packages a model uses, by its canonical name."""
-        listed = any(_begins(channel, one) for one in _channel_names(self.allowed.channels))
-        if self.profile != "dev" and not listed:
-            raise _denied(place, f"the channel `{channel}`", "channels")
-        message = f"the model uses packages of the channel `{channel}`"
-        return Note("CHANNEL_FROM_MODEL", message, channel)
+    def channel(self, place: Place, channel: Channel) -> Note:
+        """Judge a conda channel whose packages a model uses."""
+        name, listed = channel.name, self.allowed.channels
+        if self.profile != "dev" and not any(_covers(one, name) for one in listed):
+            raise _denied(place, f"the channel `{name}`", "channels")
+        message = f"the model uses packages of the channel `{name}`"
+        return Note("CHANNEL_FROM_MODEL", message, name)
 
     def local(self, place: Place, path: str) -> Note:
         """Judge a package that lies in the model."""
@@ -145,13 +146,16 @@ def _begins(url: str, prefix: str) -> bool:
     return given == wanted or given.startswith(tuple(f"{wanted}{end}" for end in ends))
 
 
-def _channel_names(listed: Iterable[str]) -> Iterator[str]:
-    """Yield the canonical names of the channels that the settings name in any spelling."""
-    for text in listed:
-        try:
-            yield from (one.name for one in channels.expanded(channels.parse(text)))
-        except ValueError:
-            yield text  # how names of channels begin: `https://`
+def _covers(listed: str, channel: str) -> bool:
+    """Whether the channel of the canonical name *channel* is that which is *listed*, or below it.
+
+    That may have any spelling; its credentials say nothing of which channel it is.
+    """
+    try:
+        names = [one.name for one in channels.expanded(channels.parse(listed))]
+    except ValueError:
+        return _begins(channel, listed)  # how names of channels begin: `https://`
+    return any(channel == one or channel.startswith(f"{one}/") for one in names)
 
 
 def _denied(place: Place, what: str, setting: str) -> PolicyDeniedError:

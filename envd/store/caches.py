@@ -22,7 +22,7 @@ from envd.store.layout import Layout
 from envd.store.trees import Inode, Tree
 from envd.store.uvcache import UvCache
 
-Kind = Literal["uv", "conda", "fetched", "repodata", "wheel", "bytecode", "model"]
+Kind = Literal["uv", "conda", "repodata", "wheel", "bytecode", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,9 @@ class Caches:
             elif one.kind == "model" and one.path.is_dir():
                 with _held_if_free(one.path / "fetch.lock") as is_free:
                     yield one, is_free and not _is_marked(one)
-        for kind, lock in (("conda", self._conda.lock), ("fetched", self._conda.fetching_lock)):
-            if of_kind := [one for one in doomed if one.kind == kind]:
-                with _held_if_free(lock) as is_free:
-                    yield from ((one, is_free) for one in of_kind)
+        if of_conda := [one for one in doomed if one.kind == "conda"]:
+            with _held_if_free(self._conda.lock) as is_free:
+                yield from ((one, is_free) for one in of_conda)
         if of_uv := [one for one in doomed if one.kind == "uv"]:
             with _held_if_free(self._uv.lock) as is_free:
                 idle = {one.path for one in of_uv if is_free and not _is_marked(one)}
@@ -134,8 +133,6 @@ class Caches:
             yield path, "uv", ""
         for path in self._conda.packages():
             yield path, "conda", path.name
-        for path in self._conda.fetched():
-            yield path, "fetched", ""
         for path in self._conda.repodata():
             yield path, "repodata", ""
 
@@ -202,8 +199,7 @@ def unused(
             for one in packages
             if not isinstance(one, CondaPackage)
         },
-        "conda": {one.stem for one in packages if isinstance(one, CondaPackage)},
-        "fetched": (),
+        "conda": {one.cached_as for one in packages if isinstance(one, CondaPackage)},
         "repodata": (),
         "wheel": artifacts | set(locked),
         "bytecode": artifacts,

@@ -1,8 +1,7 @@
 """What rattler and envd keep of conda packages, and what of it can be taken out.
 
-    pkgs/<name>-<version>-<build>/  an unpacked package; environments link its files
-    fetching/*                      what is not yet a package
-    repodata/*                      what channels have
+    pkgs/<name>-<version>-<build>-<digits>/   an unpacked package; environments link its files
+    repodata/*                                what channels have
 
 Who links packages or puts them there holds a file, as `envd.build.conda_cache` says.
 """
@@ -22,15 +21,10 @@ class CondaCache:
         """Look below the root of *layout*."""
         self._home = layout.downloads / "conda"
         self.lock = layout.held("conda-cache")
-        self.fetching_lock = layout.held("conda-packages")
 
     def packages(self) -> list[Path]:
         """Return the unpacked packages."""
         return [one for one in entries(self._home / "pkgs") if one.is_dir()]
-
-    def fetched(self) -> list[Path]:
-        """Return what is not yet a package, and what once was one."""
-        return entries(self._home / "fetching")
 
     def repodata(self) -> list[Path]:
         """Return what is known of channels."""
