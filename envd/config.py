@@ -174,6 +174,9 @@ class Workers:
         True,  # noqa: FBT003
         "Whether workers may be forked from a process that has imported what they need.",
     )
+    without_template: tuple[str, ...] = setting(
+        (), "Environments, by how their ids begin, whose workers are never forked."
+    )
     max_batch: Count = setting(
         Count(64), "How many requests one call of a model answers at most, where `batch` is set."
     )

@@ -79,6 +79,19 @@ def test_where_no_template_is_wanted_there_is_none(
     stage.run(play)
 
 
+def test_an_environment_may_be_kept_from_having_one(stage: Stage) -> None:
+    (one, environment), (two, _) = pair(stage)
+    workers = replace(stage.house.settings.workers, without_template=(environment.id[:8],))
+    stage.house.settings = replace(stage.house.settings, workers=workers)
+
+    async def play(pool: Pool) -> None:
+        await pool.predict(one, environment, request(1))
+        found = await pool.predict(two, environment, request(1))
+        assert (found.origin, found.why) == ("fresh", "templates are off")
+
+    stage.run(play)
+
+
 def test_a_model_that_a_fork_would_change_is_run_fresh_and_the_answer_says_why(
     stage: Stage,
 ) -> None:

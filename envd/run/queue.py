@@ -30,9 +30,7 @@ class Queue:
         self._grace = workshop.settings.workers.stop_grace
         self._clock = workshop.clock
         self._observer = workshop.observer
-        # With several workers, what waits at one could be done by another.
-        several = serving.workers != 1 and not serving.batch
-        self._window = 1 if several else serving.concurrency
+        self._window = _window(serving)
         self._waiting: deque[Ticket] = deque()
         self._victims: list[Ticket] = []
         self._suspects = Suspects()
@@ -206,3 +204,11 @@ class Queue:
     def _deadly(self) -> EnvdError:
         message = f"workers of `{self._model}` die of this very request; mend it, or the model"
         return RequestKillsWorkersError(message, model=self._model)
+
+
+def _window(serving: Serving) -> int:
+    """Return how many requests one worker is handed before it has answered."""
+    if serving.batch:
+        return max(serving.concurrency, serving.max_batch)
+    # With several workers, what waits at one could be done by another.
+    return serving.concurrency if serving.workers == 1 else 1

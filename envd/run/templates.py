@@ -125,7 +125,7 @@ class Templates:
         self, model: Model, environment: Environment, serving: Serving
     ) -> tuple[Template | None, str]:
         """Return the template that a worker of *model* can be forked from, and why (not)."""
-        if why := self._none_for(serving):
+        if why := self._none_for(environment, serving):
             return None, why
         known = self._known.setdefault(environment.prefix, _Known())
         if why := known.refused.get(model.digest) or known.refused.get(""):
@@ -141,8 +141,9 @@ class Templates:
             return None, known.refused[""]
         return found, "its environment has a template"
 
-    def _none_for(self, serving: Serving) -> str | None:
-        if not serving.template:
+    def _none_for(self, environment: Environment, serving: Serving) -> str | None:
+        off = self._settings.workers.without_template
+        if not serving.template or environment.id.startswith(off):
             return "templates are off"
         if not places.can_keep_apart():
             return "this kernel cannot keep forked workers apart: it has no landlock 6"
