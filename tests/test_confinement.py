@@ -370,8 +370,10 @@ def test_how_a_worker_ended_is_told_through_its_namespace(tmp_path: Path) -> Non
                 assert template.hear() == {"exited": number, "status": status}
         # Its first process is deaf to SIGTERM, and to all that it may ignore.
         body = f"import time\nopen('{tmp_path}/begun', 'w').close()\ntime.sleep(600)"
-        with template.worker(confinement=confinement) as (talk, _):
+        with template.worker(confinement=confinement) as (talk, pid):
             talk.load(model(tmp_path / "deaf", body))
+            # Who waits for it has nothing of what it has.
+            assert len(list(Path(f"/proc/{pid}/fd").iterdir())) == 3
             template.say({"kill": 3, "signal": 15})
 
             assert template.hear() == {"exited": 3, "status": -15}

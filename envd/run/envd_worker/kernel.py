@@ -59,16 +59,21 @@ def go_on_in_child(kept=()):
 
     The parent closes all but the descriptors *kept*, waits, and ends as the child has.
     """
-    me = pid_in_proc()
+    # Not later: the child may mount another /proc over the one of both.
+    me, descriptors = pid_in_proc(), [int(one) for one in os.listdir("/proc/self/fd")]
     pid = os.fork()
     if pid == 0:
         die_with(me)
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for one in map(int, os.listdir("/proc/self/fd")):
-        if one > 2 and one not in kept:
-            _close(one)
-    _end_as(os.waitpid(pid, 0)[1])
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for one in descriptors:
+            if one > 2 and one not in kept:
+                _close(one)
+        _end_as(os.waitpid(pid, 0)[1])
+    finally:
+        # Whatever happens, it is not this process that goes on.
+        os._exit(1)
 
 
 def _close(descriptor):
