@@ -46,8 +46,9 @@ class Served:
     )
     batch: bool | None = setting(
         None,
-        "Whether its answer to some rows is the same whatever other rows there are, so that "
-        "requests may be answered in one call; else as the model says (`metadata.envd.batch`).",
+        "Whether its answer to some rows is the same whatever other rows there are (but for the "
+        "last digits, where rows are multiplied together), so that requests may be answered in "
+        "one call; else as the model says (`metadata.envd.batch`).",
     )
     max_batch: Count | None = setting(
         None, "How many requests one call answers at most; else as `workers.max_batch`."
