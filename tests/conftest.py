@@ -20,6 +20,7 @@ from envd_client import Client
 from envd import durable
 from envd.build import Interpreter, Interpreters
 from envd.config import Settings
+from tests import tiny as wheels
 from tests.conda_channel import Channel
 from tests.conda_forge import CondaForge
 from tests.house import House
@@ -143,12 +144,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory for PATH: git, and the Python that runs the tests as the only one."""
-    folder = tmp_path_factory.mktemp("tools")
-    (folder / "python3").symlink_to(sys._base_executable)
-    # Of git's commands some are shell scripts.
-    for name in ("git", "basename", "sed", "uname"):
-        (folder / name).symlink_to(shutil.which(name) or f"/usr/bin/{name}")
-    return folder
+    return wheels.tools(tmp_path_factory.mktemp("tools") / "bin")
 
 
 def one_python(tools: Path) -> dict[str, str]:
@@ -224,10 +220,10 @@ def start_index() -> Iterator[Callable[..., Index]]:
 
 
 @pytest.fixture
-def envctl(tmp_path: Path, home: Path, tiny: Tiny, tools: Path) -> Envctl:
+def envctl(tmp_path: Path, home: Path, tiny: Tiny) -> Envctl:
     """envctl on an empty root, with the tiny wheels for an index and one Python."""
     root = tmp_path / "root"
-    return Envctl(root, environment(root, home, **tiny.settings, **one_python(tools)))
+    return Envctl(root, environment(root, home, **tiny.settings))
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +269,9 @@ def start_daemon(home: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture
-def daemon(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny, tools: Path) -> Daemon:
+def daemon(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny) -> Daemon:
     """A daemon on an empty root, with the tiny wheels for an index and one Python."""
-    return start_daemon(tmp_path / "root", **tiny.settings, **one_python(tools))
+    return start_daemon(tmp_path / "root", **tiny.settings)
 
 
 @pytest.fixture(scope="module")
@@ -311,25 +307,26 @@ def stop(found: Daemon) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_no_process_behind(tmp_path: Path) -> Iterator[None]:
+def _leaves_no_process_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    # Whoever has no folder of its own started nothing there, as most tests.
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
-    deadline = time.monotonic() + 5
-    while (left := _processes_of(tmp_path)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _START_S
+    while folder and (left := _processes_of(folder)):
+        assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.05)
-    assert not left, f"still running: {left}"
 
 
 def _processes_of(folder: Path) -> list[str]:
     """Return the commands of the processes that work in *folder* or were told of it."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
         try:
-            where = f"{(entry / 'cwd').readlink()} {(entry / 'cmdline').read_text()}"
+            cwd = os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+            where = f"{cwd} {os.fsdecode(Path(f'/proc/{pid}/cmdline').read_bytes())}"
         except OSError:
             continue
-        if f"{folder}/" in f"{where}/":
+        if f"{folder}/" in f"{where}/" and int(pid) != os.getpid():
             found.append(where.replace("\0", " "))
     return found
 

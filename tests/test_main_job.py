@@ -302,7 +302,7 @@ def test_specs_that_resolve_to_the_same_lock_share_one_environment(
 
 def test_every_python_of_this_machine_is_a_target(tiny: Tiny, home: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    envctl = Envctl(root, environment(root, home, **tiny.settings))
+    envctl = Envctl(root, environment(root, home, **tiny.index))
     body = "        import sys; return '.'.join(map(str, sys.version_info[:3]))"
     found = Interpreters(config.load(root=envctl.root, environ={})).found()
     versions = sorted({one.python.version for one in found})

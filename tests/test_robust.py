@@ -221,7 +221,7 @@ def test_too_many_open_files_are_said_to_be_that(home: Path, tiny: Tiny, tmp_pat
     root = tmp_path / "root"
     models = [tiny.model(tmp_path / f"model{number}") for number in range(25)]
     process = subprocess.Popen(
-        ["bash", "-c", f"ulimit -n 48; exec {Path(sys.executable).parent}/envd"],
+        ["/bin/sh", "-c", f"ulimit -n 48; exec {Path(sys.executable).parent}/envd"],
         env=environment(root, home, **tiny.settings),
         stdout=subprocess.PIPE,
         text=True,

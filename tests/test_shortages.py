@@ -340,5 +340,5 @@ def test_envctl_without_file_descriptors_says_so(tmp_path: Path, home: Path, tin
 
 def _limited(envctl: Envctl, limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run envctl where a process may have *limit* files."""
-    argv = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *envctl.argv(*arguments)]
+    argv = ["/bin/sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *envctl.argv(*arguments)]
     return subprocess.run(argv, env=envctl.env, capture_output=True, text=True, check=False)

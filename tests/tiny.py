@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -109,6 +110,16 @@ def sdist(folder: Path, name: str, version: str, build: str = "", *requires: str
     return path
 
 
+def tools(folder: Path) -> Path:
+    """Make a directory for PATH: git, and the Python that runs the tests as the only one."""
+    folder.mkdir()
+    (folder / "python3").symlink_to(sys._base_executable)
+    # Of git's commands some are shell scripts.
+    for name in ("git", "basename", "sed", "uname"):
+        (folder / name).symlink_to(shutil.which(name) or f"/usr/bin/{name}")
+    return folder
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A folder of wheels, and models made to need them."""
@@ -122,6 +133,7 @@ class Tiny:
         wheel(folder / "wheels", "tiny-a", "2.0", tiny_a="VERSION = '2.0'\n")
         wheel(folder / "wheels", "tiny-b", "1.0", tiny_b="VERSION = '1.0'\n")
         wheel(folder / "wheels", "setuptools", "68.0", setuptools="")
+        tools(folder / "tools")
         return cls(folder)
 
     @property
@@ -129,9 +141,15 @@ class Tiny:
         return self.folder / "wheels"
 
     @property
-    def settings(self) -> dict[str, str]:
+    def index(self) -> dict[str, str]:
         """The variables that make the wheels the only index."""
         return {"ENVD_INDEX__NO_INDEX": "true", "ENVD_INDEX__FIND_LINKS": str(self.wheels)}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Those of the index, and those that hide the other Pythons: each is asked what it is."""
+        path = str(self.folder / "tools")
+        return self.index | {"PATH": path, "PYENV_ROOT": path}
 
     def model(
         self,
