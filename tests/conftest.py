@@ -20,6 +20,7 @@ from envd_client import Client
 from envd import durable
 from envd.build import Interpreter, Interpreters
 from envd.config import Settings
+from tests import forked
 from tests import tiny as wheels
 from tests.conda_channel import Channel
 from tests.conda_forge import CondaForge
@@ -88,15 +89,7 @@ class Envctl:
     def __call__(
         self, *arguments: object, stdin: str = "", **changed: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*arguments),
-            env=self.env | changed,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
+        return forked.run(self.argv(*arguments), self.env | changed, stdin, 240)
 
     def argv(self, *arguments: object) -> list[str]:
         return [f"{Path(sys.executable).parent}/envctl", *map(str, arguments)]
@@ -272,6 +265,16 @@ def start_daemon(home: Path) -> Iterator[Callable[..., Daemon]]:
 def daemon(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny) -> Daemon:
     """A daemon on an empty root, with the tiny wheels for an index and one Python."""
     return start_daemon(tmp_path / "root", **tiny.settings)
+
+
+@pytest.fixture(scope="module")
+def module_daemon(
+    tmp_path_factory: pytest.TempPathFactory, home: Path, tiny: Tiny
+) -> Iterator[Daemon]:
+    """A daemon like that, for all tests of a module that neither end nor change it."""
+    found = launch(tmp_path_factory.mktemp("daemon") / "root", home, **tiny.settings)
+    yield found
+    stop(found)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,23 @@ _YEAR_S = 365 * 86400
 _INPUT = '{"inputs": [1]}'
 _ANSWER = '{"predictions": ["2.0", [1]]}\n'
 _MONTH = ("--max-age", "30d", "--unused-for", "30d")
+
+
+class Fresh(Envctl):
+    """The command in a Python of its own: what is preloaded, a program gets as it starts."""
+
+    def __call__(
+        self, *arguments: object, stdin: str = "", **changed: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*arguments),
+            env=self.env | changed,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
 
 
 @pytest.fixture
@@ -36,7 +54,7 @@ def jumped(envctl: Envctl) -> Callable[[str], Envctl]:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
         }
-        return Envctl(envctl.root, envctl.env | faked)
+        return Fresh(envctl.root, envctl.env | faked)
 
     return jump
 

@@ -26,10 +26,10 @@ from tests.tiny import Tiny
 ASLEEP = "        import time; open(data[0], 'w').close(); time.sleep(1.5); return 'awake'"
 
 
-def test_it_says_where_it_listens_and_only_its_owner_can_connect(daemon: Daemon) -> None:
-    document = json.loads((daemon.root / "daemon.json").read_text())
+def test_it_says_where_it_listens_and_only_its_owner_can_connect(module_daemon: Daemon) -> None:
+    document = json.loads((module_daemon.root / "daemon.json").read_text())
 
-    assert document["pid"] == daemon.pid
+    assert document["pid"] == module_daemon.pid
     assert document["profile"] == "dev"
     for name in ("predict", "admin"):
         mode = Path(document[name]).stat().st_mode
@@ -38,13 +38,13 @@ def test_it_says_where_it_listens_and_only_its_owner_can_connect(daemon: Daemon)
 
 
 def test_a_second_daemon_says_who_holds_the_root_and_leaves(
-    daemon: Daemon, home: Path, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, home: Path, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = tiny.model(tmp_path / "model")
 
     second = subprocess.run(
         [f"{Path(sys.executable).parent}/envd"],
-        env=environment(daemon.root, home),
+        env=environment(module_daemon.root, home),
         capture_output=True,
         text=True,
         check=False,
@@ -52,14 +52,14 @@ def test_a_second_daemon_says_who_holds_the_root_and_leaves(
     )
 
     assert second.returncode == 1
-    assert str(daemon.pid) in second.stderr
-    with daemon.client() as client:
+    assert str(module_daemon.pid) in second.stderr
+    with module_daemon.client() as client:
         assert client.predict(model, {"inputs": [1]}).predictions == ["2.0", [1]]
 
 
-def test_two_roots_cannot_share_a_socket(daemon: Daemon, home: Path, tmp_path: Path) -> None:
+def test_two_roots_cannot_share_a_socket(module_daemon: Daemon, home: Path, tmp_path: Path) -> None:
     other = subprocess.run(
-        [f"{Path(sys.executable).parent}/envd", "--socket", daemon.root / "predict.sock"],
+        [f"{Path(sys.executable).parent}/envd", "--socket", module_daemon.root / "predict.sock"],
         env=environment(tmp_path / "other", home),
         capture_output=True,
         text=True,
@@ -154,8 +154,8 @@ def test_the_daemon_stops_when_its_spawner_is_killed(daemon: Daemon) -> None:
     assert daemon.process.wait(timeout=20) is not None
 
 
-def test_health_answers_per_service(daemon: Daemon) -> None:
-    with grpc.insecure_channel(f"unix:{daemon.root}/predict.sock") as channel:
+def test_health_answers_per_service(module_daemon: Daemon) -> None:
+    with grpc.insecure_channel(f"unix:{module_daemon.root}/predict.sock") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         states = [
             stub.Check(health_pb2.HealthCheckRequest(service=name)).status
@@ -165,8 +165,8 @@ def test_health_answers_per_service(daemon: Daemon) -> None:
     assert states == [health_pb2.HealthCheckResponse.SERVING] * 3
 
 
-def test_what_only_an_admin_may_do_is_denied_on_the_predict_socket(daemon: Daemon) -> None:
-    with grpc.insecure_channel(f"unix:{daemon.root}/predict.sock") as channel:
+def test_what_only_an_admin_may_do_is_denied_on_the_predict_socket(module_daemon: Daemon) -> None:
+    with grpc.insecure_channel(f"unix:{module_daemon.root}/predict.sock") as channel:
         stub = services.EnvironmentsStub(channel)
         with pytest.raises(grpc.RpcError) as raised:
             stub.DeleteEnvironment(api.DeleteEnvironmentRequest(id="abcd"))
@@ -185,10 +185,10 @@ def test_every_rpc_has_a_role() -> None:
 
 
 def test_a_build_can_be_watched_left_and_found_again(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
-    model = tiny.model(tmp_path / "model")
-    with daemon.client() as client:
+    model = tiny.model(tmp_path / "model", "tiny-a==1.0", "tiny-b")
+    with module_daemon.client() as client:
         building = client.build(model)
         events = list(client.watch(building.spec_key))
         after = list(client.watch(building.spec_key))
@@ -205,10 +205,10 @@ def test_a_build_can_be_watched_left_and_found_again(
 
 
 def test_a_caller_that_does_not_wait_is_told_to_come_back(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
-    model = tiny.model(tmp_path / "model")
-    with daemon.client() as client:
+    model = tiny.model(tmp_path / "model", "tiny-a==2.0", "tiny-b")
+    with module_daemon.client() as client:
         with pytest.raises(EnvdError) as raised:
             client.predict(model, {"inputs": [1]}, wait=False)
         answer = client.predict(model, {"inputs": [1]})

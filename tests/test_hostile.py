@@ -43,11 +43,6 @@ REFUSED = [name for name in hostile.names() if not hostile.is_tamed(name)]
 TAMED = [name for name in hostile.names() if hostile.is_tamed(name)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _leaves_no_process_behind() -> None:
-    """Not asked after each of 1,700 tests, for 24 s together: the probe is waited for."""
-
-
 @pytest.fixture(scope="module")
 def found(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest

@@ -128,14 +128,14 @@ def test_a_failing_build_is_made_once_for_one_prediction(
 
 
 def test_an_import_that_fails_otherwise_advises_to_install_nothing(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     within = tiny.model(tmp_path / "within", body="        from tiny_a import nothere")
     library = tiny.model(
         tmp_path / "library",
         body="        raise ImportError('libGL.so.1: cannot open shared object file')",
     )
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         errors = [_refused(client, model) for model in (within, library)]
 
     assert [one.reason for one in errors] == ["MODEL_RAISED", "MODEL_RAISED"]
@@ -144,10 +144,10 @@ def test_an_import_that_fails_otherwise_advises_to_install_nothing(
 
 
 def test_long_errors_in_any_script_arrive_as_what_they_are(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = tiny.model(tmp_path / "model", body="        raise ValueError('中' * 1990)")
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         error = _refused(client, model)
 
     assert (error.code.name, error.reason) == ("UNKNOWN", "MODEL_RAISED")
@@ -164,10 +164,10 @@ def test_long_errors_in_any_script_arrive_as_what_they_are(
     ],
 )
 def test_every_end_of_a_worker_is_told_as_it_was(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path, body: str, reason: str, said: str
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path, body: str, reason: str, said: str
 ) -> None:
     model = tiny.model(tmp_path / "model", body=f"        {body}")
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         error = _refused(client, model)
 
     assert error.reason == reason
@@ -307,10 +307,10 @@ def test_a_killed_command_leaves_nothing_for_ever(
 
 
 def test_the_client_finds_the_daemon_of_the_root(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ENVD_SOCKET", raising=False)
-    monkeypatch.setenv("ENVD_ROOT", str(daemon.root))
+    monkeypatch.setenv("ENVD_ROOT", str(module_daemon.root))
 
     with Client() as client:
         answer = client.predict(tiny.model(tmp_path / "model"), {"inputs": [1]})
@@ -343,7 +343,7 @@ def test_a_socket_that_cannot_be_had_is_refused_plainly(
 
 
 def test_a_link_to_an_artifact_that_changed_is_a_changed_model(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     body = "        import os; return open(os.path.dirname(__file__) + '/../w.txt').read()"
     model = tiny.model(tmp_path / "model", body=body + "  # read at each call")
@@ -355,7 +355,7 @@ def test_a_link_to_an_artifact_that_changed_is_a_changed_model(
     )
     (tmp_path / "blob").write_text("one")
     (model / "w.txt").symlink_to(tmp_path / "blob")
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         before = client.predict(model, {"inputs": []}).predictions
         (tmp_path / "blob").write_text("two")
         after = client.predict(model, {"inputs": []}).predictions
@@ -364,18 +364,18 @@ def test_a_link_to_an_artifact_that_changed_is_a_changed_model(
 
 
 def test_the_form_of_llm_providers_is_answered_unwrapped(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = tiny.model(tmp_path / "model", body="        return {'echo': data}")
     chat = '{"messages": [{"role": "user", "content": "hello"}]}'
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         answer = client.predict(model, chat)
 
     assert json.loads(answer.payload) == {"echo": json.loads(chat)}
 
 
-def test_a_denied_call_says_so_with_a_reason(daemon: Daemon) -> None:
-    channel = grpc.insecure_channel(f"unix:{daemon.root}/predict.sock")
+def test_a_denied_call_says_so_with_a_reason(module_daemon: Daemon) -> None:
+    channel = grpc.insecure_channel(f"unix:{module_daemon.root}/predict.sock")
     with channel, pytest.raises(grpc.RpcError) as raised:
         services.EnvironmentsStub(channel).DeleteEnvironment(
             api.DeleteEnvironmentRequest(id="abcd")

@@ -17,18 +17,22 @@ from tests.tiny import Tiny
 PID = "        import os; return os.getpid()"
 
 
-def test_a_worker_is_kept_between_requests(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_worker_is_kept_between_requests(
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
     model = tiny.model(tmp_path / "model", body=PID)
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         answers = [client.predict(model, {"inputs": []}) for _ in range(3)]
 
     assert len({one.predictions for one in answers}) == 1
     assert [one.worker_origin for one in answers] == ["fresh", "warm", "warm"]
 
 
-def test_a_changed_model_gets_a_new_worker(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_changed_model_gets_a_new_worker(
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
     model = tiny.model(tmp_path / "model", body="        return 'before'")
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         before = client.predict(model, {"inputs": []}).predictions
         loader = model / "code" / "tiny_loader.py"
         loader.write_text(loader.read_text().replace("before", "after"))
@@ -38,12 +42,12 @@ def test_a_changed_model_gets_a_new_worker(daemon: Daemon, tiny: Tiny, tmp_path:
 
 
 def test_a_worker_that_dies_costs_its_own_request_and_is_replaced(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     body = "        import os\n        return os._exit(7) if data == 'die' else 'alive'"
     dying = tiny.model(tmp_path / "dying", body=body)
     other = tiny.model(tmp_path / "other", body=PID)
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         pid = client.predict(other, {"inputs": []}).predictions
         client.predict(dying, {"inputs": "live"})
         with pytest.raises(WorkerDiedError) as raised:
@@ -58,7 +62,7 @@ def test_a_worker_that_dies_costs_its_own_request_and_is_replaced(
 
 
 def test_what_a_model_prints_is_not_taken_for_an_answer(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     body = (
         "        import os, sys\n"
@@ -68,11 +72,13 @@ def test_what_a_model_prints_is_not_taken_for_an_answer(
         "        return 'answered'"
     )
     model = tiny.model(tmp_path / "model", body=body)
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         answers = [client.predict(model, {"inputs": []}).predictions for _ in range(3)]
 
     assert answers == ["answered"] * 3
-    assert any(b"printed" in log.read_bytes() for log in (daemon.root / "logs").glob("worker-*"))
+    assert any(
+        b"printed" in log.read_bytes() for log in (module_daemon.root / "logs").glob("worker-*")
+    )
 
 
 def test_a_worker_sees_nothing_of_the_daemons(start_daemon, tiny: Tiny, tmp_path: Path) -> None:
@@ -97,12 +103,12 @@ def test_a_worker_sees_nothing_of_the_daemons(start_daemon, tiny: Tiny, tmp_path
 
 
 def test_many_callers_at_once_each_get_their_own_answer(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     models = [tiny.model(tmp_path / name, body=f"        return ['{name}', data]") for name in "ab"]
-    with daemon.client() as client, ThreadPoolExecutor(16) as threads:
+    with module_daemon.client() as client, ThreadPoolExecutor(16) as threads:
 
         def ask(number: int) -> object:
             return client.predict(models[number % 2], {"inputs": [number] * number}).predictions
@@ -176,19 +182,19 @@ def test_a_model_that_never_finishes_loading_is_given_up(
 
 
 def test_not_a_number_leaves_as_null_with_a_note(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = tiny.model(tmp_path / "model", body="        return [1.5, float('nan'), float('inf')]")
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         answer = client.predict(model, {"inputs": []})
 
     assert answer.predictions == [1.5, None, None]
     assert "NAN_AS_NULL" in [note.code for note in answer.notes]
 
 
-def test_large_answers_come_whole(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
+def test_large_answers_come_whole(module_daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model", body="        return 'x' * data")
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         assert len(client.predict(model, {"inputs": 30_000_000}).predictions) == 30_000_000
 
 
@@ -229,7 +235,7 @@ def _spawner(daemon: Daemon) -> int:
 
 
 def test_nobody_waits_while_what_a_worker_wrote_is_deleted(
-    daemon: Daemon, tiny: Tiny, tmp_path: Path
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path
 ) -> None:
     body = (
         "        import os\n"
@@ -242,7 +248,7 @@ def test_nobody_waits_while_what_a_worker_wrote_is_deleted(
     writing = tiny.model(tmp_path / "writing", body=body)
     other = tiny.model(tmp_path / "other")
     longest = 0.0
-    with daemon.client() as client:
+    with module_daemon.client() as client:
         client.predict(other, {"inputs": [1]})
         scratch = Path(client.predict(writing, {"inputs": "write"}).predictions)
         begun = threading.Thread(target=_end, args=(client, writing))
