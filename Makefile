@@ -8,6 +8,8 @@ PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 # uv and pip find the machine's own certificates, and no configuration but the project's.
 export UV_SYSTEM_CERTS = 1
 export UV_NO_PROGRESS = 1
+# Tests are rewritten and libraries compiled once, and not in each of the processes of each run.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-all soak check fix proto bench bench-setup clean
 
