@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from envd_client import Client
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from envd import durable
 from envd.build import Interpreter, Interpreters
@@ -32,10 +34,13 @@ from tests.tiny import Tiny
 
 MODELS = Path(__file__).parent / "models"
 _START_S = 20
-_LONGEST = {
-    "test_main_job", "test_crashes", "test_model_location", "test_cli_verbs", "test_readme",
+# A second and more of each test: so that no process waits for one at the end.
+_LONGEST = (
+    "test_main_job", "test_readme", "test_crashes", "test_model_location", "test_cli_verbs",
     "test_robust", "test_recovery", "test_shortages",
-}  # fmt: skip
+)  # fmt: skip
+# What the first of them downloads, the other has.
+_TOGETHER = {"tests/test_readme.py": "tests/test_main_job.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,8 +52,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
-    # The longest files first, so that no process waits for one at the end.
-    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+class _ByFile(LoadFileScheduling):
+    """Gives each file to one process, and some files to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return _TOGETHER.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
+    return _ByFile(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -247,8 +247,9 @@ def test_who_waits_in_another_process_for_what_a_daemon_cancels_does_not_build_i
 
 
 def test_who_does_not_hear_the_signal_is_killed_and_its_processes_ended(
-    root: Root, tiny: Tiny, tmp_path: Path
+    root: Root, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(elsewhere, "_GRACE_S", 0.5)
     gated = Gated.make(tiny, tmp_path, has_child=True)
     builder = root.calls(gated.model)
     gated.wait_at(IMPORT)

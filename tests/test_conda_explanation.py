@@ -62,8 +62,8 @@ def test_a_wall_of_branches_comes_to_a_sentence() -> None:
     "drawing", ["", "└─└─ ", "what nobody knows", "│  " * 2000 + "x", "x\n" * 9999]
 )
 def test_what_is_no_such_wall_is_cut_short(drawing: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
 
     assert len(explain(drawing).text) < 1300
 
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1

@@ -23,7 +23,7 @@ from envd.serve.roles import ROLES
 from tests.conftest import Daemon, Envctl, environment, is_running, wait_for
 from tests.tiny import Tiny
 
-ASLEEP = "        import time; open(data[0], 'w').close(); time.sleep(1.5); return 'awake'"
+ASLEEP = "        import time; open(data[0], 'w').close(); time.sleep(0.7); return 'awake'"
 
 
 def test_it_says_where_it_listens_and_only_its_owner_can_connect(module_daemon: Daemon) -> None:

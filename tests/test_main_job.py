@@ -26,7 +26,11 @@ from tests.tiny import Tiny, sdist
 ANSWERING = ["a", "b", "b3", "c1", "c2", "d"]
 
 
-@pytest.mark.parametrize("letter", ANSWERING)
+@pytest.mark.parametrize(
+    "letter",
+    # All of them are asked of the daemon; what envctl does by itself is the same for each.
+    ["a", "c1", *(pytest.param(one, marks=pytest.mark.slow) for one in ("b", "b3", "c2", "d"))],
+)
 def test_envctl_prints_the_answer_mlflow_gave_and_nothing_else(
     shared_envctl: Envctl, tmp_path: Path, letter: str
 ) -> None:
@@ -183,7 +187,7 @@ def test_twenty_callers_of_a_daemon_build_once(daemon: Daemon, tiny: Tiny, tmp_p
 def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
     shared_envctl: Envctl, home: Path, tmp_path: Path, victim: str, link_mode: str
 ) -> None:
-    root, model = tmp_path / "root", expected("c1")
+    root, model = tmp_path / "root", expected("b")
     shared_envctl("build", "-m", model.path)
     link_cache(shared_envctl.root, root)
     envctl = Envctl(root, environment(root, home, ENVD_BUILD__LINK_MODE=link_mode))
@@ -195,7 +199,7 @@ def test_after_a_builder_is_killed_midway_the_next_caller_gets_the_answer(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: any(root.glob("environments/*/*/lib/python3.11/site-packages/*/*")))
+    wait_for(lambda: any(root.glob("environments/*/*/lib/python3*/site-packages/*/*")))
     half_built = next(root.glob("environments/*/*/"))
     (os.killpg if victim == "group" else os.kill)(builder.pid, signal.SIGKILL)
     builder.wait()

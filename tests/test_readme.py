@@ -15,6 +15,26 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+# First, for what it builds is there for the commands then; the last of them removes it.
+def test_the_python_of_the_readme_runs(
+    start_daemon: Callable[..., Daemon], shared_root: Path, home: Path
+) -> None:
+    start_daemon(shared_root)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=ROOT,
+        env=_environment(shared_root, home),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+    assert done.stdout == "[0]\n", done.stderr
+
+
 def test_the_commands_of_the_everyday_run(shared_root: Path, home: Path) -> None:
     blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     commands = [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
@@ -34,25 +54,6 @@ def test_the_commands_of_the_everyday_run(shared_root: Path, home: Path) -> None
     assert len(commands) >= 8
     for line in re.findall(r"^\{.*\}$", "\n".join(blocks), re.MULTILINE):
         assert line in done.stdout
-
-
-def test_the_python_of_the_readme_runs(
-    start_daemon: Callable[..., Daemon], shared_root: Path, home: Path
-) -> None:
-    start_daemon(shared_root)
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-    done = subprocess.run(
-        [sys.executable, "-c", block],
-        cwd=ROOT,
-        env=_environment(shared_root, home),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-
-    assert done.stdout == "[0]\n", done.stderr
 
 
 def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:

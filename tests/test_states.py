@@ -281,4 +281,4 @@ def test_a_lease_is_refused_soon_where_it_cannot_be_had(life: Life) -> None:
 
     assert is_unused
     assert found is None
-    assert took_s < 0.5
+    assert took_s < 5

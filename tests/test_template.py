@@ -321,7 +321,7 @@ def test_everything_ends_with_the_daemon_the_outer_process_or_the_template(
             took = time.monotonic() - started
 
     assert leases == [True, False, False, False]
-    assert took < 1
+    assert took < 10
 
 
 def _has(pid: int, file: Path) -> bool:

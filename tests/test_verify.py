@@ -8,15 +8,17 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from envd import config, model
+from envd import config, model, verifying
 from envd.environments import Environments
 from envd.errors import BuildTimedOutError, EnvironmentNotFoundError
 from envd.events import Event, Stage
 from envd.store import Environment
+from envd.values import Seconds
 from envd.verifying import Verified, Verifier
 from tests.tiny import Tiny
 
@@ -178,7 +180,10 @@ def using_cache(here: Here) -> Iterator[None]:
         yield
 
 
-def test_a_repair_waits_for_those_who_use_the_cache(here: Here) -> None:
+def test_a_repair_waits_for_those_who_use_the_cache(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifying, "_PAUSE_S", 0.1)
     found = here.build("model")
     module(found).write_text("VERSION = 'poisoned'\n")
     is_waiting, done = threading.Event(), []
@@ -204,14 +209,16 @@ def test_a_repair_waits_for_those_who_use_the_cache(here: Here) -> None:
 
 
 def test_a_repair_that_has_waited_for_too_long_fails_before_it_builds(
-    tmp_path: Path, tiny: Tiny
+    here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = Here(tmp_path, tiny, ENVD_BUILD__TIMEOUT="2s")
+    monkeypatch.setattr(verifying, "_PAUSE_S", 0.1)
+    build = replace(here.settings.build, timeout=Seconds(0.3))
+    hurried = Verifier(replace(here.settings, build=build), here.store)
     found = here.build("model")
     module(found).write_text("VERSION = 'poisoned'\n")
 
     with using_cache(here), pytest.raises(BuildTimedOutError, match="again later"):
-        here.verify(found, repair=True)
+        hurried.verify(found.id, repair=True)
 
     assert here.store.find(found.id) == found
     assert here.verify(found, repair=True).is_repaired

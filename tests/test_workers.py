@@ -141,9 +141,10 @@ def test_an_environment_at_work_cannot_be_removed_and_an_idle_one_can(
     daemon: Daemon, envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:
     body = (
-        "        import time\n"
+        "        import os, time\n"
         "        open(data[0], 'w').close()\n"
-        "        time.sleep(2 * data[0].endswith('second'))\n"
+        "        while data[0].endswith('second') and not os.path.exists(data[0] + '-over'):\n"
+        "            time.sleep(0.01)\n"
         "        return 'done'"
     )
     model = tiny.model(tmp_path / "model", body=body)
@@ -157,6 +158,7 @@ def test_an_environment_at_work_cannot_be_removed_and_an_idle_one_can(
         while not (tmp_path / "second").exists():
             time.sleep(0.01)
         refused = envctl("rm", env_id)
+        (tmp_path / "second-over").touch()
         caller.join()
         removed = envctl("rm", env_id[:6])
 
@@ -247,7 +249,7 @@ def test_nobody_waits_while_what_a_worker_wrote_is_deleted(
     )
     writing = tiny.model(tmp_path / "writing", body=body)
     other = tiny.model(tmp_path / "other")
-    longest = 0.0
+    answered = 0
     with module_daemon.client() as client:
         client.predict(other, {"inputs": [1]})
         scratch = Path(client.predict(writing, {"inputs": "write"}).predictions)
@@ -256,15 +258,13 @@ def test_nobody_waits_while_what_a_worker_wrote_is_deleted(
         wait_for(
             lambda: not (scratch / "00000").is_symlink() or not (scratch / "19999").is_symlink()
         )
-        started = time.monotonic()
         while scratch.exists():
-            asked = time.monotonic()
             client.predict(other, {"inputs": [1]})
-            longest = max(longest, time.monotonic() - asked)
-        deleting = time.monotonic() - started
+            answered += 1
         begun.join()
 
-    assert longest < deleting / 2
+    # Whoever waited would have been answered once, at the end.
+    assert answered > 3
 
 
 def _end(client, model: Path) -> None:
