@@ -30,10 +30,10 @@ Round = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Something that is measured: each call of `measure` gives one figure."""
+    """Something that is measured: each call of `measure` gives one figure, or several by name."""
 
     name: str
-    measure: Callable[[], float]
+    measure: Callable[[], float | Round]
     last: int | None = None  # it takes part in so many rounds, the last ones; None means all
 
 
@@ -73,7 +73,7 @@ class Report:
         return "\n".join(
             [
                 f"{self.subject}, {self.unit}",
-                "Rounds: " + ", ".join(f"{count} of {name}" for name, count in taken.items()),
+                "Rounds: " + _counts(taken),
                 "",
                 *_table([("round", *numbers), *figures]),
                 "",
@@ -127,13 +127,22 @@ def alternate(contenders: Sequence[Contender], rounds: int) -> list[Round]:
     found = []
     for number in range(rounds):
         order = contenders if number % 2 == 0 else contenders[::-1]
-        figures = {}
+        figures: dict[str, Round] = {}
         for one in order:
             if one.last is None or number >= rounds - one.last:
-                figures[one.name] = one.measure()
-                say(f"round {number + 1}: {one.name} {figures[one.name]:.2f}")
-        found.append({one.name: figures[one.name] for one in contenders if one.name in figures})
+                figures[one.name] = _figures(one)
+                for name, figure in figures[one.name].items():
+                    say(f"round {number + 1}: {name} {figure:.2f}")
+        taken = [figures[one.name] for one in contenders if one.name in figures]
+        found.append({name: figure for one in taken for name, figure in one.items()})
     return found
+
+
+def _figures(one: Contender) -> Round:
+    measured = one.measure()
+    if isinstance(measured, dict):
+        return {f"{one.name}: {name}": figure for name, figure in measured.items()}
+    return {one.name: measured}
 
 
 def seconds(act: Callable[[], object]) -> float:
@@ -172,6 +181,7 @@ def failing_briefly() -> Iterator[None]:
 def machine(directory: Path) -> dict[str, object]:
     """Return what figures depend on: the machine, and the filesystem of *directory*."""
     return {
+        "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "filesystem": _filesystem(directory),
@@ -192,6 +202,17 @@ def show(report: Report, *, is_json: bool) -> None:
 def say(text: str) -> None:
     """Write talk to stderr: stdout has the report and nothing else."""
     print(text, file=sys.stderr, flush=True)
+
+
+def _counts(taken: Mapping[str, int]) -> str:
+    if len(set(taken.values())) == 1:
+        return str(next(iter(taken.values())))
+    return ", ".join(f"{count} of {name}" for name, count in taken.items())
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((one.partition(":")[2].strip() for one in lines if "model name" in one), "unknown")
 
 
 def _filesystem(directory: Path) -> str:
