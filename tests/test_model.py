@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -479,3 +480,30 @@ def test_a_model_that_is_mended_is_read(tmp_path: Path) -> None:
     (path / "MLmodel").write_text(MLFLOW_2_9)
 
     assert models.read(path).mlflow_version == "2.9.2"
+
+
+@pytest.mark.parametrize("settle_s", [0, 0.1])
+def test_every_change_of_a_model_is_seen(tmp_path: Path, settle_s: float) -> None:
+    path = write(tmp_path / "model")
+    (path / "empty").mkdir()
+    (path / "link").symlink_to(tmp_path / "target")
+    models = Models(no_time)
+    changes = [
+        lambda: (path / "empty" / "added").write_text(""),
+        lambda: (path / "empty" / "added").rename(path / "empty" / "renamed"),
+        (path / "empty" / "renamed").unlink,
+        lambda: (tmp_path / "target").write_text("what the link leads to"),
+        lambda: (path / "MLmodel").write_text(MLFLOW_2_9),
+        (path / "code" / "mine.py").unlink,
+    ]
+
+    digests = [models.read(path).digest]
+    for change in changes:
+        # Right after a directory has changed, its time may not tell the next change.
+        time.sleep(settle_s)
+        assert models.read(path).digest == digests[-1]
+        change()
+        digests.append(models.read(path).digest)
+
+    assert len(set(digests)) == len(digests) - 1
+    assert digests[0] == digests[3], "it is as it was before something was added"

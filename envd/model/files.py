@@ -98,6 +98,19 @@ def walk(
     Raises:
         ModelInvalidError: there are over *limit* files and directories, or it is very deep.
     """
+    for name, entry in tree(model, folder, limit, left_out):
+        if not entry.is_dir(follow_symlinks=False):
+            yield name, entry
+
+
+def tree(
+    model: Path, folder: Path, limit: int, left_out: Collection[str] = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield what `walk` yields, and the directories.
+
+    Raises:
+        ModelInvalidError: as `walk`.
+    """
     # Not by os.walk: it holds all of a directory, counts no directories and calls itself.
     left = limit
     above = [""]
@@ -113,10 +126,12 @@ def walk(
             raise ModelInvalidError(message, model=model)
         below = []
         for entry in sorted(entries, key=lambda one: one.name):
-            if not entry.is_dir(follow_symlinks=False):
-                yield f"{prefix}{entry.name}", entry
-            elif entry.name not in left_out:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder and entry.name in left_out:
+                continue
+            if is_folder:
                 below.append(f"{prefix}{entry.name}/")
+            yield f"{prefix}{entry.name}", entry
         above += reversed(below)
 
 

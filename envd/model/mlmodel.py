@@ -16,13 +16,16 @@ from pathlib import Path
 
 from envd.errors import ModelInvalidError, ModelNotFoundError
 from envd.model import documents, files
+from envd.model import look as looking
 from envd.model.documents import Document
+from envd.model.look import Look
 from envd.model.texts import shown
 from envd.values import is_variable
 
 _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
 _MAX_FILES = 100_000
 _MAX_CODE_BYTES = 64 << 20
+_LEFT_OUT = {"__pycache__"}
 _LONG_LOOK_S, _LONGEST_S = 0.02, 5.0
 _MAX_VARIABLES = 100
 _TRUE = ("true", "True")
@@ -231,7 +234,7 @@ def _content(path: Path, status: os.stat_result, limit: int) -> bytes | None:
 
 def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield every file and link below *path* in order, relative; no link is entered."""
-    for name, entry in files.walk(path, path, _MAX_FILES, {"__pycache__"}):
+    for name, entry in files.walk(path, path, _MAX_FILES, _LEFT_OUT):
         yield name, _status(entry)
 
 
@@ -262,23 +265,17 @@ class Models:
         started = self._clock()
         if seen and started < seen.good_until:
             return seen.model
-        fingerprint = _fingerprint(path) if path.is_dir() else ""
+        look = (seen and seen.look.again()) or looking.look(path, _MAX_FILES, _LEFT_OUT)
         took = self._clock() - started
-        model = seen.model if seen and seen.fingerprint == fingerprint else read(path)
+        model = seen.model if seen and seen.look == look else read(path)
         # Looking at a directory of very many files must not take all the time there is.
         good_until = self._clock() + min(100 * took, _LONGEST_S) if took > _LONG_LOOK_S else 0.0
-        self._seen[path] = _Seen(fingerprint, model, good_until)
+        self._seen[path] = _Seen(look, model, good_until)
         return model
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    fingerprint: str
+    look: Look
     model: Model
     good_until: float
-
-
-def _fingerprint(path: Path) -> str:
-    return repr(
-        [(name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in _walk(path)]
-    )

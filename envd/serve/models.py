@@ -14,7 +14,7 @@ from envd.config import Settings
 from envd.errors import EnvdError, EnvironmentBuildingError, EnvironmentNotFoundError
 from envd.events import Note
 from envd.following import Build
-from envd.model import Model, Models
+from envd.model import Model, Models, look
 from envd.run.serving import Serving, Servings
 from envd.serve.served import Entries, Entry, State
 from envd.spec import Terms
@@ -30,10 +30,10 @@ _MAX_KNOWN = 10_000
 @dataclass(frozen=True, slots=True)
 class _Known:
     digest: str
-    lock: Path
     environment: Environment
     notes: tuple[Note, ...]
-    files: tuple[tuple[int, int], ...]
+    places: tuple[str, ...]
+    states: look.States
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +143,21 @@ class ReadyModels:
         found = self._builds.find(asked)
         if found is None:
             found = await self._built(self._builds.start(asked, model), wait=wait)
+        # Whoever locks or builds anew writes new files.
         lock = self._store.specs.lock_path(asked.spec.key, asked.day)
-        files = self._files(lock, found)
+        manifest = self._store.layout.manifest(found.id)
+        places = (str(lock), str(manifest), str(found.manifest.base.path))
+        states = look.states(places)
         # What was found before its files were looked at may be out of date by now.
-        found = self._builds.find(asked) if files else None
-        if found is None or files is None:
+        found = self._builds.find(asked) if None not in states else None
+        if found is None:
             message = "the environment was removed as soon as it was ready; try again"
             raise EnvironmentNotFoundError(message, spec_key=asked.spec.key)
         notes = self._builds.notes(model, asked, found)
         if len(self._known) >= _MAX_KNOWN:
             # Terms are the caller's: what it was asked with must not be kept for ever.
             self._known.clear()
-        self._known[model.path, terms] = _Known(model.digest, lock, found, notes, files)
+        self._known[model.path, terms] = _Known(model.digest, found, notes, places, states)
         return found, notes
 
     def forget(self, model: Model, terms: Terms = _DEFAULT) -> None:
@@ -165,19 +168,7 @@ class ReadyModels:
         known = self._known.get((model.path, terms))
         if known is None or known.digest != model.digest:
             return None
-        is_same = known.files == self._files(known.lock, known.environment)
-        return known if is_same and known.environment.manifest.base.is_there() else None
-
-    def _files(self, lock: Path, found: Environment) -> tuple[tuple[int, int], ...] | None:
-        """Return which files *lock* and the manifest are, None where one is not there.
-
-        Whoever locks or builds anew writes a new file.
-        """
-        try:
-            both = [lock.stat(), self._store.layout.manifest(found.id).stat()]
-        except FileNotFoundError:
-            return None
-        return tuple((one.st_ino, one.st_mtime_ns) for one in both)
+        return known if known.states == look.states(known.places) else None
 
     async def _built(self, build: Build, *, wait: bool) -> Environment:
         if not wait:
