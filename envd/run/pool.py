@@ -18,6 +18,7 @@ from envd.model import Model
 from envd.run import memory
 from envd.run.observer import Observer
 from envd.run.processes import Processes
+from envd.run.recent import RecentUses
 from envd.run.queue import Queue
 from envd.run.serving import Serving
 from envd.run.templates import Template
@@ -82,6 +83,7 @@ class Pool:
         """Start none yet."""
         self._settings = settings
         self._store = store
+        self._uses = RecentUses(store.uses)
         self._observer = observer or Observer()
         self._workshop = Workshop(settings, store, processes, clock, self._observer)
         self._clock = clock
@@ -104,7 +106,7 @@ class Pool:
         queue = self._queue(model, environment, serving)
         answered = await queue.ask(request.head, request.payload)
         found = _prediction(answered, self._clock())
-        self._store.uses.record(environment.id)
+        self._uses.record(environment.id)
         if found.origin != "warm":
             self._store.uses.record_model(environment.id, model.path)
         self._observer.predicted(found.queue_seconds, found.predict_seconds, found.model_seconds)
@@ -163,6 +165,7 @@ class Pool:
         queues, self._queues = list(self._queues.values()), {}
         await asyncio.gather(*(queue.close() for queue in queues))
         await self._workshop.close()
+        self._uses.close()
 
     def _queue(self, model: Model, environment: Environment, serving: Serving) -> Queue:
         key = (model.path, model.digest, environment.prefix, serving)

@@ -37,15 +37,15 @@ class Uses:
         moment = self._clock.now()
         os.utime(path, (moment, moment))
 
-    def record(self, env_id: str) -> None:
-        """Remember that *env_id* was used just now."""
+    def record(self, env_id: str, times: int = 1) -> None:
+        """Remember that *env_id* was used just now, so many *times*."""
         moment = int(self._clock.now() * 1e9)
         try:
             failpoint.reach("lease.used")
             # A Path would take longer than the rest.
             file = os.open(f"{self._environments}/{env_id}/used", _CREATED, 0o600)
             try:
-                os.ftruncate(file, os.fstat(file).st_size + 1)
+                os.ftruncate(file, os.fstat(file).st_size + times)
                 os.utime(file, ns=(moment, moment))
             finally:
                 os.close(file)
