@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 BIN = Path(sys.executable).parent
-_TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Daemon:
@@ -67,9 +66,3 @@ def environ(root: Path) -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "ENVD_ROOT": str(root)
     }
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that *pid* has had; it counts in hundredths of a second."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK

@@ -13,18 +13,13 @@ from typing import Any
 import grpc
 import uvloop
 from envd_client.v1 import envd_pb2 as api
-from envd_client.v1 import envd_pb2_grpc as services
 
 _LIMIT = 64 << 20
 
 
-class Echo(services.PredictionsServicer):
-    """Answers with the payload it is sent."""
-
-    async def Predict(self, request: api.PredictRequest, context: Any) -> api.PredictResponse:  # noqa: N802
-        """Answer."""
-        del context
-        return api.PredictResponse(payload=request.payload, content_type=request.content_type)
+async def _predict(request: api.PredictRequest, context: Any) -> api.PredictResponse:
+    del context
+    return api.PredictResponse(payload=request.payload, content_type=request.content_type)
 
 
 async def _serve(socket: str) -> None:
@@ -35,7 +30,13 @@ async def _serve(socket: str) -> None:
             ("grpc.so_reuseport", 0),
         ]
     )
-    services.add_PredictionsServicer_to_server(Echo(), server)
+    handler = grpc.unary_unary_rpc_method_handler(
+        _predict, api.PredictRequest.FromString, api.PredictResponse.SerializeToString
+    )
+    service = api.DESCRIPTOR.services_by_name["Predictions"].full_name
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {"Predict": handler})]
+    )
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     print("serving", flush=True)

@@ -154,14 +154,22 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def run(argv: Sequence[str | Path], environ: Mapping[str, str] | None = None) -> str:
-    """Run *argv* and return what it wrote.
+def run(
+    argv: Sequence[str | Path], environ: Mapping[str, str] | None = None, *, given: str = ""
+) -> str:
+    """Run *argv*, *given* on its stdin, and return what it wrote.
 
     Raises:
         click.ClickException: it failed; the message ends with what it said.
     """
     finished = subprocess.run(
-        argv, env=environ, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        argv,
+        env=environ,
+        check=False,
+        text=True,
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     if finished.returncode != 0:
         message = f"`{argv[0]}` failed:\n{finished.stdout[-2000:]}"

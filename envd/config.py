@@ -205,7 +205,7 @@ class Daemon:
     drain: Seconds = setting(Seconds(30), "How long SIGTERM waits for requests under way.")
     max_message: Bytes = setting(Bytes(64 << 20), "The largest request or answer.")
     max_in_flight: Bytes = setting(
-        Bytes(512 << 20), "What the requests and answers under way may take together."
+        Bytes(512 << 20), "What the requests under way may hold together, in bytes of input."
     )
 
 

@@ -129,6 +129,19 @@ class PayloadTooLargeError(EnvdError):
     code, reason = "RESOURCE_EXHAUSTED", "PAYLOAD_TOO_LARGE"
 
 
+class InFlightFullError(EnvdError):
+    """The daemon holds as many bytes of requests as it may; try again."""
+
+    code, reason, blame = "RESOURCE_EXHAUSTED", "IN_FLIGHT_FULL", Blame.TRANSIENT
+    retry_after_s = 0.5
+
+
+class DeadlineExceededError(EnvdError):
+    """The time the caller gave is over; give more."""
+
+    code, reason, blame = "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", Blame.TRANSIENT
+
+
 class SolveFailedError(EnvdError):
     """No set of packages satisfies the spec; mend the requirements."""
 

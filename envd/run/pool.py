@@ -18,8 +18,8 @@ from envd.model import Model
 from envd.run import memory
 from envd.run.observer import Observer
 from envd.run.processes import Processes
-from envd.run.recent import RecentUses
 from envd.run.queue import Queue
+from envd.run.recent import RecentUses
 from envd.run.serving import Serving
 from envd.run.templates import Template
 from envd.run.ticket import Answered

@@ -20,7 +20,6 @@ from envd.builds import Builds
 from envd.errors import BuildInterruptedError, RequestInvalidError, ShuttingDownError
 from envd.following import Build
 from envd.run.pool import Pool
-from envd.serve import status
 from envd.serve.context import Context
 from envd.serve.models import ReadyModels
 from envd.serve.upkeep import Upkeep
@@ -53,7 +52,6 @@ class Environments(services.EnvironmentsServicer):
         self._snapshots = Snapshots(store, builds)
         self._threads = ThreadPoolExecutor(_THREADS, "store")
 
-    @status.unary
     async def ResolveSpec(  # noqa: N802
         self, request: api.ResolveSpecRequest, context: Context
     ) -> api.ResolvedSpec:
@@ -66,7 +64,6 @@ class Environments(services.EnvironmentsServicer):
             return messages.resolved(asked, self._builds.kept_lock(asked), file)
         return messages.resolved(asked, self._builds.kept_lock(asked))
 
-    @status.unary
     async def BuildEnvironment(  # noqa: N802
         self, request: api.BuildEnvironmentRequest, context: Context
     ) -> api.Environment:
@@ -84,7 +81,6 @@ class Environments(services.EnvironmentsServicer):
             lambda: messages.asked_for(self._store, found, asked, notes, cached=True)
         )
 
-    @status.unary
     async def CancelBuild(  # noqa: N802
         self, request: api.CancelBuildRequest, context: Context
     ) -> api.Environment:
@@ -96,7 +92,6 @@ class Environments(services.EnvironmentsServicer):
             return self._snapshots.unready(cancelled)
         return messages.cancelled(self._store, cancelled)
 
-    @status.stream
     async def WatchEnvironment(  # noqa: N802
         self, request: api.WatchEnvironmentRequest, context: Context
     ) -> AsyncIterator[api.EnvironmentEvent]:
@@ -117,7 +112,6 @@ class Environments(services.EnvironmentsServicer):
         outcome = await self._in_thread(lambda: self._outcome(build))
         yield api.EnvironmentEvent(sequence=last + 1, environment=outcome)
 
-    @status.unary
     async def GetEnvironment(  # noqa: N802
         self, request: api.GetEnvironmentRequest, context: Context
     ) -> api.Environment:
@@ -126,7 +120,6 @@ class Environments(services.EnvironmentsServicer):
         is_full = request.view == api.FULL
         return await self._in_thread(lambda: self._snapshots.any(request.id, full=is_full))
 
-    @status.unary
     async def ListEnvironments(  # noqa: N802
         self, request: api.ListEnvironmentsRequest, context: Context
     ) -> api.ListEnvironmentsResponse:
@@ -137,7 +130,6 @@ class Environments(services.EnvironmentsServicer):
             raise RequestInvalidError(message, page_size=request.page_size)
         return await self._in_thread(lambda: self._page(request))
 
-    @status.unary
     async def DeleteEnvironment(  # noqa: N802
         self, request: api.DeleteEnvironmentRequest, context: Context
     ) -> api.Environment:
@@ -152,7 +144,6 @@ class Environments(services.EnvironmentsServicer):
         self._upkeep.tidy_soon()
         return message
 
-    @status.unary
     async def PinEnvironment(  # noqa: N802
         self, request: api.PinEnvironmentRequest, context: Context
     ) -> api.Environment:
@@ -162,7 +153,6 @@ class Environments(services.EnvironmentsServicer):
         await self._in_thread(lambda: self._store.pin(found.id))
         return await self._published(found.id)
 
-    @status.unary
     async def UnpinEnvironment(  # noqa: N802
         self, request: api.UnpinEnvironmentRequest, context: Context
     ) -> api.Environment:
@@ -172,7 +162,6 @@ class Environments(services.EnvironmentsServicer):
         self._store.unpin(found.id)
         return await self._published(found.id)
 
-    @status.unary
     async def PurgeEnvironments(  # noqa: N802
         self, request: api.PurgeEnvironmentsRequest, context: Context
     ) -> api.PurgeEnvironmentsResponse:
@@ -182,7 +171,6 @@ class Environments(services.EnvironmentsServicer):
         self._upkeep.tidy_soon()
         return messages.purged(found)
 
-    @status.unary
     async def VerifyEnvironment(  # noqa: N802
         self, request: api.VerifyEnvironmentRequest, context: Context
     ) -> api.VerifyEnvironmentResponse:

@@ -15,13 +15,15 @@ from envd.errors import EnvdError
 from envd.run.processes import Processes
 from envd.store import Store, sweep
 
+_LINE = "%(asctime)s %(levelname)s %(name)s%(request)s: %(message)s"
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--root", type=click.Path(path_type=Path), help="Where everything is kept.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="The settings file.")
 @click.option("--socket", help="The predict socket.  [env: ENVD_SOCKET]")
 @click.option("--admin-socket", help="The admin socket; else admin.sock beside the other.")
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more, every request among it.")
 @click.version_option(envd.__version__, prog_name="envd")
 def main(
     root: Path | None,
@@ -42,10 +44,9 @@ def main(
       envd --root /var/lib/envd --socket /run/envd/predict.sock
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_LINE, defaults={"request": ""}))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     try:
         settings = config.load(root=root, file=file)
         chosen = addresses.sockets(settings.root, predict=socket, admin=admin_socket)
@@ -76,8 +77,11 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
 def _run(settings: config.Settings, chosen: addresses.Sockets, processes: Processes) -> None:
     import uvloop  # noqa: PLC0415
 
+    from envd.serve import calls  # noqa: PLC0415
     from envd.serve.daemon import Daemon  # noqa: PLC0415
 
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(calls.mark)
     daemon = Daemon(settings, chosen, processes)
     if not uvloop.run(daemon.run(lambda: _say(settings, chosen))):
         sys.exit(1)

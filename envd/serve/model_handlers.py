@@ -9,7 +9,6 @@ from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
 from envd.errors import PermissionDeniedError, RequestInvalidError
-from envd.serve import status
 from envd.serve.context import Context
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
@@ -25,7 +24,6 @@ class ModelHandlers(services.PredictionsServicer):
         self._loading = loading
         self._is_admin = Role.ADMIN in roles
 
-    @status.unary
     async def LoadModel(  # noqa: N802
         self, request: api.LoadModelRequest, context: Context
     ) -> api.Model:
@@ -35,7 +33,6 @@ class ModelHandlers(services.PredictionsServicer):
         wait = request.wait if request.HasField("wait") else True
         return await self._loading.load(request.model, request.name, wait=wait)
 
-    @status.unary
     async def UnloadModel(  # noqa: N802
         self, request: api.UnloadModelRequest, context: Context
     ) -> api.Model:
@@ -44,7 +41,6 @@ class ModelHandlers(services.PredictionsServicer):
         self._check(request.model)
         return await self._loading.unload(request.model)
 
-    @status.unary
     async def ListModels(  # noqa: N802
         self, request: api.ListModelsRequest, context: Context
     ) -> api.ListModelsResponse:
@@ -52,7 +48,6 @@ class ModelHandlers(services.PredictionsServicer):
         del request, context
         return api.ListModelsResponse(models=self._loading.list())
 
-    @status.unary
     async def GetModel(  # noqa: N802
         self, request: api.GetModelRequest, context: Context
     ) -> api.Model:

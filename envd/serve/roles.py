@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 import enum
-import functools
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any
-
-import grpc
-
-from envd.errors import PermissionDeniedError
-from envd.serve import status
-from envd.serve.context import Context
 
 
 class Role(enum.Enum):
@@ -47,28 +38,3 @@ ROLES = {
     "/grpc.health.v1.Health/Watch": Role.PREDICT,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.ADMIN,
 }
-
-
-class Roles(grpc.aio.ServerInterceptor):
-    """Lets through what the roles of one socket may call."""
-
-    def __init__(self, allowed: Collection[Role]) -> None:
-        """Allow these roles."""
-        self._allowed = allowed
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Answer PERMISSION_DENIED to what is not allowed here."""
-        if ROLES.get(details.method) in self._allowed:
-            return await continuation(details)
-        return grpc.unary_unary_rpc_method_handler(functools.partial(_deny, None))
-
-
-@status.unary
-async def _deny(_: Any, request: Any, context: Context) -> None:
-    del request, context
-    message = "this socket may not do that; ask on the admin socket"
-    raise PermissionDeniedError(message)

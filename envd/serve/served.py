@@ -46,13 +46,14 @@ class Entry:
 
 
 class Entries:
-    """All of them."""
+    """All of them; each `generation` has others, or other names for them."""
 
     def __init__(self, configured: Iterable[Served], teller: health.aio.HealthServicer) -> None:
         """Know those of the settings; *teller* is told what state those with names are in."""
         self._teller = teller
         self._all = [Entry(one) for one in configured]
         self._configured = frozenset(self._all)
+        self.generation = 0
         self._index()
 
     def __iter__(self) -> Iterator[Entry]:
@@ -128,6 +129,7 @@ class Entries:
             await self._teller.set(entry.service, _SERVING if is_ready else _NOT_SERVING)
 
     def _index(self) -> None:
+        self.generation += 1
         self._by_name = {one.served.name: one for one in self._all if one.served.name}
         self._by_uri: dict[str, Entry] = {}
         for entry in sorted(self._all, key=lambda one: not one.served.name):

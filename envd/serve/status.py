@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import string
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
@@ -16,7 +14,6 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from envd.errors import OUT_OF, CacheFullError, EnvdError, InternalError, LimitReachedError
-from envd.serve.context import Context
 
 log = logging.getLogger(__name__)
 _LIMITS: dict[int | None, type[EnvdError]] = {
@@ -24,15 +21,14 @@ _LIMITS: dict[int | None, type[EnvdError]] = {
     errno.ENOSPC: CacheFullError,
     errno.EDQUOT: CacheFullError,
 }
-_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 # What clients take of trailers is 8 KiB, and the message is in them twice: percent-encoded,
 # and in the details in base 64.
 _MAX_MESSAGE_BYTES, _MAX_METADATA_BYTES = 2400, 2400
 
 
-def of(error: EnvdError) -> grpc.Status:
+def of(error: EnvdError, request_id: str) -> grpc.Status:
     """Return the gRPC status of *error*, its details in the trailers."""
-    details = [_packed(_info(error))]
+    details = [_packed(_info(error, request_id))]
     if error.retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
@@ -45,8 +41,8 @@ def of(error: EnvdError) -> grpc.Status:
     return rpc_status.to_status(status)
 
 
-def _info(error: EnvdError) -> error_details_pb2.ErrorInfo:
-    metadata, left = {}, _MAX_METADATA_BYTES
+def _info(error: EnvdError, request_id: str) -> error_details_pb2.ErrorInfo:
+    metadata, left = {"request_id": request_id}, _MAX_METADATA_BYTES
     # The shortest first: what is cut is the traceback, and its end is what says most.
     for key, value in sorted(error.metadata.items(), key=lambda item: len(item[1])):
         kept = value.encode()[-left:].decode(errors="ignore") if left else ""
@@ -68,43 +64,11 @@ def _packed(message: Any) -> any_pb2.Any:
     return packed
 
 
-def unary(handler: _Handler) -> _Handler:
-    """Let *handler*, a coroutine method, raise EnvdError."""
-
-    @functools.wraps(handler)
-    async def guarded(self: object, request: Any, context: Context) -> Any:
-        return await _guard(handler(self, request, context), context)
-
-    return guarded  # type: ignore[return-value]
-
-
-def stream(handler: _Handler) -> _Handler:
-    """Let *handler*, an asynchronous generator method, raise EnvdError."""
-
-    @functools.wraps(handler)
-    async def guarded(self: object, request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for message in handler(self, request, context):
-                yield message
-        except Exception as error:  # noqa: BLE001
-            await _abort(error, context)
-
-    return guarded  # type: ignore[return-value]
-
-
-async def _guard(answer: Awaitable[Any], context: Context) -> Any:
-    try:
-        return await answer
-    except Exception as error:  # noqa: BLE001
-        await _abort(error, context)
-
-
-async def _abort(error: Exception, context: Context) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
+def meant(error: Exception) -> EnvdError:
+    """Return what *error* means for the caller: what envd does not know is its own fault."""
+    if isinstance(error, EnvdError):
+        return error
     if isinstance(error, OSError) and error.errno in _LIMITS:
-        error = _LIMITS[error.errno](f"the daemon cannot go on: {error}")
-    if not isinstance(error, EnvdError):
-        log.error("a request failed for a reason that envd does not know", exc_info=error)
-        error = InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")
-    await context.abort_with_status(of(error))
+        return _LIMITS[error.errno](f"the daemon cannot go on: {error}")
+    log.error("a request failed for a reason that envd does not know", exc_info=error)
+    return InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")

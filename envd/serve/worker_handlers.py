@@ -14,7 +14,6 @@ from envd.errors import WorkerNotFoundError
 from envd.run.pool import Pool
 from envd.run.queue import Queue
 from envd.run.workshop import Worker
-from envd.serve import status
 from envd.serve.context import Context
 
 _ORIGINS = {"forked": api.PredictResponse.FORKED, "fresh": api.PredictResponse.FRESH}
@@ -36,7 +35,6 @@ class WorkerHandlers(services.PredictionsServicer):
         """Look into *pool*."""
         self._pool = pool
 
-    @status.unary
     async def ListWorkers(  # noqa: N802
         self, request: api.ListWorkersRequest, context: Context
     ) -> api.ListWorkersResponse:
@@ -45,7 +43,6 @@ class WorkerHandlers(services.PredictionsServicer):
         found = sorted(await self._found(), key=lambda one: -one.worker.last_used)
         return api.ListWorkersResponse(workers=map(_message, found))
 
-    @status.unary
     async def RestartWorker(  # noqa: N802
         self, request: api.RestartWorkerRequest, context: Context
     ) -> api.Worker:

@@ -109,6 +109,12 @@ class BuildTimedOutError(TryAgainError):
     reason = "BUILD_TIMED_OUT"
 
 
+class InFlightFullError(TryAgainError):
+    """The daemon holds as many bytes of requests as it may; try again."""
+
+    code, reason = StatusCode.RESOURCE_EXHAUSTED, "IN_FLIGHT_FULL"
+
+
 class IndexUnreachableError(TryAgainError):
     """A package index did not answer; try again."""
 

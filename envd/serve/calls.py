@@ -1,0 +1,167 @@
+"""What all requests to envd's own services have: an id, an account of their time, one end.
+
+A request's id is the caller's `x-request-id`, or made. It comes back in the trailing metadata,
+stands in every line that is logged for it, and in the metadata of its error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+from envd.errors import DeadlineExceededError
+from envd.serve import status
+from envd.serve.context import Context
+
+log = logging.getLogger(__name__)
+REQUEST_ID = "x-request-id"
+_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+Unary = Callable[[Any, Context], Awaitable[Any]]
+Stream = Callable[[Any, Context], AsyncIterator[Any]]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request: what it is, and how it went.
+
+    `stages` says where its time went, in seconds; `outcome` is OK, CANCELLED, or the reason
+    of the error; `model` is the name it is served by, empty for a path or a URI.
+    """
+
+    id: str
+    method: str
+    metadata: Any
+    began: float = field(default_factory=time.perf_counter)
+    ended: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    outcome: str = "CANCELLED"
+    model: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+
+class Watcher(Protocol):
+    """Whoever wants to know of every request that has ended."""
+
+    def ended(self, call: Call) -> None:
+        """Take note of *call*."""
+
+
+_current: ContextVar[Call] = ContextVar("call")
+
+
+def current() -> Call:
+    """Return the request that this task answers."""
+    return _current.get()
+
+
+def mark(record: logging.LogRecord) -> bool:
+    """Add to a line of the log the id of the request that it is about, as `request`."""
+    call = _current.get(None)
+    record.request = f" [{call.id}]" if call else ""
+    return True
+
+
+class Calls:
+    """The requests of one daemon; `none` is set while there is no unary one."""
+
+    def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
+        """Begin with none, and tell *watchers* of each that ends."""
+        self._watchers = watchers
+        self._made = map(
+            "{}-{:x}".format, itertools.repeat(secrets.token_hex(4)), itertools.count(1)
+        )
+        self.count = 0
+        self.none = asyncio.Event()
+        self.none.set()
+
+    def unary(self, method: str, answer: Unary) -> Unary:
+        """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it."""
+
+        async def answered(request: Any, context: Context) -> Any:
+            call = self._begin(method, context)
+            self.count += 1
+            self.none.clear()
+            try:
+                check_deadline(context)
+                response = await answer(request, context)
+            except Exception as error:  # noqa: BLE001
+                await _fail(error, context, call)
+            else:
+                call.outcome = "OK"
+                return response
+            finally:
+                self._end(call)
+                self.count -= 1
+                if not self.count:
+                    self.none.set()
+
+        return answered
+
+    def stream(self, method: str, answer: Stream) -> Stream:
+        """Return *answer*, an asynchronous generator function, likewise."""
+
+        async def answered(request: Any, context: Context) -> AsyncIterator[Any]:
+            call = self._begin(method, context)
+            try:
+                async for message in answer(request, context):
+                    yield message
+            except Exception as error:  # noqa: BLE001
+                await _fail(error, context, call)
+            else:
+                call.outcome = "OK"
+            finally:
+                self._end(call)
+
+        return answered
+
+    def _begin(self, method: str, context: Context) -> Call:
+        metadata = context.invocation_metadata() or ()
+        given = next((value for key, value in metadata if key == REQUEST_ID), None)
+        is_usable = isinstance(given, str) and _ID.fullmatch(given)
+        call = Call(str(given) if is_usable else next(self._made), method, metadata)
+        context.set_trailing_metadata(((REQUEST_ID, call.id),))
+        _current.set(call)
+        return call
+
+    def _end(self, call: Call) -> None:
+        call.ended = time.perf_counter()
+        for watcher in self._watchers:
+            watcher.ended(call)
+        if log.isEnabledFor(logging.INFO):
+            stages = "".join(f", {name} {1e3 * took:.1f}" for name, took in call.stages.items())
+            log.info("%s %s in %.1f ms%s", call.method, call.outcome, 1e3 * call.seconds, stages)
+
+
+def check_deadline(context: Context) -> None:
+    """See that the caller still waits.
+
+    Raises:
+        DeadlineExceededError: its time is over.
+    """
+    left_s: Any = context.time_remaining()  # None where the caller waits for ever
+    if left_s is not None and left_s <= 0:
+        message = "the deadline of the request has passed before it was begun"
+        raise DeadlineExceededError(message)
+
+
+async def _fail(error: Exception, context: Context, call: Call) -> NoReturn:
+    """End *call* with what *error* means for the caller."""
+    failure = status.meant(error)
+    call.outcome = failure.reason
+    answer = status.of(failure, call.id)
+    trailers = (*answer.trailing_metadata, (REQUEST_ID, call.id))
+    await context.abort(answer.code, answer.details, trailers)
