@@ -30,6 +30,7 @@ from envd.events import Note, Stage, ignore
 from envd.following import Build
 from envd.lock import Lock
 from envd.model import Model, location
+from envd.run.observer import Observer
 from envd.run.processes import Processes
 from envd.spec import Terms
 from envd.store import Environment, collecting
@@ -44,9 +45,12 @@ _MIN_BUILDERS, _BUILDERS_PER_SLOT = 16, 4
 class Builds:
     """The builds of one daemon."""
 
-    def __init__(self, settings: Settings, processes: Processes) -> None:
+    def __init__(
+        self, settings: Settings, processes: Processes, observer: Observer | None = None
+    ) -> None:
         """Start none yet."""
         self._settings = settings
+        self._observer = observer or Observer()
         self._builders = Builders(settings, processes)
         self._environments = Environments(settings)
         # By the day as well: where a month has no answer, each day has its own.
@@ -247,6 +251,7 @@ class Builds:
             # It was cancelled before it began.
             build.done.set_exception(_interrupted(build, asyncio.CancelledError()))
             build.wake()
+        self._observer.built(build.outcome, build.seconds)
 
     def _drop_old(self) -> None:
         over = [key for key, one in self._by_spec.items() if one.done.done()]

@@ -34,6 +34,7 @@ from envd.values import (
     CountOrZero,
     IndexUrl,
     Location,
+    Loopback,
     Mirror,
     Prefix,
     Seconds,
@@ -204,6 +205,9 @@ class Daemon:
 
     drain: Seconds = setting(Seconds(30), "How long SIGTERM waits for requests under way.")
     max_message: Bytes = setting(Bytes(64 << 20), "The largest request or answer.")
+    metrics: Loopback = setting(
+        Loopback(""), "Where Prometheus finds metrics, as in `127.0.0.1:9464`; none if empty."
+    )
     max_in_flight: Bytes = setting(
         Bytes(512 << 20), "What the requests under way may hold together, in bytes of input."
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from envd import process
 from envd.asked import Asked
-from envd.errors import ShuttingDownError
+from envd.errors import EnvdError, InternalError, ShuttingDownError
 from envd.events import Event, Locked, Progress, Stage
 from envd.model import Model
 from envd.store import Environment
@@ -49,6 +49,14 @@ class Build:
     def seconds(self) -> float:
         """How long it has been under way."""
         return time.monotonic() - self.started
+
+    @property
+    def outcome(self) -> str:
+        """How it ended: `built`, `cached`, or the reason of its failure."""
+        error = self.done.exception()
+        if error is None:
+            return "cached" if self.cached else "built"
+        return error.reason if isinstance(error, EnvdError) else InternalError.reason
 
     def add(self, event: Event) -> None:
         """Keep *event* and wake whoever follows; of very many lines only the log has the rest."""

@@ -23,6 +23,8 @@ Location = typing.NewType("Location", str)
 IndexUrl = typing.NewType("IndexUrl", str)
 # A conda channel, and the URL it is fetched from: `conda-forge=https://host/conda-forge`.
 Mirror = typing.NewType("Mirror", str)
+# HOST:PORT of this machine alone, or nothing.
+Loopback = typing.NewType("Loopback", str)
 # How URLs begin.
 Prefix = typing.NewType("Prefix", str)
 # A number of at least one, or whatever is best.
@@ -48,6 +50,8 @@ _LONGEST_S, _LARGEST = 315_576_000_000, 2**63 - 1
 _INDEX_URL = re.compile(r"""([A-Za-z0-9][\w.-]*=)?(https?|file)://[^\s"'`]+""", re.IGNORECASE)
 _PREFIX = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'`]*""")
 _MIRROR = re.compile(r"""[^\s"'`=]+=https?://[^\s"'`]+""", re.IGNORECASE)
+_LOOPBACK = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})", re.ASCII)
+_MAX_PORT = 65535
 _PERCENTAGE = re.compile(r"(100|\d{1,2}(\.\d+)?)\s*%", re.ASCII)
 _SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
@@ -132,6 +136,15 @@ def _location(value: object) -> str:
     """Make a directory absolute: what uses it runs in another one."""
     text = _text(value)
     return text if not text or "://" in text else str(Path(text).expanduser().absolute())
+
+
+def _loopback(value: object) -> str:
+    text = _text(value)
+    match = _LOOPBACK.fullmatch(text)
+    if text and (match is None or int(match[2]) > _MAX_PORT):
+        message = "give a port of this machine's own, as in `127.0.0.1:9464`"
+        raise ValueError(message)
+    return text
 
 
 def _url(value: object, form: re.Pattern[str], example: str) -> str:
@@ -247,6 +260,7 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
         '`conda-forge=https://host/conda-forge`, or in a file `{conda-forge = ["https://..."]}`',
     ),
     Prefix: lambda value: _url(value, _PREFIX, "`https://host/path` or `git+https://host/path`"),
+    Loopback: _loopback,
     Seconds: _seconds,
     Bytes: _bytes,
     Count: lambda value: _count(value, 1),

@@ -238,20 +238,6 @@ def test_the_list_is_paged(daemon: Daemon, tiny: Tiny, tmp_path: Path) -> None:
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_payloads_at_the_limit_pass_and_beyond_it_are_refused(
-    start_daemon, tiny: Tiny, tmp_path: Path
-) -> None:
-    daemon = start_daemon(tmp_path / "root", **tiny.settings, ENVD_DAEMON__MAX_MESSAGE="1MiB")
-    model = tiny.model(tmp_path / "model", body="        return len(data)")
-    with daemon.client() as client:
-        fitting = client.predict(model, {"inputs": "x" * 1_000_000}).predictions
-        with pytest.raises(EnvdError) as raised:
-            client.predict(model, {"inputs": "x" * 1_100_000})
-
-    assert fitting == 1_000_000
-    assert raised.value.code.name == "RESOURCE_EXHAUSTED"
-
-
 def test_a_socket_path_with_odd_characters_works(home: Path, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
     path = tmp_path / "a b%#" / "predict.sock"

@@ -1,4 +1,4 @@
-"""What whoever watches the pool hears: the edges make metrics of it."""
+"""What whoever watches the pool and the builds hears: the edges make metrics of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Kind = Literal["fresh", "forked"]
 
 
 class Observer:
-    """Hears what the pool does, and does nothing about it; metrics are made by a subclass."""
+    """Hears what the pool and the builds do, and does nothing; metrics are made by a subclass."""
 
     def predicted(self, queue_s: float, worker_s: float, model_s: float) -> None:
         """A request was answered; its seconds in the queue, at the worker and in the model."""
@@ -27,3 +27,6 @@ class Observer:
 
         Because it is `idle`, takes `memory`, is `recycled`, `changed` or `unloaded`.
         """
+
+    def built(self, outcome: str, seconds: float) -> None:
+        """A build is over: `built`, `cached`, or the reason of its failure."""

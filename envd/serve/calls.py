@@ -12,12 +12,12 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from envd.errors import DeadlineExceededError
+from envd.errors import DeadlineExceededError, EnvdError
 from envd.serve import status
 from envd.serve.context import Context
 
@@ -33,7 +33,8 @@ class Call:
     """One request: what it is, and how it went.
 
     `stages` says where its time went, in seconds; `outcome` is OK, CANCELLED, or the reason
-    of the error; `model` is the name it is served by, empty for a path or a URI.
+    of the error. Of a prediction, `model` is the name it is served by, empty for a path or a
+    URI, and `was_missing` says that its environment was not there.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Call:
     stages: dict[str, float] = field(default_factory=dict)
     outcome: str = "CANCELLED"
     model: str = ""
+    was_missing: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
 
@@ -68,6 +70,12 @@ def current() -> Call:
     return _current.get()
 
 
+def missed() -> None:
+    """Take note that the environment was not there, if this is for a request."""
+    if call := _current.get(None):
+        call.was_missing = True
+
+
 def mark(record: logging.LogRecord) -> bool:
     """Add to a line of the log the id of the request that it is about, as `request`."""
     call = _current.get(None)
@@ -76,11 +84,14 @@ def mark(record: logging.LogRecord) -> bool:
 
 
 class Calls:
-    """The requests of one daemon; `none` is set while there is no unary one."""
+    """The requests of one daemon; `none` is set while there is no unary one.
 
-    def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
-        """Begin with none, and tell *watchers* of each that ends."""
-        self._watchers = watchers
+    The `watchers` are told of each that ends.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.watchers: list[Watcher] = []
         self._made = map(
             "{}-{:x}".format, itertools.repeat(secrets.token_hex(4)), itertools.count(1)
         )
@@ -92,22 +103,22 @@ class Calls:
         """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it."""
 
         async def answered(request: Any, context: Context) -> Any:
-            call = self._begin(method, context)
+            call, failure = self._begin(method, context), None
             self.count += 1
             self.none.clear()
             try:
-                check_deadline(context)
                 response = await answer(request, context)
-            except Exception as error:  # noqa: BLE001
-                await _fail(error, context, call)
-            else:
                 call.outcome = "OK"
-                return response
+            except Exception as error:  # noqa: BLE001
+                failure = _failed(call, error)
             finally:
-                self._end(call)
                 self.count -= 1
                 if not self.count:
                     self.none.set()
+                self._end(call)
+            if failure:
+                await _abort(context, failure, call.id)
+            return response
 
         return answered
 
@@ -115,16 +126,17 @@ class Calls:
         """Return *answer*, an asynchronous generator function, likewise."""
 
         async def answered(request: Any, context: Context) -> AsyncIterator[Any]:
-            call = self._begin(method, context)
+            call, failure = self._begin(method, context), None
             try:
                 async for message in answer(request, context):
                     yield message
-            except Exception as error:  # noqa: BLE001
-                await _fail(error, context, call)
-            else:
                 call.outcome = "OK"
+            except Exception as error:  # noqa: BLE001
+                failure = _failed(call, error)
             finally:
                 self._end(call)
+            if failure:
+                await _abort(context, failure, call.id)
 
         return answered
 
@@ -139,7 +151,7 @@ class Calls:
 
     def _end(self, call: Call) -> None:
         call.ended = time.perf_counter()
-        for watcher in self._watchers:
+        for watcher in self.watchers:
             watcher.ended(call)
         if log.isEnabledFor(logging.INFO):
             stages = "".join(f", {name} {1e3 * took:.1f}" for name, took in call.stages.items())
@@ -158,10 +170,14 @@ def check_deadline(context: Context) -> None:
         raise DeadlineExceededError(message)
 
 
-async def _fail(error: Exception, context: Context, call: Call) -> NoReturn:
-    """End *call* with what *error* means for the caller."""
+def _failed(call: Call, error: Exception) -> EnvdError:
+    """Return what *error* means for the caller of *call*."""
     failure = status.meant(error)
     call.outcome = failure.reason
-    answer = status.of(failure, call.id)
-    trailers = (*answer.trailing_metadata, (REQUEST_ID, call.id))
+    return failure
+
+
+async def _abort(context: Context, failure: EnvdError, request_id: str) -> NoReturn:
+    answer = status.of(failure, request_id)
+    trailers = (*answer.trailing_metadata, (REQUEST_ID, request_id))
     await context.abort(answer.code, answer.details, trailers)

@@ -24,8 +24,10 @@ from envd.addresses import Sockets
 from envd.builds import Builds
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
+from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
+from envd.serve import tracing
 from envd.serve.calls import Calls
 from envd.serve.environments import Environments
 from envd.serve.gate import Gate
@@ -60,7 +62,9 @@ class Daemon:
         self._health = health.aio.HealthServicer()
         self._entries = Entries(settings.served, self._health)
         self._calls = Calls()
-        self._in_flight = InFlight(settings.daemon.max_in_flight)
+        self._in_flight = InFlight(settings.daemon)
+        self._tracing = tracing.start()
+        self.metrics_url = ""
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
         """Serve until a signal comes; *on_ready* is called when it listens.
@@ -69,8 +73,9 @@ class Daemon:
         """
         stopping = self._stop_signal()
         spawner_gone = self._processes.attach()
-        builds = Builds(self._settings, self._processes)
-        pool = Pool(self._settings, self._store, self._processes)
+        observer = self._observer()
+        builds = Builds(self._settings, self._processes, observer)
+        pool = Pool(self._settings, self._store, self._processes, observer=observer)
         models = ReadyModels(self._settings, self._store, builds, self._entries)
         loading = Loading(models, pool)
         await builds.learn()
@@ -102,7 +107,23 @@ class Daemon:
             # However it has ended: it is no reason to leave workers.
             await asyncio.gather(beside, return_exceptions=True)
             await pool.close()
+            if self._tracing:
+                self._tracing.close()
         return not spawner_gone.done()
+
+    def _observer(self) -> Observer:
+        """Return who hears what happens: nobody, unless there are to be metrics."""
+        if self._tracing:
+            self._calls.watchers.append(self._tracing)
+        address = self._settings.daemon.metrics
+        if not address:
+            return Observer()
+        from envd.serve.metrics import Metrics  # noqa: PLC0415
+
+        metrics = Metrics(self._calls, self._in_flight)
+        self.metrics_url = metrics.serve(address)
+        self._calls.watchers.append(metrics)
+        return metrics
 
     def _server(
         self,

@@ -1,16 +1,23 @@
-"""How many bytes of requests the daemon holds at once."""
+"""How large requests and answers may be: each, and those under way together."""
 
 from __future__ import annotations
 
-from envd.errors import InFlightFullError
+from envd_client.v1 import envd_pb2 as api
+
+from envd import config
+from envd.errors import InFlightFullError, PayloadTooLargeError
+
+# What is said of an answer beside it: notes, reasons, seconds.
+_MAX_BESIDE = 1 << 16
 
 
 class InFlight:
     """The payloads under way, over all connections."""
 
-    def __init__(self, most: int) -> None:
-        """Hold *most* bytes, or one request of any size."""
-        self._most = most
+    def __init__(self, settings: config.Daemon) -> None:
+        """Hold `max_in_flight` bytes, or one request of any size."""
+        self._most = settings.max_in_flight
+        self._largest = settings.max_message
         self.bytes = 0
 
     def take(self, size: int) -> None:
@@ -30,3 +37,18 @@ class InFlight:
     def give_back(self, size: int) -> None:
         """Hold *size* bytes less."""
         self.bytes -= size
+
+    def check_answer(self, answer: api.PredictResponse, payload_size: int) -> None:
+        """See that *answer* can be sent.
+
+        Raises:
+            PayloadTooLargeError: with what is said of it, its payload is too large.
+        """
+        # Measuring a message is writing it.
+        if payload_size + _MAX_BESIDE <= self._largest or answer.ByteSize() <= self._largest:
+            return
+        message = (
+            f"the answer is {payload_size} bytes, and with what is said of it more than the "
+            f"{self._largest} that `daemon.max_message` allows"
+        )
+        raise PayloadTooLargeError(message, bytes=payload_size, max_message=self._largest)

@@ -83,7 +83,7 @@ def _run(settings: config.Settings, chosen: addresses.Sockets, processes: Proces
     for handler in logging.getLogger().handlers:
         handler.addFilter(calls.mark)
     daemon = Daemon(settings, chosen, processes)
-    if not uvloop.run(daemon.run(lambda: _say(settings, chosen))):
+    if not uvloop.run(daemon.run(lambda: _say(settings, chosen, daemon.metrics_url))):
         sys.exit(1)
 
 
@@ -93,10 +93,12 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _say(settings: config.Settings, chosen: addresses.Sockets) -> None:
+def _say(settings: config.Settings, chosen: addresses.Sockets, metrics_url: str) -> None:
     click.echo(f"envd {envd.__version__} serves {settings.root}")
     click.echo(f"  predict  unix:{chosen.predict}")
     click.echo(f"  admin    unix:{chosen.admin}")
+    if metrics_url:
+        click.echo(f"  metrics  {metrics_url}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from envd.events import Note
 from envd.following import Build
 from envd.model import Model, Models, look
 from envd.run.serving import Serving, Servings
+from envd.serve import calls
 from envd.serve.served import Entries, Entry, State
 from envd.spec import Terms
 from envd.store import Environment, Store
@@ -201,6 +202,7 @@ class ReadyModels:
         return known if known.states == look.states(known.places) else None
 
     async def _built(self, build: Build, *, wait: bool) -> Environment:
+        calls.missed()
         if not wait:
             message = "the environment is being built; ask again, or with `wait`"
             raise EnvironmentBuildingError(message, spec_key=build.asked.spec.key)

@@ -93,7 +93,9 @@ class Predictions(ModelHandlers, WorkerHandlers):
         call.stages["worker"] = prediction.predict_seconds
         call.stages["model"] = prediction.model_seconds
         call.bytes_in, call.bytes_out = len(request.payload), len(prediction.payload)
-        return _response(prediction, ready, call.stages["environment"])
+        response = _response(prediction, ready, call.stages["environment"])
+        self._in_flight.check_answer(response, call.bytes_out)
+        return response
 
 
 @dataclass(frozen=True, slots=True)
