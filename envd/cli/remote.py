@@ -265,7 +265,9 @@ def _greet(path: Path) -> None:
     """See that a daemon speaks on the socket *path*: a stopped one would be waited for."""
     with grpc.insecure_channel(target(path)) as channel:
         # A future of the channel's readiness costs a fifth of a second when it is let go.
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/grpc.health.v1.Health/Check"
+        )
         try:
             check(b"", timeout=_CONNECT_S, wait_for_ready=True)
         except grpc.RpcError as error:
