@@ -139,7 +139,7 @@ class InFlightFullError(EnvdError):
 class DeadlineExceededError(EnvdError):
     """The time the caller gave is over; give more."""
 
-    code, reason, blame = "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", Blame.TRANSIENT
+    code, reason = "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"
 
 
 class SolveFailedError(EnvdError):
