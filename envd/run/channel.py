@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -11,17 +12,27 @@ from typing import Any, Protocol
 from envd.errors import EnvdError, InternalError, from_document
 from envd.run.envd_worker.protocol import BEGUN, CANCEL, DONE, HEADER, MAX_HEAD_BYTES
 
+log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], bytes]
+_LAST_WORDS_S = 0.1
 
 
 class Caller(Protocol):
     """Who sent a request, and hears what became of it: one of these, once."""
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
-        """Take the answer."""
+        """Take the answer.
+
+        Raises:
+            ValueError: no worker answers so; nothing has been done.
+        """
 
     def refused(self, error: EnvdError) -> None:
-        """Take the worker's refusal."""
+        """Take the worker's refusal.
+
+        Raises:
+            ValueError: no worker refuses so; nothing has been done.
+        """
 
     def lost(self, *, is_begun: bool) -> None:
         """Hear that the worker has gone, with this request under way or not yet begun."""
@@ -34,6 +45,8 @@ class Channel(asyncio.Protocol):
         """Take no answer larger than *max_payload* bytes."""
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        # Whether it was ended for what came over it, whichever request was under way.
+        self.is_broken = False
         self._max_payload = max_payload
         # In the order in which they were sent; None for those whose caller has left.
         self._callers: dict[int, Caller | None] = {}
@@ -105,6 +118,14 @@ class Channel(asyncio.Protocol):
         """Say goodbye: a worker ends when its socket does."""
         self._transport.close()
 
+    def close_soon(self) -> None:
+        """Close it once the last words of a worker that has ended have been read.
+
+        Children that it left may hold its end of the socket open.
+        """
+        if not self.closed.done():
+            self._loop.call_later(_LAST_WORDS_S, self.close)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
@@ -115,24 +136,26 @@ class Channel(asyncio.Protocol):
         try:
             while frame := self._frame():
                 self._take(*frame)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             self._give_up()
 
     def _take(self, number: int, kind: int, head: dict[str, Any], payload: bytes) -> None:
+        """Take one frame.
+
+        Raises:
+            Exception: no worker says so, as the answer to what it was not asked.
+        """
         if kind == BEGUN:
             self._begun = frozenset(head["ids"]) & self._callers.keys()
             return
-        if number not in self._callers:
-            return
+        caller = self._callers[number]
         if number in self._begun_now():
             self._turned = self._loop.time()
-        caller = self._callers.pop(number)
-        if caller is None:
-            return
-        if kind == DONE:
+        if caller and kind == DONE:
             caller.answered(head, payload)
-        else:
+        elif caller:
             caller.refused(_error(head))
+        del self._callers[number]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody whose request is under way."""
@@ -154,6 +177,8 @@ class Channel(asyncio.Protocol):
 
     def _give_up(self) -> None:
         """End the channel: only code of the model's own can have written what came over it."""
+        log.warning("a worker sent what no worker sends; it is ended")
+        self.is_broken = True
         self._transport.abort()
         self._received.clear()
 
@@ -170,6 +195,8 @@ class Channel(asyncio.Protocol):
         with memoryview(self._received) as view:
             head = json.loads(bytes(view[HEADER.size : start]))
             payload = bytes(view[start : start + size])
+        if not isinstance(head, dict):
+            raise TypeError
         del self._received[: start + size]
         return number, kind, head, payload
 
@@ -195,7 +222,7 @@ class _Waiting:
 
 
 def _error(head: dict[str, Any]) -> EnvdError:
-    try:
-        return from_document(head)
-    except (TypeError, ValueError):
-        return InternalError("a worker sent an answer that cannot be read")
+    error = from_document(head)
+    if isinstance(error, InternalError):
+        raise ValueError(error.message)  # noqa: TRY004
+    return error

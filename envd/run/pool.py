@@ -245,7 +245,7 @@ def _sizes(workers: list[Worker], templates: list[Template]) -> list[int]:
 
 
 def _prediction(answered: Answered, now: float) -> Prediction:
-    ticket, head = answered.ticket, answered.head
+    ticket = answered.ticket
     worker = ticket.worker
     is_new = worker is not None and worker.born > ticket.asked
     start: Any = worker.start_seconds if worker and is_new else 0.0
@@ -256,6 +256,6 @@ def _prediction(answered: Answered, now: float) -> Prediction:
         queue_seconds=max(0.0, ticket.sent - ticket.asked - start),
         start_seconds=start,
         predict_seconds=now - ticket.sent,
-        model_seconds=head["seconds"],
-        notes=tuple(head["notes"]),
+        model_seconds=answered.model_seconds,
+        notes=answered.notes,
     )

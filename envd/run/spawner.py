@@ -10,8 +10,8 @@ a SOCK_SEQPACKET pair, one JSON object a message:
     {"kill": id, "signal": number}                            the child's process group
 
 and is told `{"started": id, "pid"}`, `{"failed": id, "error", "errno"}` and
-`{"exited": id, "status"}`. When the daemon ends, however it ends, so does everything
-that was started here, what left its session included.
+`{"exited": id, "status"}`. What a child leaves when it ends, in whatever session, ends too;
+and when the daemon ends, however it ends, so does everything that was started here.
 """
 
 import ctypes
@@ -28,6 +28,8 @@ import time
 _MAX_MESSAGE = 1 << 20
 _MAX_DESCRIPTORS = 16
 _PR_SET_CHILD_SUBREAPER = 36
+
+LIBC = ctypes.CDLL(None)
 
 
 class Child:
@@ -104,6 +106,7 @@ class Spawner:
                     stderr=log,
                     start_new_session=True,
                     pass_fds=given,
+                    preexec_fn=adopt_orphans,  # noqa: PLW1509
                 )
         except Exception as error:  # noqa: BLE001
             self.fail(number, error)
@@ -118,14 +121,14 @@ class Spawner:
         self.tell({"failed": number, "error": str(error), "errno": getattr(error, "errno", None)})
 
     def reap(self):
-        """Report every child that has ended, and end what it left in its group."""
+        """Report every child that has ended, and end what it left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
-                return
+                break
             child = self.children.pop(pid, None)
             if child is None:
                 continue
@@ -133,6 +136,10 @@ class Spawner:
             child.signal(signal.SIGKILL)
             close(child.kept)
             self.tell({"exited": child.number, "status": child.process.returncode})
+        for pid in descendants():
+            # An orphan comes here only from a child that has ended itself.
+            if pid not in self.children:
+                kill(pid)
 
     def tell(self, message):
         """Send a message to the daemon, which may be gone."""
@@ -147,9 +154,10 @@ class Spawner:
         self.control.close()
         for child in self.children.values():
             child.signal(signal.SIGKILL)
-        while pids := descendants():
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+        while True:
+            killed = [kill(pid) for pid in descendants()]
+            if not any(killed):
+                return
             self.reap()
             time.sleep(0.005)
 
@@ -160,6 +168,23 @@ def output(path):
         return open(path, "ab")
     except OSError:
         return open(os.devnull, "ab")
+
+
+def adopt_orphans():
+    """Let this process, and not its parent, have the orphans among its descendants.
+
+    They stay with it as long as it lives, and are known to be nobody's afterwards.
+    """
+    LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill(pid):
+    """Kill a child; return whether that may be done."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:
+        return False
+    return True
 
 
 def descendants():
@@ -179,7 +204,7 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM):
         # Children would inherit SIG_IGN: a builder that has just begun could not be told to end.
         signal.signal(number, lambda *_: None)
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     wakeup, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

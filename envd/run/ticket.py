@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envd.errors import EnvdError
+from envd.errors import EnvdError, FreshNeededError
 from envd.run.workshop import Worker, explained
 
 if TYPE_CHECKING:
@@ -31,13 +31,26 @@ class Ticket:
     is_alone: bool = False
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
-        """Take the answer."""
+        """Take the answer.
+
+        Raises:
+            Exception: no worker answers so.
+        """
+        notes = tuple({"code": str(one["code"]), "message": str(one["message"])}
+                      for one in head["notes"])  # fmt: skip
+        found = Answered(self, float(head["seconds"]), notes, payload)
         self.queue.on_answer(self)
         if not self.answer.done():
-            self.answer.set_result(Answered(self, head, payload))
+            self.answer.set_result(found)
 
     def refused(self, error: EnvdError) -> None:
-        """Take the worker's refusal."""
+        """Take the worker's refusal.
+
+        Raises:
+            ValueError: no worker refuses so.
+        """
+        if isinstance(error, FreshNeededError):
+            raise ValueError(error.message)  # noqa: TRY004
         self.queue.on_answer(self)
         if not self.answer.done() and self.worker:
             self.answer.set_exception(explained(error, self.worker.model))
@@ -52,5 +65,6 @@ class Answered:
     """The answer to a request, and the request with the worker that answered."""
 
     ticket: Ticket
-    head: dict[str, Any]
+    model_seconds: float
+    notes: tuple[dict[str, str], ...]
     payload: bytes

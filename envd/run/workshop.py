@@ -160,6 +160,7 @@ class Workshop:
             channel = await Channel.over(connection, self.settings.daemon.max_message)
             found = Worker(model, environment, process, channel, kind, why, began, template)
             undo.callback(channel.close)
+            process.exited.add_done_callback(lambda _: channel.close_soon())
             answer = await self._load(found, serving)
             undo.pop_all()
         if template is None:

@@ -5,7 +5,7 @@ import os
 import signal
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 def call(function, *arguments):
@@ -41,6 +41,17 @@ def die_with(parent):
     if parent_in_proc() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
         os._exit(1)
+
+
+def adopt_orphans():
+    """Let this process, and not its parent, have the orphans among its descendants."""
+    call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children():
+    """Return the pids of the children of this process, adopted ones included."""
+    with open("/proc/self/task/%s/children" % pid_in_proc()) as file:
+        return [int(pid) for pid in file.read().split()]
 
 
 def pid_in_proc():

@@ -36,7 +36,12 @@ def refuse_missing(error):
 
 def short(error):
     """Return what *error* says, if that is not too long."""
-    return (str(error) or type(error).__name__)[:2000]
+    try:
+        said = str(error)
+    except Exception:
+        # It is a class of the model's.
+        said = ""
+    return (said or type(error).__name__)[:2000]
 
 
 def name(error):

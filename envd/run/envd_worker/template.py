@@ -111,6 +111,8 @@ class Template:
         self._numbers = {}
         self._me = kernel.pid_in_proc()
         self._wakeup = ()
+        # What the imports may have started.
+        self._helpers = set()
 
     def serve(self, started):
         """Serve until the daemon is gone; in a forked process, return what it is to do."""
@@ -140,7 +142,9 @@ class Template:
                     return order
 
     def _listen(self):
-        """Have the end of a child wake `select`."""
+        """Have the end of a child wake `select`, and what it leaves come here."""
+        kernel.adopt_orphans()
+        self._helpers = set(kernel.children())
         self._wakeup = os.pipe()
         for one in self._wakeup:
             os.set_blocking(one, False)
@@ -186,6 +190,7 @@ class Template:
             return None
         if pid == 0:
             os.setsid()
+            kernel.adopt_orphans()
             kernel.die_with(self._me)
             self._forget()
             return request, descriptors
@@ -202,14 +207,14 @@ class Template:
         self._control.close()
 
     def _reap(self):
-        """Report every worker that has ended, and end what it left in its group."""
+        """Report every worker that has ended, and end what it left."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
             if ended is None:
-                return
+                break
             number = self._numbers.pop(ended.si_pid, None)
             if number is not None:
                 _signal_group(ended.si_pid, signal.SIGKILL)
@@ -217,6 +222,9 @@ class Template:
             if number is not None:
                 code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
                 self._tell({"exited": number, "status": code})
+        for pid in set(kernel.children()) - self._helpers - set(self._numbers):
+            # An orphan comes here only from a worker that has ended itself.
+            _signal_group(pid, signal.SIGKILL)
 
     def _fail(self, request, error):
         self._tell({"failed": request["start"], "error": str(error), "errno": error.errno})

@@ -11,7 +11,12 @@ from .refusals import Refused, name, short
 
 def write(raw, is_chat, limit):
     """Return what a model answered as JSON of at most *limit* bytes, and notes on it."""
-    body, notes = as_json(plain(raw) if is_chat else {"predictions": plain(raw)})
+    try:
+        body, notes = as_json(plain(raw) if is_chat else {"predictions": plain(raw)})
+    except Exception as error:
+        # Whatever it is: it was the model's objects that were asked.
+        message = "the model's answer cannot be written as JSON: " + short(error)
+        raise Refused("MODEL_RAISED", message, exception=name(error))
     if len(body) > limit:
         message = "the answer is %d bytes, more than the %d that `daemon.max_message` allows"
         raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit))
@@ -21,16 +26,12 @@ def write(raw, is_chat, limit):
 def as_json(document):
     """Return *document* as JSON bytes, and notes on what was changed in it."""
     try:
-        try:
-            text, notes = json.dumps(document, default=_default, allow_nan=False), []
-        except ValueError:
-            # NaN and infinities are not JSON; MLflow sends them all the same.
-            finite = _finite(json.loads(json.dumps(document, default=_default)))
-            note = "NaN and infinities in the answer are sent as null"
-            text, notes = json.dumps(finite), [{"code": "NAN_AS_NULL", "message": note}]
-    except (TypeError, ValueError) as error:
-        message = "the model's answer cannot be written as JSON: " + short(error)
-        raise Refused("MODEL_RAISED", message, exception=name(error))
+        text, notes = json.dumps(document, default=_default, allow_nan=False), []
+    except ValueError:
+        # NaN and infinities are not JSON; MLflow sends them all the same.
+        finite = _finite(json.loads(json.dumps(document, default=_default)))
+        note = "NaN and infinities in the answer are sent as null"
+        text, notes = json.dumps(finite), [{"code": "NAN_AS_NULL", "message": note}]
     return text.encode(), notes
 
 

@@ -1,0 +1,158 @@
+"""A daemon with a nasty model and a steady one, and what the one costs the other."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from envd_client import Client
+from envd_client.errors import EnvdError
+
+from tests import deeds
+from tests.conftest import Daemon, wait_for
+from tests.taken import Taken, resident, slope
+from tests.tiny import Tiny
+
+RATE = 20
+MANY = 20
+QUIET_S = 5
+GROWN_BYTES = 20_000
+_BODY = "        import deeds\n        return deeds.do(data)"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A daemon with a steady model, and a nasty one that is forked, and one that is not."""
+
+    daemon: Daemon
+    client: Client
+    steady: Path
+    models: dict[str, Path]
+
+    @classmethod
+    def on(cls, daemon: Daemon, client: Client, tiny: Tiny, folder: Path) -> Ground:
+        """Have the models loaded."""
+        steady = tiny.model(folder / "steady", "tiny-a==2.0", body="        return data")
+        # The first model of an environment of its own, and the second one of another.
+        models = {
+            "fresh": _nasty(tiny, folder / "fresh", "tiny-a==1.0"),
+            "forked": _nasty(tiny, folder / "forked", "tiny-a==2.0"),
+        }
+        client.predict(steady, [0])
+        for kind, one in models.items():
+            assert client.predict(one, ["say", 0]).worker_origin == kind
+        return cls(daemon, client, steady, models)
+
+    def pid(self, kind: str) -> int:
+        """Have a worker of the nasty model, and return its pid."""
+        answer = self.client.predict(self.models[kind], ["say", 1])
+        pid: int = answer.predictions[0]
+        return pid
+
+    def ask(self, kind: str, *asked: object, timeout_s: float = 60) -> object:
+        """Return what the nasty model answers, or how it failed."""
+        try:
+            answer = self.client.predict(self.models[kind], [*asked], timeout_s=timeout_s)
+        except EnvdError as error:
+            return error
+        return answer.predictions
+
+    def hang(self, kind: str, is_over: Callable[[], bool], *asked: object) -> None:
+        """Have the nasty model hang until its caller leaves, and see what becomes of that.
+
+        On a busy machine a caller may have left before its request was begun.
+        """
+        for _ in range(10):
+            hung = self.ask(kind, *asked, timeout_s=0.2)
+            assert isinstance(hung, EnvdError)
+            assert hung.reason == "DEADLINE_EXCEEDED"
+            with contextlib.suppress(AssertionError):
+                wait_for(is_over, 3)
+                return
+        message = f"{asked} goes on with nobody waiting for it"
+        raise AssertionError(message)
+
+    @contextlib.contextmanager
+    def unharmed(self, times: int) -> Iterator[Callable[[], None]]:
+        """See that what is done so many *times* harms nobody else.
+
+        The function is to be called after each. How long others waited, and whether the
+        daemon grew, can only be told of many.
+        """
+        before, sizes = self._settled(), []
+        quiet = [self._quiet()] if times >= MANY else []
+        steady = Steady(self)
+        with steady.asking():
+            yield lambda: sizes.append(resident(self.daemon.pid))
+        wait_for(lambda: self._settled() == before, 20)
+        assert steady.seconds
+        assert steady.errors == []
+        if times >= MANY:
+            quiet.append(self._quiet())
+            grown = slope(sizes[times // 2 :])
+            print(f"p99 {steady.p99 * 1e3:.1f} ms, when nothing else is done", end=" ")
+            print(*(f"{one * 1e3:.1f}" for one in quiet), f"and {grown:.0f} bytes each time")
+            assert steady.p99 <= 5 * max(quiet)
+            assert grown < GROWN_BYTES
+
+    def _settled(self) -> Taken:
+        for kind in self.models:
+            self.pid(kind)
+        return Taken.by(self.daemon.pid)
+
+    def _quiet(self) -> float:
+        """Return the p99 of the steady model when nothing else happens."""
+        steady = Steady(self)
+        with steady.asking():
+            time.sleep(QUIET_S)
+        return steady.p99
+
+
+def _nasty(tiny: Tiny, path: Path, *requirements: str) -> Path:
+    """Write a model that does what it is asked."""
+    tiny.model(path, *requirements, body=_BODY)
+    shutil.copy(deeds.__file__, path / "code" / "deeds.py")
+    return path
+
+
+@dataclass
+class Steady:
+    """Whoever asks the steady model, and how long after it was due each answer came."""
+
+    ground: Ground
+    seconds: list[float] = field(default_factory=list)
+    errors: list[EnvdError] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Ask twenty times a second meanwhile."""
+        over = threading.Event()
+        asking = threading.Thread(target=self._ask, args=(over,))
+        asking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            asking.join()
+
+    def _ask(self, over: threading.Event) -> None:
+        due = time.monotonic()
+        with self.ground.daemon.client() as client:
+            while not over.is_set():
+                try:
+                    client.predict(self.ground.steady, [1], timeout_s=30)
+                except EnvdError as error:
+                    self.errors.append(error)
+                self.seconds.append(time.monotonic() - due)
+                due += 1 / RATE
+                time.sleep(max(0.0, due - time.monotonic()))
+
+    @property
+    def p99(self) -> float:
+        return statistics.quantiles(self.seconds, n=100)[-1]
