@@ -197,6 +197,9 @@ class Workers:
     idle_timeout: Seconds = setting(Seconds(900), "A worker unused for so long is stopped.")
     start_timeout: Seconds = setting(Seconds(120), "The longest a model may take to load.")
     stop_grace: Seconds = setting(Seconds(2), "Between asking a worker to stop and killing it.")
+    max_log: Bytes = setting(
+        Bytes(16 << 20), "The log of a model's workers is cut to its end when it is longer."
+    )
 
 
 @dataclass(frozen=True, slots=True)

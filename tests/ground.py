@@ -69,7 +69,7 @@ class Ground:
         On a busy machine a caller may have left before its request was begun.
         """
         for _ in range(10):
-            hung = self.ask(kind, *asked, timeout_s=0.2)
+            hung = self.ask(kind, *asked, timeout_s=0.15)
             assert isinstance(hung, EnvdError)
             assert hung.reason == "DEADLINE_EXCEEDED"
             with contextlib.suppress(AssertionError):

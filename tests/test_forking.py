@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from envd.errors import WorkerDiedError
 from envd.model import Model, mlmodel
+from envd.run import templates
 from envd.run.pool import Pool
 from envd.run.serving import Serving
 from envd.store import Environment, removal
+from tests.conftest import is_running
 from tests.stage import Stage, answer, outcome, request, until
 
 BODY = "        import os\n        return [tiny_a.VERSION, os.getppid(), data]"
@@ -191,5 +196,100 @@ def test_where_the_template_cannot_be_used_models_are_run_fresh(stage: Stage) ->
         assert [one.origin for one in found] == ["fresh"] * 2
         assert "thread" in found[1].why
         assert json.loads(found[1].payload)["predictions"][0] == "2.0"
+
+    stage.run(play)
+
+
+def test_many_models_asked_for_at_once_share_what_the_first_one_imports(stage: Stage) -> None:
+    models = [stage.model(f"m{number}", BODY) for number in range(20)]
+
+    async def play(pool: Pool) -> None:
+        found = await asyncio.gather(*(pool.predict(*one, request([1])) for one in models))
+        assert Counter(one.origin for one in found) == {"fresh": 1, "forked": 19}
+        assert {answer(one)[0] for one in found} == {"2.0"}
+        # They have one parent, and the fresh one another.
+        assert sorted(Counter(answer(one)[1] for one in found).values()) == [1, 19]
+
+    stage.run(play)
+
+
+@pytest.mark.parametrize("loading", ["raise OSError", "import time; time.sleep(600)"])
+def test_a_first_model_that_is_not_loaded_keeps_the_others_from_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, loading: str
+) -> None:
+    monkeypatch.setattr(templates, "_PATIENCE_S", 0.5)
+    path = stage.model("broken", BODY)[0].path
+    (path / "code" / "tiny_loader.py").write_text(loading)
+    broken, others = mlmodel.read(path), [stage.model(f"m{number}", BODY) for number in range(5)]
+    environment = others[0][1]
+
+    async def play(pool: Pool) -> None:
+        failing = asyncio.create_task(outcome(pool.predict(broken, environment, request(1))))
+        await asyncio.sleep(0)
+        found = await asyncio.gather(*(pool.predict(*one, request([1])) for one in others))
+        assert {answer(one)[0] for one in found} == {"2.0"}
+        failing.cancel()
+
+    stage.run(play)
+    # All have waited for the same one no longer than they have to.
+    assert "forked" in stage.watch.started or "sleep" in loading
+
+
+def test_a_template_that_does_not_answer_is_ended_and_models_are_run_fresh(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "_DEAF_S", 0.5)
+    (one, environment), (two, _) = pair(stage)
+    three = stage.model("third", BODY)
+
+    async def play(pool: Pool) -> None:
+        await pool.predict(one, environment, request(1))
+        template = answer(await pool.predict(two, environment, request(1)))[1]
+        os.kill(template, signal.SIGSTOP)
+        found = await pool.predict(*three, request(1))
+        assert (found.origin, found.why) == ("fresh", "its template does not answer")
+        # Its workers went with it, and there is another one for those to come.
+        await until(lambda: stage.watch.died == ["SIGKILL"])
+        assert (await pool.predict(two, environment, request(1))).origin == "forked"
+
+    stage.run(play)
+
+
+def test_a_worker_whose_template_does_not_answer_is_ended_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "_DEAF_S", 0.5)
+    (one, environment), (two, _) = pair(stage)
+
+    async def play(pool: Pool) -> None:
+        await pool.predict(one, environment, request(1))
+        template = answer(await pool.predict(two, environment, request(1)))[1]
+        os.kill(template, signal.SIGSTOP)
+        await asyncio.wait_for(pool.release(environment.id), 10)
+        assert not is_running(template)
+
+    stage.run(play)
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_template_that_is_killed_while_it_forks_costs_nobody_an_answer(
+    stage: Stage, times: int
+) -> None:
+    (one, environment), (two, _) = pair(stage)
+    chance = random.Random(times)
+
+    async def play(pool: Pool) -> None:
+        await pool.predict(one, environment, request(1))
+        for number in range(times):
+            template = answer(await pool.predict(two, environment, request(1)))[1]
+            batch = [replace(two, digest=f"{number}-{other}" * 16) for other in range(5)]
+            asked = [
+                asyncio.create_task(pool.predict(model, environment, request(1))) for model in batch
+            ]
+            await asyncio.sleep(chance.random() / 20)
+            if is_running(template) and template != os.getpid():
+                os.kill(template, signal.SIGKILL)
+            assert {(await outcome(task)).__class__ for task in asked} <= {list, WorkerDiedError}
+            await until(lambda: not is_running(template))  # noqa: B023
 
     stage.run(play)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from envd.errors import EnvdError, InternalError, from_document
+from envd.errors import EnvdError, from_document
 from envd.run.envd_worker.protocol import BEGUN, CANCEL, DONE, HEADER, MAX_HEAD_BYTES
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Channel(asyncio.Protocol):
         if caller and kind == DONE:
             caller.answered(head, payload)
         elif caller:
-            caller.refused(_error(head))
+            caller.refused(from_document(head))
         del self._callers[number]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -219,10 +219,3 @@ class _Waiting:
         del is_begun
         if not self.answer.done():
             self.answer.set_exception(ConnectionResetError("the worker is gone"))
-
-
-def _error(head: dict[str, Any]) -> EnvdError:
-    error = from_document(head)
-    if isinstance(error, InternalError):
-        raise ValueError(error.message)  # noqa: TRY004
-    return error

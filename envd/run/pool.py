@@ -137,7 +137,7 @@ class Pool:
         yield from self._queues.items()
 
     async def run(self) -> None:
-        """Stop what nobody has asked for `workers.idle_timeout`, and keep to the memory, for ever.
+        """Keep workers to their limits for ever: of idleness, of age, of memory, of their logs.
 
         Templates go when none of their workers is left.
         """
@@ -146,6 +146,7 @@ class Pool:
             await asyncio.sleep(min(_SWEEP_S, self._settings.workers.idle_timeout))
             try:
                 await self._stop_idle()
+                await self._workshop.logs.trim()
                 if self._clock() - measured >= _MEASURE_S:
                     budget = values.share(self._settings.workers.memory, memory.total())
                     await self.keep_to_memory(budget)

@@ -42,7 +42,7 @@ class Process:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to its process group, if it still runs."""
         if not self.exited.done():
-            self.owner.tell({"kill": self.number, "signal": int(number)})
+            self.owner.signal(self, int(number))
 
 
 class Starter:
@@ -53,6 +53,8 @@ class Starter:
         self._control = control
         self._alive: dict[int, Process] = {}
         self._count = 0
+        self._room: asyncio.Future[None] | None = None
+        self._late: set[asyncio.Task[None]] = set()
 
     @property
     def has_processes(self) -> bool:
@@ -81,10 +83,13 @@ class Starter:
         self._alive[process.number] = process
         message = {"start": process.number, "given": len(given), **request}
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], [*given, *kept])
+            await self._send(message, [*given, *kept])
         except OSError as error:
-            del self._alive[process.number]
+            self._alive.pop(process.number, None)
             raise _not_started(_GONE, error.errno) from error
+        except asyncio.CancelledError:
+            self._alive.pop(process.number, None)
+            raise
         try:
             await asyncio.shield(process.started)
         except asyncio.CancelledError:
@@ -93,10 +98,51 @@ class Starter:
             raise
         return process
 
-    def tell(self, message: Mapping[str, object]) -> None:
-        """Send a message to the starter, which may be gone."""
-        with contextlib.suppress(ConnectionError):
-            self._control.send(json.dumps(message).encode())
+    def signal(self, process: Process, number: int) -> None:
+        """Have the process group of *process* get a signal."""
+        message = {"kill": process.number, "signal": number}
+        try:
+            self._control.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            task = asyncio.ensure_future(self._send_late(message))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+        except OSError:
+            # It is gone, and its processes with it.
+            return
+
+    async def _send_late(self, message: Mapping[str, object]) -> None:
+        with contextlib.suppress(OSError):
+            await self._send(message)
+
+    async def _send(self, message: Mapping[str, object], given: Sequence[int] = ()) -> None:
+        """Send *message* once there is room for it: the starter may be slow.
+
+        Raises:
+            OSError: the starter is gone.
+        """
+        text = json.dumps(message).encode()
+        while True:
+            try:
+                socket.send_fds(self._control, [text], given, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await asyncio.shield(self._has_room())
+            else:
+                return
+
+    def _has_room(self) -> asyncio.Future[None]:
+        """Return a future that ends when there may be room for a message."""
+        if self._room is None:
+            loop = asyncio.get_running_loop()
+            self._room = loop.create_future()
+            loop.add_writer(self._control.fileno(), self._tell_room)
+        return self._room
+
+    def _tell_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            asyncio.get_running_loop().remove_writer(self._control.fileno())
+            _settle(room, None)
 
     def _receive(self, gone: asyncio.Future[None]) -> None:
         try:
@@ -112,6 +158,7 @@ class Starter:
 
     def _lose(self, gone: asyncio.Future[None]) -> None:
         asyncio.get_running_loop().remove_reader(self._control.fileno())
+        self._tell_room()
         alive, self._alive = self._alive, {}
         for process in alive.values():
             _fail(process.started, _not_started(_GONE))

@@ -22,12 +22,19 @@ from envd.config import Settings
 from envd.errors import EnvdError, InternalError
 from envd.model import Model
 from envd.run import places
+from envd.run.logs import Logs
 from envd.run.observer import Observer
 from envd.run.processes import Process, Processes, Starter
 from envd.run.serving import Serving
 from envd.store import Environment, Store
 
 log = logging.getLogger(__name__)
+# What takes a template milliseconds; and what importing the largest libraries may take.
+_DEAF_S, _PATIENCE_S = 10.0, 15.0
+
+
+class NotForkedError(Exception):
+    """A template has forked no worker."""
 
 
 class Template(Starter):
@@ -54,7 +61,7 @@ class Template(Starter):
         """Start a worker that speaks over *connection*.
 
         Raises:
-            EnvdError: it could not be forked.
+            NotForkedError: none could be forked, or not in time.
         """
         self.last_used = time.monotonic()
         request = {
@@ -63,7 +70,27 @@ class Template(Starter):
             "cwd": str(scratch),
             "confinement": places.confinement(),
         }
-        return await self.ask(request, [connection.fileno()])
+        try:
+            async with asyncio.timeout(_DEAF_S):
+                return await self.ask(request, [connection.fileno()])
+        except TimeoutError as error:
+            self._end_if_deaf()
+            message = "its template does not answer"
+            raise NotForkedError(message) from error
+        except EnvdError as error:
+            raise NotForkedError(error.message) from error
+
+    def signal(self, process: Process, number: int) -> None:
+        """Have a worker get a signal; a template that does not see to it is ended itself."""
+        super().signal(process, number)
+        asyncio.get_running_loop().call_later(_DEAF_S, self._end_if_deaf, process)
+
+    def _end_if_deaf(self, process: Process | None = None) -> None:
+        """End a template that does not do as it is told, and its workers with it."""
+        if self.process is None or (process and process.exited.done()):
+            return
+        log.warning("the template of the environment %s does not answer", self.environment.id)
+        self.process.kill()
 
     def close(self) -> None:
         """Let it end: its control socket does."""
@@ -99,16 +126,24 @@ class _Known:
     models: set[Path] = field(default_factory=set)
     template: asyncio.Task[Template] | None = None
     refused: dict[str, str] = field(default_factory=dict)
+    # Ends when the first worker has been started, or could not be.
+    first: asyncio.Future[None] | None = None
 
 
 class Templates:
     """The templates of one daemon, by the prefix of their environment."""
 
     def __init__(
-        self, settings: Settings, store: Store, processes: Processes, observer: Observer
+        self,
+        settings: Settings,
+        store: Store,
+        processes: Processes,
+        observer: Observer,
+        logs: Logs,
     ) -> None:
         """Start none yet."""
         self._settings = settings
+        self._logs = logs
         self._store = store
         self._processes = processes
         self._observer = observer
@@ -130,8 +165,10 @@ class Templates:
         known = self._known.setdefault(environment.prefix, _Known())
         if why := known.refused.get(model.digest) or known.refused.get(""):
             return None, why
+        await _wait_for_first(known)
         is_first = not known.models - {model.path}
         if not known.modules or (is_first and serving.workers == 1):
+            known.first = known.first or asyncio.get_running_loop().create_future()
             return None, "it is the first model of its environment"
         try:
             found = await self._running(known, environment)
@@ -149,6 +186,13 @@ class Templates:
             return "this kernel cannot keep forked workers apart: it has no landlock 6"
         # Libraries read variables when they are imported.
         return "it has variables of its own" if serving.env else None
+
+    def has_tried(self, environment: Environment) -> None:
+        """Let whoever waits know that a fresh worker has been started, or could not be."""
+        known = self._known.get(environment.prefix)
+        if known and known.first:
+            known.first.set_result(None)
+            known.first = None
 
     def learn(self, model: Model, environment: Environment, modules: object) -> None:
         """Remember what a fresh worker of *model* has imported."""
@@ -202,21 +246,34 @@ class Templates:
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             file = scratch / "template.json"
             file.write_text(json.dumps({"modules": known.modules}))
+            log_path = self._logs.of_template(environment)
             with contextlib.closing(places.lease(self._store, environment)) as lease:
                 process = found.process = await self._processes.start(
                     [*places.program(environment), "template", "{0}", str(file), "{1}"],
                     env=places.variables(environment, scratch),
                     cwd=scratch,
-                    log=self._store.layout.root / "logs" / f"template-{environment.id}.log",
+                    log=log_path,
                     given=[theirs.fileno(), lease.descriptor],
                 )
             undo.callback(process.kill)
+            self._logs.written_by(process, log_path)
             process.exited.add_done_callback(lambda _: shutil.rmtree(scratch, ignore_errors=True))
             theirs.close()
             async with asyncio.timeout(self._settings.workers.start_timeout):
                 await found.ready
             undo.pop_all()
         return found
+
+
+async def _wait_for_first(known: _Known) -> None:
+    """Wait for whoever comes first to tell what it has imported, if that does not take long.
+
+    Many models asked for at once would else each import the same by itself.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            while known.first and not known.modules:
+                await asyncio.shield(known.first)
 
 
 async def _ended(found: Template, grace: float) -> None:

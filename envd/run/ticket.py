@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envd.errors import EnvdError, FreshNeededError
+from envd.errors import EnvdError, InternalError
 from envd.run.workshop import Worker, explained
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Ticket:
         Raises:
             ValueError: no worker refuses so.
         """
-        if isinstance(error, FreshNeededError):
+        if isinstance(error, InternalError):
             raise ValueError(error.message)  # noqa: TRY004
         self.queue.on_answer(self)
         if not self.answer.done() and self.worker:

@@ -26,10 +26,11 @@ from envd.run import memory, places
 from envd.run.channel import Channel
 from envd.run.distributions import distribution_of
 from envd.run.envd_worker.protocol import LOAD
+from envd.run.logs import Logs
 from envd.run.observer import Kind, Observer
 from envd.run.processes import Process, Processes
 from envd.run.serving import Serving
-from envd.run.templates import Template, Templates
+from envd.run.templates import NotForkedError, Template, Templates
 from envd.store import Environment, Store
 
 _LOAD = "load"
@@ -91,7 +92,8 @@ class Workshop:
         self.observer = observer
         self._store = store
         self._processes = processes
-        self.templates = Templates(settings, store, processes, observer)
+        self.logs = Logs(store.layout.logs, settings.workers.max_log)
+        self.templates = Templates(settings, store, processes, observer, self.logs)
         self._threads = ThreadPoolExecutor(1, "scratch")
         self._clearing: set[asyncio.Future[None]] = set()
 
@@ -111,7 +113,13 @@ class Workshop:
                 # Whatever it was: a fresh process is what the model was made for.
                 why = error.message
                 self.templates.refuse(model, environment, why)
-        return await self._loaded(model, environment, serving, None, why)
+            except NotForkedError as error:
+                # That says nothing of the model.
+                why = str(error)
+        try:
+            return await self._loaded(model, environment, serving, None, why)
+        finally:
+            self.templates.has_tried(environment)
 
     async def stop(self, found: Worker) -> None:
         """Ask a worker to end, and kill it after `workers.stop_grace`."""
@@ -138,7 +146,7 @@ class Workshop:
         cause = f"exit {status}" if status >= 0 else _signal_name(-status)
         message = (
             f"the worker of `{found.model.path}` ended by {how} {when}; "
-            f"its output is in `{self._log(found.model)}`"
+            f"its output is in `{self.logs.of_worker(found.model)}`"
         )
         return WorkerDiedError(
             message, model=found.model.path, status=status, cause=cause, stage=stage
@@ -181,11 +189,11 @@ class Workshop:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             handed_on.callback(theirs.close)
-            scratch = places.scratch(self._store)
+            scratch, log = places.scratch(self._store), self.logs.of_worker(model)
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             variables = places.variables(environment, scratch) | dict(serving.env)
             if template is not None:
-                process = await template.fork(variables, scratch, self._log(model), theirs)
+                process = await template.fork(variables, scratch, log, theirs)
             else:
                 lease = places.lease(self._store, environment)
                 handed_on.callback(lease.close)
@@ -193,11 +201,12 @@ class Workshop:
                     [*places.program(environment), "serve", "{0}", places.confined()],
                     env=variables,
                     cwd=scratch,
-                    log=self._log(model),
+                    log=log,
                     given=[theirs.fileno()],
                     kept=[lease.descriptor],
                 )
             undo.pop_all()
+            self.logs.written_by(process, log)
             process.exited.add_done_callback(lambda _: self._clear(scratch))
             return ours, process
 
@@ -242,11 +251,6 @@ class Workshop:
         error = await self.died(found, "while it loaded the model", stage=_LOAD)
         killing.cancel()
         return error
-
-    def _log(self, model: Model) -> Path:
-        logs = self._store.layout.root / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        return logs / f"worker-{model.digest[:16]}.log"
 
 
 def _signal_name(number: int) -> str:

@@ -16,7 +16,7 @@ from envd.store.leases import Holders
 from envd.store.record import Record
 from envd.store.store import Store
 
-_LOG = re.compile(r"[0-9a-f]{64}|worker-.+")
+_LOG = re.compile(r"[0-9a-f]{64}|(worker|template)-.+")
 
 
 def specs(store: Store, unused_s: float) -> None:
@@ -36,7 +36,7 @@ def specs(store: Store, unused_s: float) -> None:
 
 
 def logs(store: Store, unused_s: float) -> None:
-    """Drop the logs of builds and workers that were written *unused_s* ago or earlier.
+    """Drop the logs of builds, workers and templates that were written *unused_s* ago or earlier.
 
     Those of kept specs stay, and those of specs that are being locked.
     """
