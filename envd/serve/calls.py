@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from envd.errors import DeadlineExceededError, EnvdError
+from envd.errors import DeadlineExceededError, EnvdError, ShuttingDownError
 from envd.serve import status
 from envd.serve.context import Context
 
@@ -84,10 +84,7 @@ def mark(record: logging.LogRecord) -> bool:
 
 
 class Calls:
-    """The requests of one daemon; `none` is set while there is no unary one.
-
-    The `watchers` are told of each that ends.
-    """
+    """The requests of one daemon; the `watchers` are told of each that ends."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -95,32 +92,64 @@ class Calls:
         self._made = map(
             "{}-{:x}".format, itertools.repeat(secrets.token_hex(4)), itertools.count(1)
         )
-        self.count = 0
-        self.none = asyncio.Event()
-        self.none.set()
+        # Those of the unary ones, which do not end by themselves when the daemon does.
+        self._tasks: set[asyncio.Task[Any] | None] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+        self._is_draining = self._is_over = False
+
+    @property
+    def count(self) -> int:
+        """How many unary ones have no answer yet."""
+        return len(self._tasks)
+
+    async def drain(self, limit_s: float) -> None:
+        """Refuse new requests, and after *limit_s* those that are still under way.
+
+        gRPC answers with CANCELLED what it refuses, which no client takes for a reason to
+        ask again (https://github.com/grpc/grpc/issues/41785).
+        """
+        self._is_draining = True
+        try:
+            await asyncio.wait_for(self._none.wait(), limit_s)
+        except TimeoutError:
+            self._is_over = True
+            for task in filter(None, self._tasks):
+                task.cancel()
+            await self._none.wait()
 
     def unary(self, method: str, answer: Unary) -> Unary:
         """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it."""
 
         async def answered(request: Any, context: Context) -> Any:
             call, failure = self._begin(method, context), None
-            self.count += 1
-            self.none.clear()
+            task = asyncio.current_task()
+            self._tasks.add(task)
+            self._none.clear()
             try:
+                self._check_open()
                 response = await answer(request, context)
                 call.outcome = "OK"
+            except asyncio.CancelledError:
+                if not self._is_over:
+                    raise
+                failure = _failed(call, _stopping())
             except Exception as error:  # noqa: BLE001
                 failure = _failed(call, error)
             finally:
-                self.count -= 1
-                if not self.count:
-                    self.none.set()
+                self._tasks.discard(task)
+                if not self._tasks:
+                    self._none.set()
                 self._end(call)
             if failure:
                 await _abort(context, failure, call.id)
             return response
 
         return answered
+
+    def _check_open(self) -> None:
+        if self._is_draining:
+            raise _stopping()
 
     def stream(self, method: str, answer: Stream) -> Stream:
         """Return *answer*, an asynchronous generator function, likewise."""
@@ -168,6 +197,10 @@ def check_deadline(context: Context) -> None:
     if left_s is not None and left_s <= 0:
         message = "the deadline of the request has passed before it was begun"
         raise DeadlineExceededError(message)
+
+
+def _stopping() -> ShuttingDownError:
+    return ShuttingDownError("the daemon is stopping; ask again when it is back")
 
 
 def _failed(call: Call, error: Exception) -> EnvdError:

@@ -65,11 +65,13 @@ class Daemon:
         self._in_flight = InFlight(settings.daemon)
         self._tracing = tracing.start()
         self.metrics_url = ""
+        self._servers: list[grpc.aio.Server] = []
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
         """Serve until a signal comes; *on_ready* is called when it listens.
 
-        Return whether all went well.
+        Return whether all went well. Connections stay open: what ends them is that the
+        daemon does, and then clients know that they are to ask again.
         """
         stopping = self._stop_signal()
         spawner_gone = self._processes.attach()
@@ -81,12 +83,12 @@ class Daemon:
         await builds.learn()
         upkeep = Upkeep(self._settings, builds)
         parts = (builds, models, pool, loading, upkeep)
-        servers = [
+        self._servers = [
             self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, *parts),
             self._server(self._sockets.admin, set(Role), *parts),
         ]
         with _private():
-            for server in servers:
+            for server in self._servers:
                 await server.start()
         await self._entries.announce()
         beside = asyncio.gather(pool.run(), upkeep.run(), loading.preload())
@@ -101,7 +103,7 @@ class Daemon:
         if spawner_gone.done():
             log.error("the spawner is gone, and all processes with it; stopping")
         try:
-            await self._drain(servers, builds)
+            await self._drain(builds)
         finally:
             beside.cancel()
             # However it has ended: it is no reason to leave workers.
@@ -165,20 +167,15 @@ class Daemon:
         for name in ("", *_SERVICES):
             await self._health.set(name, state)
 
-    async def _drain(self, servers: Collection[grpc.aio.Server], builds: Builds) -> None:
+    async def _drain(self, builds: Builds) -> None:
         """Take no new requests and let those under way end."""
         _notify("STOPPING=1")
         log.info("stopping; waiting for the requests under way")
         await self._health.enter_graceful_shutdown()
         builds.leave_all()
-        limit = self._settings.daemon.drain
-        refusing = asyncio.gather(*(server.stop(limit) for server in servers))
-        none = asyncio.create_task(self._calls.none.wait())
-        either: list[asyncio.Future[Any]] = [refusing, none]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        none.cancel()
-        # What is left watches health; the last answers may still be on their way out.
-        await asyncio.gather(refusing, *(server.stop(_LAST_ANSWERS_S) for server in servers))
+        await self._calls.drain(self._settings.daemon.drain)
+        # The last answers may still be on their way out.
+        await asyncio.sleep(_LAST_ANSWERS_S)
 
     def _stop_signal(self) -> asyncio.Future[None]:
         """Return a future that the first SIGTERM or SIGINT ends; the second ends the process."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +16,11 @@ from envd import addresses, config
 from envd.errors import EnvdError
 from envd.run.processes import Processes
 from envd.store import Store, sweep
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from envd.serve.daemon import Daemon
 
 _LINE = "%(asctime)s %(levelname)s %(name)s%(request)s: %(message)s"
 
@@ -69,12 +76,21 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
         # Before grpc is imported: nothing is ever forked from a process that runs it.
         processes = Processes.create()
         try:
-            _run(settings, chosen, processes)
+            loop, daemon = _daemon(settings, chosen, processes)
+            went_well = loop.run_until_complete(
+                daemon.run(lambda: _say(settings, chosen, daemon.metrics_url))
+            )
         finally:
             processes.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing of gRPC is taken down: it would answer with CANCELLED what comes in meanwhile.
+    os._exit(0 if went_well else 1)
 
 
-def _run(settings: config.Settings, chosen: addresses.Sockets, processes: Processes) -> None:
+def _daemon(
+    settings: config.Settings, chosen: addresses.Sockets, processes: Processes
+) -> tuple[AbstractEventLoop, Daemon]:
     import uvloop  # noqa: PLC0415
 
     from envd.serve import calls  # noqa: PLC0415
@@ -82,9 +98,7 @@ def _run(settings: config.Settings, chosen: addresses.Sockets, processes: Proces
 
     for handler in logging.getLogger().handlers:
         handler.addFilter(calls.mark)
-    daemon = Daemon(settings, chosen, processes)
-    if not uvloop.run(daemon.run(lambda: _say(settings, chosen, daemon.metrics_url))):
-        sys.exit(1)
+    return uvloop.new_event_loop(), Daemon(settings, chosen, processes)
 
 
 def _allow_many_files() -> None:
