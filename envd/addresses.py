@@ -15,7 +15,6 @@ from pathlib import Path
 from envd import durable, held
 from envd.config import default_root
 from envd.errors import RootInUseError, SettingsInvalidError
-from envd.store import leases
 
 # sun_path of unix(7) is 108 bytes with its closing zero.
 _MAX_SOCKET_PATH = 107
@@ -123,8 +122,8 @@ def announce(root: Path, chosen: Sockets, profile: str) -> None:
 def find(root: Path) -> Sockets | None:
     """Return the sockets of the daemon that runs on *root*, or None if none does."""
     # Asked of the kernel: probing with a lock could make a starting daemon fail.
-    identity = leases.identity(root / "daemon.lock")
-    if identity not in leases.locked_by():
+    identity = held.identity(root / "daemon.lock")
+    if identity not in held.locked_by():
         return None
     try:
         document = json.loads((root / "daemon.json").read_text())

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from envd_client.v1 import envd_pb2 as api
 
-from envd import messages
 from envd.errors import EnvdError
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def built(message: api.Environment) -> Document:
 
 def failed(error: EnvdError) -> Document:
     """Return the document of `envctl build` for a model that could not even be asked for."""
+    from envd import messages  # noqa: PLC0415
+
     state = api.Environment.FAILED
     return built(api.Environment(state=state, failure=messages.failure(error)))
 

@@ -86,7 +86,8 @@ class Predictions(ModelHandlers, WorkerHandlers):
             raise
         except EnvdError as error:
             raise await self._models.failed(ready, error) from error
-        await self._models.succeeded(ready)
+        if ready.entry:
+            await self._models.succeeded(ready)
         call.stages["queue"] = prediction.queue_seconds
         if prediction.start_seconds:
             call.stages["start"] = prediction.start_seconds

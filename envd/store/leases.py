@@ -10,12 +10,12 @@ import fcntl
 import functools
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd.held import open_file, try_lock
+from envd.held import identity, locked_by, open_file, try_lock
 from envd.store.layout import Layout
 
 _TRIES, _PAUSE_S = 10, 0.002
@@ -111,48 +111,3 @@ def take(path: Path) -> Lease | None:
             return Lease(descriptor)
     os.close(descriptor)
     return None
-
-
-Identity = tuple[int, int, int] | None
-
-
-def locked_by() -> Mapping[Identity, tuple[int, ...]]:
-    """Return the pids that hold each locked file, by its `identity`."""
-    found: dict[Identity, tuple[int, ...]] = {}
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if "->" in fields or fields[1] != "FLOCK":
-            continue
-        major, minor, inode = fields[5].split(":")
-        key = (int(major, 16), int(minor, 16), int(inode))
-        found[key] = (*found.get(key, ()), int(fields[4]))
-    return found
-
-
-def identity(path: Path) -> Identity:
-    """Return what `locked_by` knows the file *path* by, or None where there is none."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return (*_filesystem(descriptor), os.fstat(descriptor).st_ino)
-    finally:
-        os.close(descriptor)
-
-
-def _filesystem(descriptor: int) -> tuple[int, int]:
-    """Return (major, minor) of what is mounted where a file is.
-
-    On btrfs a stat names the subvolume instead, and /proc/locks does not.
-    """
-    about = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
-    mount = next(line.split()[1] for line in about.splitlines() if line.startswith("mnt_id:"))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        number, _, device, _ = line.split(" ", 3)
-        if number == mount:
-            major, minor = device.split(":")
-            return int(major), int(minor)
-    # It is mounted no more, or elsewhere.
-    status = os.fstat(descriptor)
-    return os.major(status.st_dev), os.minor(status.st_dev)
