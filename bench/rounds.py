@@ -47,6 +47,19 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """What a figure may be at most."""
+
+    of: str
+    most: float
+
+    def text(self, taken: Sequence[Round]) -> str:
+        """Return the worst figure and whether it is within the limit."""
+        worst = max(one[self.of] for one in taken if self.of in one)
+        return f"worst {worst:.4g}, <= {self.most:g}: {'met' if worst <= self.most else 'not met'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a benchmark found, and under which conditions."""
 

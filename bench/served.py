@@ -18,7 +18,8 @@ from envd_client.v1 import envd_pb2 as api
 from rounds import run, say
 from setup import BENCH, IRIS
 
-from envd import config, model
+from envd import config
+from envd import model as models
 from envd.environments import Environments
 from envd.store import Environment
 
@@ -38,8 +39,9 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
 data = load_iris()
-model = RandomForestClassifier(50, random_state=0).fit(data.data, data.target)
-cloudpickle.dump(model, open(sys.argv[1] + "/model.pkl", "wb"))
+for target in sys.argv[1:]:
+    model = RandomForestClassifier(50, random_state=0).fit(data.data, data.target)
+    cloudpickle.dump(model, open(target + "/model.pkl", "wb"))
 """
 _COPIES = """
 import pathlib, pickle, sys, cloudpickle
@@ -55,7 +57,7 @@ for number, target in enumerate(targets, 1):
 def environment() -> Environment:
     """Return the environment of `examples/iris`, built if it must be."""
     environments = Environments(config.load(root=ROOT))
-    return environments.ready(environments.ask(model.read(IRIS))).environment
+    return environments.ready(environments.ask(models.read(IRIS))).environment
 
 
 def echo() -> Path:
@@ -68,10 +70,9 @@ def echo() -> Path:
     return folder
 
 
-def forest() -> Path:
-    """Make the forest."""
-    (folder,) = _like_iris(["forest"], _FOREST)
-    return folder
+def forests() -> list[Path]:
+    """Make the forest, twice: of two with one path, both would be asked in batches."""
+    return _like_iris(["forest", "batches"], _FOREST)
 
 
 def copies(count: int) -> list[Path]:
@@ -94,12 +95,10 @@ def _like_iris(names: list[str], program: str, *given: Path) -> list[Path]:
     return folders
 
 
-def request(directory: Path, document: object) -> bytes:
-    """Return the bytes of a PredictRequest."""
+def request(model: Path | str, document: object) -> bytes:
+    """Return the bytes of a PredictRequest for *model*."""
     payload = json.dumps(document).encode()
-    asked = api.PredictRequest(
-        model=str(directory), payload=payload, content_type="application/json"
-    )
+    asked = api.PredictRequest(model=str(model), payload=payload, content_type="application/json")
     return asked.SerializeToString()
 
 

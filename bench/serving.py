@@ -94,14 +94,17 @@ def _servers() -> Iterator[dict[str, Server]]:
     _HOME.mkdir(parents=True, exist_ok=True)
     served.environment()
     row, text = served.iris_row(), {"inputs": "x" * _BYTES}
-    echo, iris, forest = served.echo(), *served.copies(1), served.forest()
-    with _plain() as plain, daemon.running(served.ROOT) as started:
+    echo, iris, (forest, batches) = served.echo(), *served.copies(1), served.forests()
+    settings = _HOME / "envd.toml"
+    settings.write_text(f'[models.batches]\nuri = "{batches}"\nbatch = true\n')
+    with _plain() as plain, daemon.running(served.ROOT, ENVD_CONFIG=str(settings)) as started:
         envd = (started.process, started.socket)
         ask = {
             "plain": (plain, served.request(echo, text), text),
             "echo": (envd, served.request(echo, text), {"predictions": text["inputs"]}),
             "iris": (envd, served.request(iris, row), {"predictions": [0]}),
             "forest": (envd, served.request(forest, row), {"predictions": [0]}),
+            "batches": (envd, served.request("batches", row), {"predictions": [0]}),
         }
         found = {}
         for name, ((process, socket), request, expected) in ask.items():

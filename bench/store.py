@@ -26,16 +26,15 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import rounds
-from rounds import Aim, Contender, Report
+from daemon import BIN, Daemon, environ
+from rounds import Aim, Contender, Limit, Report
 from setup import BENCH
 
 from envd import durable
@@ -51,7 +50,6 @@ _PACKAGES, _ARTIFACTS, _LEASED = 94, 4_000, 10
 _DAY = 86_400
 _ROUNDS = 5
 _HOME = BENCH / "store"
-_BIN = Path(sys.executable).parent
 _MODEL = {
     "MLmodel": "flavors:\n  python_function:\n    loader_module: loader\n    code: code\n"
     "    env:\n      virtualenv: python_env.yaml\n",
@@ -61,19 +59,6 @@ _MODEL = {
 }
 _SIXES = ("1.16.0", "1.17.0")
 _AIMS = (Aim("list (ms)", "scandir (ms)", at_most=3),)
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What a figure may be at most."""
-
-    of: str
-    most: float
-
-    def text(self, taken: list[rounds.Round]) -> str:
-        """Return the worst figure and whether it is within the limit."""
-        worst = max(one[self.of] for one in taken if self.of in one)
-        return f"worst {worst:.4g}, <= {self.most:g}: {'met' if worst <= self.most else 'not met'}"
 
 
 _LIMITS = (
@@ -236,37 +221,21 @@ class Restarts:
 
     def __init__(self, made: Made) -> None:
         self._made = made
-        self._daemon = self._start()
+        self._daemon = Daemon(made.store.layout.root)
 
     def measure(self) -> float:
         """Kill the daemon, and start another on what it leaves."""
         self._daemon.kill()
-        self._daemon.communicate()
         self._made.half_build()
 
         def start() -> None:
-            self._daemon = self._start()
+            self._daemon = Daemon(self._made.store.layout.root)
 
         return rounds.seconds(start)
 
     def stop(self) -> None:
         """End it."""
-        self._daemon.terminate()
-        self._daemon.communicate()
-
-    def _start(self) -> subprocess.Popen[str]:
-        daemon = subprocess.Popen(
-            [_BIN / "envd"],
-            env=_environ(self._made.store.layout.root),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert daemon.stdout is not None
-        if not daemon.stdout.readline().startswith("envd "):
-            daemon.kill()
-            message = "the daemon does not start"
-            raise click.ClickException(message)
-        return daemon
+        self._daemon.stop()
 
 
 def _share() -> float:
@@ -285,7 +254,7 @@ def _build(root: Path, version: str) -> int:
     python = "{}.{}.{}".format(*sys.version_info)
     for name, text in _MODEL.items():
         (model / name).write_text(text.format(python=python, six=version))
-    rounds.run([_BIN / "envctl", "build", model], _environ(root))
+    rounds.run([BIN / "envctl", "build", model], environ(root))
     return _taken(root)
 
 
@@ -297,13 +266,6 @@ def _taken(root: Path) -> int:
             status = os.lstat(path)
             inodes[status.st_ino] = 512 * status.st_blocks
     return sum(inodes.values())
-
-
-def _environ(root: Path) -> dict[str, str]:
-    kept = ("PATH", "HOME", "PYENV_ROOT", "SSL_CERT_FILE", "SSL_CERT_DIR", "LANG")
-    return {name: os.environ[name] for name in kept if name in os.environ} | {
-        "ENVD_ROOT": str(root)
-    }
 
 
 @click.command()
