@@ -34,6 +34,7 @@ from tests.tiny import Tiny
 
 MODELS = Path(__file__).parent / "models"
 _START_S = 20
+_INTERRUPT = signal.default_int_handler
 # A second and more of each test: so that no process waits for one at the end.
 _LONGEST = (
     "test_main_job", "test_readme", "test_crashes", "test_model_location", "test_cli_verbs",
@@ -45,6 +46,13 @@ _TOGETHER = {"tests/test_readme.py": "tests/test_main_job.py"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests as well")
+
+
+def pytest_configure() -> None:
+    # Whoever runs the tests in the background has the terminal's signals ignored in all of them.
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, _INTERRUPT)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -426,13 +426,16 @@ def test_a_builder_that_is_killed_is_told_to_all_and_the_next_build_works(
     key = client.build(gated.model).spec_key
     gated.wait_at(step)
     waiting = [asked(client, threads, gated.model) for _ in range(3)]
-    watching = threads.submit(last_of, client, key)
+    events = client.watch(key)
+    next(events)
+    of_the_build = gated.pids()
 
     os.kill(served.build().owner.pid, signal.SIGKILL)
-    reasons = {one.result() for one in waiting}
-    watched = watching.result()
-    running = [pid for pid in gated.pids() if is_running(pid)]
+    watched = list(events)[-1].environment
+    running = [pid for pid in of_the_build if is_running(pid)]
+    # Now, for the build of whoever asked after its end stands at the gate as well.
     gated.open()
+    reasons = {one.result() for one in waiting}
     again = client.predict(gated.model, {"inputs": [2]})
 
     # Who asks after its end has it built once more.

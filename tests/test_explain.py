@@ -293,7 +293,7 @@ def test_the_daemon_explains_what_the_command_does(
     calls = [(model,), (model, other), (model, "-r", "tiny-b>=1")]
 
     alone = [envctl("explain", *one, "--json").stdout for one in calls]
-    start_daemon(envctl.root, **tiny.settings, **more_settings)
+    start_daemon(envctl.root, **tiny.settings | more_settings)
     asked = [envctl("explain", *one, "--json").stdout for one in calls]
 
     assert asked == alone

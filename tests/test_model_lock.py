@@ -883,7 +883,7 @@ def test_the_locks_that_are_changed_below_are_right(
 
 
 @pytest.mark.parametrize(("name", "whole"), LOCKS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_values_of_any_type_raise_nothing_but_own_errors(
     name: str, whole: dict[str, Any], data: st.DataObject
@@ -896,7 +896,7 @@ def test_values_of_any_type_raise_nothing_but_own_errors(
 
 
 @pytest.mark.parametrize(("name", "whole"), LOCKS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_any_bytes_raise_nothing_but_own_errors(
     name: str, whole: dict[str, Any], data: st.DataObject

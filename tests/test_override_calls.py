@@ -38,7 +38,7 @@ def daemon(
 ) -> Iterator[Daemon]:
     """A daemon of this module's, on a root of its own."""
     found = launch(
-        tmp_path_factory.mktemp("clients") / "root", home, **tiny.settings, **more_settings
+        tmp_path_factory.mktemp("clients") / "root", home, **tiny.settings | more_settings
     )
     yield found
     stop(found)
