@@ -35,10 +35,12 @@ from tests.tiny import Tiny
 MODELS = Path(__file__).parent / "models"
 _START_S = 20
 _INTERRUPT = signal.default_int_handler
-# A second and more of each test: so that no process waits for one at the end.
+# The files that take longest come first, so that no process waits for one at the end.
 _LONGEST = (
-    "test_main_job", "test_readme", "test_crashes", "test_model_location", "test_cli_verbs",
-    "test_robust", "test_recovery", "test_shortages",
+    "test_main_job", "test_readme", "test_crashes", "test_conda_models", "test_cli_verbs",
+    "test_single_flight", "test_model_location", "test_cancelling", "test_build_limits",
+    "test_robust", "test_workers", "test_own_packages", "test_shortages", "test_upkeep",
+    "test_verify", "test_recovery", "test_lock_command",
 )  # fmt: skip
 # What the first of them downloads, the other has.
 _TOGETHER = {"tests/test_readme.py": "tests/test_main_job.py"}

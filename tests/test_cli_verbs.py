@@ -19,7 +19,14 @@ import pytest
 from envd.cli.run import inside
 from tests import tiny as wheels
 from tests.called import Called
-from tests.conftest import Envctl, is_running, lose_interpreter, one_python, wait_for
+from tests.conftest import (
+    Envctl,
+    environment,
+    is_running,
+    lose_interpreter,
+    one_python,
+    wait_for,
+)
 from tests.tiny import Tiny
 
 UNITS = Path(__file__).parent.parent / "systemd"
@@ -52,6 +59,13 @@ def either(either: Envctl) -> Envctl:
 @pytest.fixture(scope="module")
 def more_settings(tools: Path) -> dict[str, str]:
     return one_python(tools)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, home: Path, tiny: Tiny) -> Called:
+    """Envctl on a root of the module's, for what a daemon has no part in."""
+    root = tmp_path_factory.mktemp("alone") / "root"
+    return Called(root, environment(root, home, **tiny.settings))
 
 
 @pytest.fixture
@@ -494,11 +508,11 @@ def test_a_command_runs_inside_the_environment(either: Envctl, tiny: Tiny, tmp_p
     ],
 )
 def test_the_status_is_that_of_the_command(
-    either: Envctl, tiny: Tiny, tmp_path: Path, argv: tuple[str, ...], status: int
+    alone: Envctl, tiny: Tiny, tmp_path: Path, argv: tuple[str, ...], status: int
 ) -> None:
     model = tiny.model(tmp_path / "model", "tiny-a==1.0")
 
-    found, output, talk = ran(either, model, *argv)
+    found, output, talk = ran(alone, model, *argv)
 
     assert (found, output) == (status, ""), talk
     assert "Traceback" not in talk
@@ -534,7 +548,7 @@ SAYS_SIGNAL = (
     ],
 )
 def test_signals_reach_the_command(
-    either: Envctl,
+    alone: Envctl,
     tiny: Tiny,
     tmp_path: Path,
     number: signal.Signals,
@@ -543,7 +557,7 @@ def test_signals_reach_the_command(
 ) -> None:
     model = tiny.model(tmp_path / "model", "tiny-a==1.0")
 
-    with background(either, "run", "-m", model, "--", "python", "-c", SAYS_SIGNAL) as process:
+    with background(alone, "run", "-m", model, "--", "python", "-c", SAYS_SIGNAL) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         (os.killpg if to_all else os.kill)(process.pid, number)
