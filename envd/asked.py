@@ -22,8 +22,9 @@ class Asked:
     """A spec with what is needed to build it and is not part of its key.
 
     `model` is the model's directory, whose own packages a lock may be made of, and `day`
-    the day it was logged. A conda environment has its own `interpreter`. What is `locked`
-    was so in the model.
+    the day it was logged. A conda environment has its own `interpreter`. The values of its
+    `variables` may be secrets, which only the manifest keeps. What is `locked` was so in the
+    model.
     """
 
     spec: Spec
@@ -33,6 +34,7 @@ class Asked:
     notes: tuple[Note, ...]
     model: Path
     day: str | None
+    variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     locked: tuple[CondaPackage, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -63,6 +65,7 @@ class Asked:
             notes=(*notes, note) if note else notes,
             model=model.path,
             day=found.day,
+            variables=found.variables,
             locked=found.locked,
         )
 
@@ -77,6 +80,7 @@ class Asked:
             notes=tuple(Note(**note) for note in document["notes"]),
             model=Path(document["model"]),
             day=document["day"],
+            variables=tuple((name, value) for name, value in document["variables"]),
             locked=tuple(map(conda_package, document["locked"])),
         )
 
@@ -90,5 +94,6 @@ class Asked:
             "notes": [note.document() for note in self.notes],
             "model": str(self.model),
             "day": self.day,
+            "variables": self.variables,
             "locked": [asdict(one) for one in self.locked],
         }

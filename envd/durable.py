@@ -18,8 +18,12 @@ _UNFINISHED = ".unfinished."
 
 
 def write_checked(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace the file *path* by *document* and its checksum, for `read_checked`."""
-    write_json(path, {**document, "checksum": _checksum(document)})
+    """Replace the file *path* by *document* and its checksum, for `read_checked`.
+
+    It is readable by its owner only.
+    """
+    text = json.dumps({**document, "checksum": _checksum(document)}, indent=1)
+    write_bytes(path, text.encode(), mode=0o600)
 
 
 def read_checked(path: Path) -> dict[str, Any]:
@@ -53,13 +57,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file *path* by *content*: after a crash there is the old or the new one."""
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file *path* by *content*: after a crash there is the old or the new one.
+
+    It has the permissions *mode*, but for those that the umask takes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = unfinished(path)
     try:
         failpoint.reach("write.begun")
-        with beside.open("wb") as file:
+        with open(beside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             failpoint.reach("write.flush")

@@ -210,7 +210,8 @@ class Environments:
                 work.log(Line(f"failed: {error.message}"))
                 error.metadata["log"] = str(work.log_path)
                 if not upgrade:
-                    about = {"asked": asked.document(), "settings": self._settings_digest}
+                    shown = replace(asked, variables=())
+                    about = {"asked": shown.document(), "settings": self._settings_digest}
                     self.store.failures.remember(asked.spec.key, asked.day, error, about)
             raise error from raised
 
@@ -276,6 +277,7 @@ class Environments:
             lock=lock,
             python=lock.python(asked.spec.python),
             interpreter=asked.interpreter,
+            variables=asked.variables,
             indexes=asked.spec.indexes,
             modules=asked.modules,
             direct=_direct(asked),

@@ -27,13 +27,15 @@ class Content:
     """What an environment is made of.
 
     It has that `python`: its own where it is a conda environment, else that of the
-    `interpreter`. `modules` are imported once when it is there, and so are those of the
+    `interpreter`; the `variables` are set for whatever runs in it. `modules` are imported
+    once when it is there, and so are those of the
     distributions called `direct`.
     """
 
     lock: Lock
     python: Python
     interpreter: Path | None
+    variables: tuple[tuple[str, str], ...]
     indexes: Indexes
     modules: Sequence[str]
     direct: Collection[str]
@@ -97,7 +99,7 @@ class Installer:
             return base, ()
         rattler = Rattler(self._settings, uv.held, uv.limits)
         conda.install(content.lock.conda, prefix, rattler, on_event)
-        variables = conda.variables(prefix, rattler, on_event) | dict(content.lock.variables)
+        variables = conda.variables(prefix, rattler, on_event) | dict(content.variables)
         return Base.of(conda.python_of(prefix)), tuple(sorted(variables.items()))
 
     def publish(

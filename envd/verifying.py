@@ -102,6 +102,7 @@ class Verifier:
             content = Content(
                 lock=manifest.lock,
                 python=manifest.python,
+                variables=manifest.of_model(),
                 interpreter=None if manifest.lock.conda else manifest.base.path,
                 indexes=self._indexes(environment),
                 modules=manifest.modules,

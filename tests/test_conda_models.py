@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import zipfile
@@ -85,6 +86,12 @@ def model(path: Path, conda_yaml: str, body: str = BODY) -> Path:
     return path
 
 
+def holding(root: Path, text: bytes) -> list[Path]:
+    """Return the files below *root* that have *text* in them."""
+    files = [one for one in root.rglob("*") if one.is_file() and not one.is_symlink()]
+    return [one for one in files if text in one.read_bytes()]
+
+
 @pytest.mark.parametrize(
     "letter",
     [pytest.param("a", marks=pytest.mark.slow), pytest.param("b", marks=pytest.mark.slow), "b3"],
@@ -141,23 +148,36 @@ def test_pip_packages_go_on_top_of_condas_and_variables_are_set(
     path = model(
         tmp_path / "model",
         f"dependencies: [python={HERE}, word=1, {{pip: [tiny-a==1.0]}}]\n"
-        "variables: {MODE: quick}\n",
+        "variables: {MODE: quick-s3cret}\n",
         BODY.replace("word.VERSION", "word.VERSION + __import__('tiny_a').VERSION"),
     )
 
     done = envctl("predict", "-m", path, stdin='{"inputs": [1]}')
+    said = [
+        envctl(*verb)
+        for verb in (
+            ("build", path, "--json"), ("explain", path), ("list", "--all", "--json"),
+        )
+    ]  # fmt: skip
+    env_id = json.loads(said[0].stdout)["id"]
+    said += [envctl("show", env_id, "--json"), envctl("logs", env_id)]
     shown = envctl(
         "run", "-m", path, "--", "/bin/sh", "-c", 'echo "$MODE $CONDA_PREFIX"; command -v python'
     )
 
-    assert json.loads(done.stdout or "null") == {"predictions": ["1.01.0", "quick", [1]]}, (
+    assert json.loads(done.stdout or "null") == {"predictions": ["1.01.0", "quick-s3cret", [1]]}, (
         done.stderr
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
     mode, python = shown.stdout.splitlines()
-    assert mode.startswith("quick /")
-    assert python == f"{mode.removeprefix('quick ')}/bin/python"
-    prefix = Path(mode.removeprefix("quick "))
+    assert mode.startswith("quick-s3cret /")
+    prefix = Path(mode.removeprefix("quick-s3cret "))
+    assert python == f"{prefix}/bin/python"
+    assert all(one.returncode == 0 for one in said)
+    assert "s3cret" not in "".join(one.stdout + one.stderr for one in said)
+    (manifest,) = holding(envctl.root, b"s3cret")
+    assert manifest.name == "ready.json"
+    assert stat.S_IMODE(manifest.stat().st_mode) == 0o600
     site = prefix / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     assert {one.name for one in site.glob("tiny_*.dist-info")} == {"tiny_a-1.0.dist-info"}
 
@@ -202,7 +222,9 @@ def test_auto_is_conda_only_where_pypi_lacks_a_package(
 def test_what_was_changed_is_found_and_built_anew_once_there_is_another(
     envctl: Envctl, mirror: Mirror, tmp_path: Path
 ) -> None:
-    path = model(tmp_path / "model", f"dependencies: [python={HERE}, word]\n")
+    path = model(
+        tmp_path / "model", f"dependencies: [python={HERE}, word]\nvariables: {{MODE: quick}}\n"
+    )
     env_id = json.loads(envctl("build", "-m", path, "--json").stdout)["id"]
     (file,) = envctl.root.glob("environments/*/*/lib/python*/site-packages/word.py")
 
@@ -226,7 +248,7 @@ def test_what_was_changed_is_found_and_built_anew_once_there_is_another(
     assert "answers 401 Unauthorized (are its credentials in `conda.auth_file`" in in_vain.stderr
     assert (is_left, has_served) == (True, True)
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
-    assert json.loads(done.stdout or "{}").get("predictions", [0])[0] == "1.0", (
+    assert json.loads(done.stdout or "{}").get("predictions") == ["1.0", "quick", 1], (
         done.stderr + repaired.stdout
     )
 
@@ -267,11 +289,14 @@ def test_what_cannot_be_solved_is_explained(
     envctl: Envctl, channel: Channel, tmp_path: Path
 ) -> None:
     channel.add(replace(WORD, version="7.0", published=date(2024, 3, 1)))
-    path = model(tmp_path / "model", f"dependencies: [python={HERE}, word=7]\n")
+    path = model(
+        tmp_path / "model", f"dependencies: [python={HERE}, word=7]\nvariables: {{KEY: s3cret}}\n"
+    )
     with (path / "MLmodel").open("a") as file:
         file.write("utc_time_created: '2024-02-14 12:00:00'\n")
 
     done = json.loads(envctl("build", "-m", path, "--json").stdout)
+    listed = json.loads(envctl("list", "--all", "--json").stdout)
 
     assert done["failure"]["reason"] == "SOLVE_FAILED"
     assert done["failure"]["message"] == (
@@ -279,6 +304,8 @@ def test_what_cannot_be_solved_is_explained(
         '7.0 was published later (`resolve.as_of = "now"`, ENVD_RESOLVE__AS_OF=now, takes today\'s '
         "packages)"
     )
+    assert [one["state"] for one in listed] == ["failed"]
+    assert holding(envctl.root, b"s3cret") == []
 
 
 def test_a_conda_lock_yml_in_the_model_is_honoured(

@@ -298,3 +298,37 @@ def test_the_daemon_explains_what_the_command_does(
 
     assert asked == alone
     assert all(json.loads(one)["env_id"] is None for one in alone)
+
+
+def conda_model(path: Path, variables: str) -> Path:
+    path.mkdir()
+    (path / "MLmodel").write_text(
+        "flavors: {python_function: {loader_module: a, env: conda.yaml}}\n"
+    )
+    (path / "conda.yaml").write_text(f"dependencies: [python=3.11]\nvariables: {variables}\n")
+    return path
+
+
+def test_variables_are_told_apart_by_values_that_are_not_shown(
+    either: Envctl, tmp_path: Path
+) -> None:
+    first = conda_model(tmp_path / "first", "{MODE: quick, PASSWORD: s3cret}")
+    second = conda_model(tmp_path / "second", "{MODE: quick, PASSWORD: t0ps3cret}")
+    conda = ("--env-manager", "conda")
+
+    text = either("explain", first, *conda).stdout
+    compared = either("explain", first, second, *conda).stdout
+    document = json.loads(either("explain", first, second, *conda, "--json").stdout)
+    same = json.loads(either("explain", first, first, *conda, "--json").stdout)
+
+    assert "s3cret" not in text + compared + json.dumps(document)
+    assert {"variable    MODE", "variable    PASSWORD"} <= {*text.splitlines()}
+    assert document["spec_key"] != document["other"]["spec_key"]
+    (difference,) = document["differences"]
+    assert re.fullmatch(
+        r"variable: `PASSWORD` \(value \w{8}\) in the first, "
+        r"`PASSWORD` \(value \w{8}\) in the second",
+        difference["message"],
+    )
+    assert f"- {difference['message']}" in compared.splitlines()
+    assert same["differences"] == []

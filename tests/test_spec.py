@@ -292,15 +292,15 @@ def test_the_canonical_document_is_this_one() -> None:
         '"python":{"abi":"cpython-311-x86_64-linux-gnu","implementation":"cpython",'
         '"libc":"glibc-2.36","platform":"linux-x86_64","version":"3.11.7"},'
         '"requirements":[{"hashes":[],"name":"numpy","source":"","text":"numpy"},'
-        '{"hashes":["sha256:aa"],"name":"six","source":"","text":"six==1"}],"v":3,"variables":[]}'
+        '{"hashes":["sha256:aa"],"name":"six","source":"","text":"six==1"}],"v":4,"variables":[]}'
     )
 
 
-@pytest.mark.parametrize("version", [2, 4, "3", None])
+@pytest.mark.parametrize("version", [3, 5, "4", None])
 def test_a_document_of_another_version_is_not_read(version: object) -> None:
     document = json.loads(spec("six").canonical()) | {"v": version}
 
-    with pytest.raises(ValueError, match="this one is 3"):
+    with pytest.raises(ValueError, match="this one is 4"):
         from_canonical(json.dumps(document))
 
 

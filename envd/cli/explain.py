@@ -111,7 +111,7 @@ def _say(found: Document) -> None:
     ]
     rows += [("channel", one) for one in spec.get("channels", ())]
     rows += [("package", one) for one in spec.get("packages", ())]
-    rows += [("variable", "=".join(one)) for one in spec.get("variables", ())]
+    rows += [("variable", name) for name, _ in spec.get("variables", ())]
     rows += [("links", one) for one in spec["indexes"]["find_links"]]
     rows += [(title, meaning) for key, title, meaning in _SWITCHES
              if spec.get(key) or spec["indexes"].get(key)]  # fmt: skip

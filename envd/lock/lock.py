@@ -42,8 +42,8 @@ Artifact = Package | CondaPackage
 class Lock:
     """The artifacts of one spec, sorted by name.
 
-    A `conda` environment is made of those packages, the others go on top of it, and
-    `variables` are set for whatever runs in it.
+    A `conda` environment is made of those packages, the others go on top of it. Its
+    `variables` are those of the spec: their values are not in it.
 
     `as_of` is the day that what the model left open was resolved as of, empty for the day
     it was locked; `day` is the day of logging that the answer depends on, empty where it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from envd.errors import EnvdError, ModelInvalidError
@@ -18,6 +18,8 @@ from envd.spec.place import Place
 from envd.spec.policy import Policy
 from envd.spec.urls import without_token
 
+# Each costs ten milliseconds (`envd.spec.spec.told_apart`).
+_MOST_VARIABLES = 100
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -26,15 +28,15 @@ class CondaYaml:
     """A `conda.yaml`, everything in its order.
 
     `place` is where the file begins. `channels` is empty where it names none. `pip` has the
-    lines of all its pip sections, `variables` what is set where the environment is used. A
-    channel that is none is a `fault` only where packages come from it.
+    lines of all its pip sections, `variables` what is set where the environment is used, which
+    may be secret. A channel that is none is a `fault` only where packages come from it.
     """
 
     place: Place
     channels: tuple[tuple[Place, Channel], ...] = ()
     packages: tuple[tuple[Place, MatchSpec], ...] = ()
     pip: tuple[str, ...] = ()
-    variables: tuple[tuple[str, str], ...] = ()
+    variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     notes: tuple[Note, ...] = ()
     fault: EnvdError | None = None
 
@@ -148,10 +150,13 @@ def _variables(
     variables = document.get("variables") or {}
     if not isinstance(variables, dict):
         raise _invalid(model, name, "`variables` is not a mapping")
+    if len(variables) > _MOST_VARIABLES:
+        raise _invalid(model, name, f"`variables` has over {_MOST_VARIABLES} of them")
     found = []
     for key, value in variables.items():
         if not _VARIABLE.fullmatch(key) or not isinstance(value, str) or "\0" in value:
-            why = f"`{shown(key)}` of `variables` is not the name of a variable, or has no text"
+            name_of = shown(key.partition("=")[0])
+            why = f"`{name_of}` of `variables` is not the name of a variable, or has no text"
             raise Place(model, name, line_of(key)).invalid(why)
         found.append((key, value))
     return tuple(found)

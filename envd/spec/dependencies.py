@@ -45,7 +45,8 @@ class Dependencies:
     the place of requirements of the same names. `lock` is the lock that lies in the
     model; `closed` says that the requirements are all there is to install. Where the
     `manager` is conda, it makes the environment of `packages` from `channels`; `locked` are
-    the conda packages of the lock that lies in the model.
+    the conda packages of the lock that lies in the model, and the values of its `variables`
+    may be secrets.
     """
 
     python: str | None
@@ -62,7 +63,7 @@ class Dependencies:
     manager: str = "virtualenv"
     channels: tuple[str, ...] = ()
     packages: tuple[MatchSpec, ...] = ()
-    variables: tuple[tuple[str, str], ...] = ()
+    variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     locked: tuple[CondaPackage, ...] = field(default=(), repr=False)
 
     def on(self, python: Python) -> Dependencies:

@@ -8,6 +8,8 @@ from typing import Any
 
 Document = Mapping[str, Any]
 
+_TELLING = 8
+
 _NAMES = {
     "as_of": "what is left open is resolved as of",
     "bounds": "bound where the packages of then allow it",
@@ -100,7 +102,8 @@ def _name(one: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return f"`{'='.join(value)}`"
+        # A variable: what stands beside the name only tells its value from others.
+        return f"`{value[0]}` (value {value[1][:_TELLING]})"
     if isinstance(value, Mapping):
         source = f" @ {value['source']}" if value.get("source") else ""
         hashes = f" ({', '.join(value['hashes'])})" if value.get("hashes") else ""

@@ -53,7 +53,8 @@ class Manifest:
     """The record of one ready environment. Times are seconds since 1970.
 
     `profile` is the security profile it was built under: policy is in no key. `modules`
-    were imported once when it was built; `variables` are set for whatever runs in it.
+    were imported once when it was built; `variables` are set for whatever runs in it, and may
+    be secrets: only this record has their values.
     `sizes`, `shares` (the bytes that lie in the download cache as well, by the SHA-256 of
     the artifact they came from) and `files` (the SHA-256 of the list of all files) are taken
     when it is published.
@@ -77,6 +78,11 @@ class Manifest:
     sizes: Sizes = _UNMEASURED
     shares: tuple[tuple[str, int], ...] = ()
     files: str = ""
+
+    def of_model(self) -> tuple[tuple[str, str], ...]:
+        """Return the variables that the model sets, not a package."""
+        names = {name for name, _ in self.lock.variables}
+        return tuple(one for one in self.variables if one[0] in names)
 
     def document(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
