@@ -202,6 +202,7 @@ class Environments:
         self._refuse_remembered(asked)
         try:
             work.begin()
+            work.note(asked.notes)
             yield
         except (EnvdError, OSError) as raised:
             error = from_os(raised, self.settings.root) if isinstance(raised, OSError) else raised
@@ -237,6 +238,7 @@ class Environments:
                 ready = Ready(found, cached=True)
             else:
                 with self._trying(asked, work, upgrade=upgrade):
+                    work.note(lock.notes)
                     found = self._install(asked, lock, attempt, work, started)
                 ready = Ready(found, cached=False)
         if upgrade:
@@ -256,6 +258,7 @@ class Environments:
                 return found
             with self._trying(asked, work, upgrade=not keep), work.going_on() as limits:
                 lock = self._resolved(asked, self._uv.within(held, limits), work, refresh=not keep)
+                work.note(lock.notes)
             self.store.specs.keep(spec)
             if keep:
                 self.store.specs.keep_lock(spec.key, lock, asked.day)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from envd import durable
 from envd.child import Limits
 from envd.config import Settings
 from envd.errors import CacheFullError
-from envd.events import Event, Line, OnEvent, Stage
+from envd.events import Event, Line, Note, OnEvent, Stage
 from envd.store import Store, slots
 from envd.waiting import Waiting, written
 
@@ -32,6 +32,7 @@ class Work:
         self._settings, self._store = settings, store
         self._left_s: float = settings.build.timeout
         self._file: TextIO | None = None
+        self._noted: set[Note] = set()
 
     def begin(self) -> TextIO:
         """Begin the log: what the build before said is nothing to whoever waits."""
@@ -50,6 +51,13 @@ class Work:
         elif isinstance(event, Line):
             self._write(event.text)
         self.on_event(event)
+
+    def note(self, notes: Iterable[Note]) -> None:
+        """Log those of *notes* that are not in the log yet, a line each."""
+        for one in notes:
+            if one not in self._noted:
+                self._noted.add(one)
+                self.log(Line(f"note: {one.message}"))
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[Limits]:

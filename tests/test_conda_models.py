@@ -140,6 +140,8 @@ def test_a_model_with_defaults_and_its_twin_share_one_environment(
     assert len({one["spec_key"] for one in built}) == 1
     assert len({one["id"] for one in built}) == 1
     assert [one["cached"] for one in built] == [False, True, True, True]
+    log = envctl("logs", built[0]["id"]).stdout
+    assert log.startswith("note: packages come from conda-forge in the place of `defaults`\n")
 
 
 def test_pip_packages_go_on_top_of_condas_and_variables_are_set(
@@ -514,6 +516,7 @@ def test_only_pythons_patch_release_gives_way(
 
     assert built["python"] == {"requested": f"{minor}.99", "actual": HERE}
     assert "PYTHON_PATCH_DIFFERS" in {one["code"] for one in built["notes"]}
+    assert "\nnote: the model asks for Python " in envctl("logs", built["id"]).stdout
     assert failed["failure"]["reason"] == "SOLVE_FAILED"
     assert "mypython" in failed["failure"]["message"]
 

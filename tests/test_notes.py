@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,25 @@ def test_show_says_as_of_when_and_what_was_noted(
     assert [f"note       {note['message']}" for note in shown["notes"]] == [
         line for line in printed if line.startswith("note ")
     ]
+
+
+def test_the_log_of_a_build_begins_with_the_notes(
+    either: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model")
+    (model / "python_env.yaml").unlink()
+    (model / "requirements.txt").unlink()
+    here = "{}.{}.{}".format(*sys.version_info)
+    (model / "conda.yaml").write_text(
+        f"channels: [defaults]\ndependencies: [python={here}, tiny-a=1.0=py_0]\n"
+    )
+
+    built = json.loads(either("build", model, "--json").stdout)
+    lines = either("logs", built["id"]).stdout.splitlines()
+
+    notes = [f"note: {one['message']}" for one in built["notes"]]
+    assert {"CHANNEL_REWRITTEN", "CONDA_PACKAGE_TRANSLATED", "SETUPTOOLS_ADDED"} <= {
+        one["code"] for one in built["notes"]
+    }
+    assert lines[: len(notes)] == notes
+    assert [line for line in lines if line.startswith("note: ")] == notes
