@@ -675,7 +675,7 @@ def test_a_log_is_followed_to_the_end_of_the_build(
     array = documents(either, "logs", key[:12])
     over = either("logs", "-f", key[:12])
 
-    assert first.startswith("== ")
+    assert first.startswith(("note: ", "== "))
     assert "== publishing: " in rest
     assert "== publishing: " not in so_far.stdout
     assert whole.stdout == over.stdout == first + rest

@@ -9,25 +9,12 @@ from envd.events import Note
 from envd.model import Model
 from envd.spec import channels, conda_forge, conda_yaml, match_spec, requirement_file
 from envd.spec.channels import CONDA_FORGE
-from envd.spec.conda_names import pypi_name
 from envd.spec.conda_yaml import CondaYaml
 from envd.spec.dependencies import Dependencies
 from envd.spec.match_spec import MatchSpec
 from envd.spec.mirrors import Mirrors
 from envd.spec.policy import Policy
 from envd.spec.python import first_version
-
-
-def is_needed(model: Model) -> bool:
-    """Whether the `conda.yaml` of *model* asks for packages that PyPI does not have.
-
-    Raises:
-        ModelInvalidError: it cannot be read.
-    """
-    if model.conda_file is None:
-        return False
-    found = conda_forge.rewritten(conda_yaml.read(model.path, model.conda_file), "rewrite")
-    return any(pypi_name(one.name) is None for _, one in found.packages)
 
 
 def read(model: Model, name: str, rules: Policy, settings: Settings) -> Dependencies:

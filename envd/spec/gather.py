@@ -4,7 +4,8 @@ A lock that lies in the model goes before everything. Else the order is MLflow's
 (`mlflow/utils/virtualenv.py`, `_get_python_env`): `python_env.yaml`; else
 `requirements.txt` with the Python of `conda.yaml`; else `conda.yaml` alone, whose conda
 packages MLflow drops and envd translates. Where there is none of these, the flavors say
-with which versions the model was made.
+with which versions the model was made. With conda as the manager it is `conda.yaml` alone;
+which of both `auto` takes, and by what, `envd.spec.auto` says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from envd.events import Note
 from envd.model import Model, documents, files
 from envd.model.texts import shown
 from envd.spec import (
+    auto,
     conda_model,
     conda_model_lock,
     conda_pypi,
@@ -50,7 +52,7 @@ def read(model: Model, settings: Settings, terms: Terms = _DEFAULT) -> Dependenc
         RequestInvalidError: an override is no requirement, or there is no such manager.
     """
     rules = policy.of(settings.security).for_one_reading()
-    found = _for_manager(_manager(model, settings, terms), model, rules, settings)
+    found = _for_manager(_wanted(settings, terms), model, rules, settings)
     if settings.resolve.as_of == "month":
         found = dates.with_day(model, found)
     found = replace(found, overrides=overrides.read(model.path, terms.override, rules))
@@ -73,17 +75,21 @@ def _repaired(model: Model, found: Dependencies, settings: Settings) -> Dependen
     return repairs.applied(model, found) if settings.resolve.repair else found
 
 
-def _manager(model: Model, settings: Settings, terms: Terms) -> str:
+def _wanted(settings: Settings, terms: Terms) -> str:
     wanted = terms.env_manager or settings.resolve.env_manager
     if wanted not in _MANAGERS:
         message = f"`{shown(wanted)}` makes no environments; give {', '.join(_MANAGERS)}"
         raise RequestInvalidError(message, env_manager=shown(wanted))
-    if wanted != "auto":
-        return wanted
-    return "conda" if conda_model.is_needed(model) else "virtualenv"
+    return wanted
 
 
 def _for_manager(manager: str, model: Model, rules: Policy, settings: Settings) -> Dependencies:
+    if manager == "auto":
+        chosen = auto.choice(model)
+        found = _for_manager(chosen.manager, model, rules, settings)
+        if chosen.manager == "virtualenv" and chosen.conda:
+            found = auto.completed(found, chosen.conda, model, rules, settings)
+        return replace(found, notes=(*chosen.notes, *found.notes))
     if manager == "conda" and model.conda_file:
         return conda_model.read(model, model.conda_file, rules, settings)
     found = _with_python(model, _from_files(model, rules, settings))
