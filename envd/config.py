@@ -37,6 +37,7 @@ from envd.values import (
     Loopback,
     Mirror,
     Prefix,
+    Program,
     Seconds,
     Share,
 )
@@ -89,8 +90,9 @@ class Conda:
         'Channels fetched from elsewhere, `{ conda-forge = ["https://..."] }`: from the first that '
         "answers, with the credentials or the token in its URL.",
     )
-    exe: Location = setting(
-        Location(""), "A conda, mamba or micromamba to solve with in the place of rattler."
+    exe: Program = setting(
+        Program(""),
+        "A conda, mamba or micromamba to solve with in the place of rattler, as `--conda-exe`.",
     )
     auth_file: Location = setting(
         Location(""), "Rattler's file of credentials; none means its own store."
@@ -363,3 +365,13 @@ def _from_variables(environ: Mapping[str, str]) -> dict[tuple[str, str], object]
             raise SettingsInvalidError(message, setting=variable)
         given[row.section, row.name] = parse(row, value, variable)
     return given
+
+
+def value(section: str, name: str, given: object, where: str) -> Any:
+    """Return *given*, which stands in *where*, as the setting takes it.
+
+    Raises:
+        SettingsInvalidError: it does not.
+    """
+    (row,) = (one for one in fields() if (one.section, one.name) == (section, name))
+    return parse(row, given, where)

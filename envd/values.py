@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ CountOrZero = typing.NewType("CountOrZero", int)
 Share = typing.NewType("Share", str)
 # A directory, or a URL.
 Location = typing.NewType("Location", str)
+# A file that can be run: its path, or its name on PATH.
+Program = typing.NewType("Program", str)
 # The URL of a package index, with its name before it or without.
 IndexUrl = typing.NewType("IndexUrl", str)
 # A conda channel, and the URL it is fetched from: `conda-forge=https://host/conda-forge`.
@@ -147,6 +150,13 @@ def _loopback(value: object) -> str:
     return text
 
 
+def _program(value: object) -> str:
+    """Find a name without a directory on PATH, as a shell does; else it is a path."""
+    text = _text(value)
+    found = shutil.which(text) if text and "/" not in text else None
+    return found or _location(text)
+
+
 def _url(value: object, form: re.Pattern[str], example: str) -> str:
     text = _text(value)
     if not form.fullmatch(text):
@@ -251,6 +261,7 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     bool: _bool,
     str: _text,
     Location: _location,
+    Program: _program,
     IndexUrl: lambda value: _url(
         value, _INDEX_URL, "`https://host/simple`, `name=https://host/simple` or `file:///path`"
     ),

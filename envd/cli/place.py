@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 @dataclass(slots=True)
 class Place:
-    """What `--root`, `--config`, `--socket` and `--admin-socket` say."""
+    """What `--root`, `--config`, `--socket`, `--admin-socket` and `--conda-exe` say."""
 
     root: Path | None = None
     config: Path | None = None
     socket: str | None = None
     admin_socket: str | None = None
+    conda_exe: str | None = None
 
     def settings(self) -> Settings:
         """Return the settings.
@@ -33,7 +35,32 @@ class Place:
         """
         from envd import config  # noqa: PLC0415
 
-        return config.load(root=self.root, file=self.config)
+        found = config.load(root=self.root, file=self.config)
+        if self.conda_exe is None:
+            return found
+        exe = config.value("conda", "exe", self.conda_exe, "--conda-exe")
+        return dataclasses.replace(found, conda=dataclasses.replace(found.conda, exe=exe))
+
+    def solve_with(self, conda_exe: str, env_manager: str) -> None:
+        """Let *conda_exe* solve, where *env_manager*, or what the settings say, may need that.
+
+        Raises:
+            click.UsageError: nothing would come of it.
+        """
+        self.conda_exe = conda_exe
+        settings = self.settings()
+        if self._sockets(settings):
+            # Whoever may ask it must not make it run what they like.
+            message = (
+                "a daemon works here, and solves with what its own settings name: set `conda.exe` "
+                "(ENVD_CONDA__EXE) where it is started, and leave out --conda-exe"
+            )
+            raise click.UsageError(message)
+        if (env_manager or settings.resolve.env_manager) == "virtualenv":
+            message = (
+                "--conda-exe is for conda environments; give --env-manager conda (or auto) too"
+            )
+            raise click.UsageError(message)
 
     def engine(self) -> Engine:
         """Return what does the work: the daemon of the root, or this process."""

@@ -8,6 +8,8 @@ from typing import Any, TypedDict
 
 import click
 
+from envd.cli.place import Place
+
 
 class Terms(TypedDict):
     """What they give, as `envd.cli.engine.Wanted` takes it."""
@@ -44,16 +46,34 @@ _ENV_MANAGER = click.option(
 )
 
 
+_CONDA_EXE = click.option(
+    "--conda-exe",
+    metavar="PROGRAM",
+    help="Lock a conda environment with this conda, mamba or micromamba in the place of rattler. "
+    "What is locked already stays so; a daemon goes by its own settings.  "
+    "[default: as the settings say]",
+)
+
+
 def terms(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--pip-requirements-override` and `--env-manager`, as `mlflow models predict` has them.
 
-    The command gets both as `terms`.
+    The command gets both as `terms`. With them comes `--conda-exe`, which is no term: it is
+    a setting of whatever does the work, for one call.
     """
 
     @functools.wraps(command)
     def collected(
-        *arguments: Any, override: list[str], env_manager: str | None, **more: Any
+        *arguments: Any,
+        override: list[str],
+        env_manager: str | None,
+        conda_exe: str | None,
+        **more: Any,
     ) -> None:
-        command(*arguments, terms=Terms(override=override, env_manager=env_manager or ""), **more)
+        found = Terms(override=override, env_manager=env_manager or "")
+        if conda_exe is not None:
+            place = click.get_current_context().find_root().ensure_object(Place)
+            place.solve_with(conda_exe, found["env_manager"])
+        command(*arguments, terms=found, **more)
 
-    return _OVERRIDE(_ENV_MANAGER(collected))
+    return _OVERRIDE(_ENV_MANAGER(_CONDA_EXE(collected)))
