@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -43,11 +43,15 @@ _Planned: TypeAlias = "tuple[Change, tuple[Note, ...]]"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file of a model, by its path there, before and after."""
+    """A file of a model, by its path there, before and after.
+
+    The keys in `environments` lead to its conda environments; none of one are the file itself.
+    """
 
     file: str
-    before: str
-    after: str
+    before: str = field(repr=False)
+    after: str = field(repr=False)
+    environments: tuple[tuple[str, ...], ...] = ()
 
     def diff(self, model: Path) -> str:
         """Return a unified diff without a newline at its end, to be read and not applied.
@@ -55,7 +59,10 @@ class Change:
         Nothing in it is secret or works on a terminal.
         """
         name = shown(str(model / self.file), _LONGEST_LINE)
-        before, after = _lines(self.before), _lines(self.after)
+        masked = (
+            conda_forge_text.masked(one, self.environments) for one in (self.before, self.after)
+        )
+        before, after = map(_lines, masked)
         return "\n".join(difflib.unified_diff(before, after, name, name, lineterm=""))
 
 
@@ -144,7 +151,7 @@ def _changed(model: Path, name: str, environments: list[tuple[str, ...]]) -> _Pl
     if notes and len(before.splitlines()) > _MAX_LINES:
         message = f"`{model / name}` has over {_MAX_LINES} lines; change it by hand"
         raise ModelInvalidError(message, model=model, path=name)
-    return Change(name, before, after), tuple(notes)
+    return Change(name, before, after, tuple(environments)), tuple(notes)
 
 
 def carry_out(migration: Migration) -> None:

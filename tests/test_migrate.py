@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import stat
@@ -178,8 +179,97 @@ channels: [
 =>
 channels: [
   conda-forge,  # old
-  mine,  # new
+  mine,  # ours
+  # new
 ]
+""",
+    "a flow list with comments everywhere": """\
+channels: [ # where from
+  # the first
+  conda-forge,  # new
+  # the second
+  defaults, main,  # old
+  mine  # ours
+  # the last
+  , r  # R
+  # nothing more
+] # end
+=>
+channels: [ # where from
+  # the first
+  conda-forge,  # new
+  # the second
+  # old
+  mine  # ours
+  # the last
+  # R
+  # nothing more
+] # end
+""",
+    "a flow list of which the first goes with a comment": """\
+channels: [defaults,  # old
+           conda-forge,  # new
+           'mine']
+dependencies: ["main::a",# one
+  b]
+=>
+channels: [  # old
+           conda-forge,  # new
+           'mine']
+dependencies: ["conda-forge::a",# one
+  b]
+""",
+    "a flow list of which the last goes with a comment": """\
+channels:
+- a
+dependencies: [python=3.9, # the one
+  'main::_libgcc_mutex=0.1=main', # odd
+  "r::openssl=1=h2" # odder
+  ] # end
+=>
+channels:
+- a
+dependencies: [python=3.9 # the one
+  # odd
+  # odder
+  ] # end
+""",
+    "an empty list with a comment": """\
+channels: [ # none
+  ] # at all
+=>
+channels: [conda-forge  # none
+  ] # at all
+""",
+    "comments beside entries that go": """\
+channels:
+  - conda-forge  # new
+  - defaults  # old
+  # R
+  - r  #r
+  - mine
+=>
+channels:
+  - conda-forge  # new
+  # old
+  # R
+  #r
+  - mine
+""",
+    "comments beside blocks of text": """\
+channels:
+- >-  # one
+  defaults
+- a
+- | # two
+  r
+- b
+=>
+channels:
+- conda-forge  # one
+- a
+# two
+- b
 """,
     "JSON": """\
 {"name": "x", "channels": ["defaults", "a"], "dependencies": ["main::six >=1,<2"]}
@@ -307,6 +397,7 @@ dependencies:
   - pip:
     - six==1.16
   # TLS
+  # old
 prefix: /home/me/x
 """,
     "an export of which nothing stays": """\
@@ -337,6 +428,8 @@ channels:
 =>
 channels:
 - conda-forge
+# - no
+# x
 - a
 """,
     "blocks of text": """\
@@ -488,13 +581,20 @@ def _written(entries: list[str], layout: str) -> str:
     quoted = [f"'{one}'" if "'" in layout else json.dumps(one) for one in entries]
     if "[" in layout:
         return f" [{', '.join(quoted)}]\n"
+    if "," in layout:
+        lines = (f"  {one},  # {n}\n  # after {n}\n" for n, one in enumerate(quoted))
+        return "".join([" [ # begin\n", *lines, "  ] # end\n"])
     return "".join(["\n", *(f"  - {one}  # {n}\n" for n, one in enumerate(quoted))])
 
 
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(channels=_CHANNELS, packages=_PACKAGES, layout=st.sampled_from(["[", "[']", "-", "-'"]))
+@given(
+    channels=_CHANNELS,
+    packages=_PACKAGES,
+    layout=st.sampled_from(["[", "[']", ",", ",'", "-", "-'"]),
+)
 def test_what_is_read_after_is_what_was_rewritten_before(
     tmp_path: Path, channels: list[str], packages: list[str], layout: str
 ) -> None:
@@ -508,6 +608,7 @@ def test_what_is_read_after_is_what_was_rewritten_before(
     assert meaning(folder) == meant
     assert read(folder).notes == ()
     assert (after != text) == (plan.notes != ())
+    assert re.findall("#.*", after) == re.findall("#.*", text)
     assert (folder / "MLmodel").read_text() == MLMODEL
 
 
@@ -841,6 +942,79 @@ def test_a_folder_is_checked(envctl: Called) -> None:
     assert (clean.returncode, clean.stdout) == (0, "")
 
 
+def test_links_in_a_folder_are_followed_and_each_model_is_changed_once(
+    envctl: Called, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "all", tmp_path / "elsewhere"
+    inside = model(folder / "z" / "1")
+    far = model(elsewhere / "deep" / "far")
+    model(far / "data" / "part")
+    (folder / "a").mkdir()
+    for link, target in {
+        "a/again": "../z", "a/loop": "../..", "a/self": "self", "a/none": "nowhere",
+        "a/up": "../../elsewhere/deep/back", "deep": "../elsewhere/deep", "y": "z/1", "z/up": ".",
+    }.items():  # fmt: skip
+        (folder / link).symlink_to(target)
+    (elsewhere / "deep" / "back").symlink_to(folder)
+    linked = folder / "deep" / "far"
+
+    checked = envctl("migrate", folder, "--check")
+    shown = json.loads(envctl("migrate", folder, "--json").stdout)
+    done = envctl("migrate", folder, "--in-place")
+    again = envctl("migrate", folder, "--check")
+
+    assert (checked.returncode, checked.stdout) == (1, f"{linked}\n{inside}\n")
+    assert f"note: {linked}: a link leads out of the folder to it, to {far}\n" in checked.stderr
+    assert [(one["model"], one["outside"]) for one in shown] == [
+        (str(linked), str(far)), (str(inside), None),
+    ]  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, checked.stdout)
+    assert {one.name for one in far.iterdir()} == {
+        "MLmodel", "conda.yaml", "conda.yaml.orig", "data"
+    }  # fmt: skip
+    assert "conda-forge" in (far / "conda.yaml").read_text()
+    assert (far / "data" / "part" / "conda.yaml").read_text() == DEFAULTS
+    assert (folder / "deep").readlink() == Path("../elsewhere/deep")
+    assert (folder / "y").is_symlink()
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_a_model_that_is_a_link_itself_is_what_was_given(envctl: Called, tmp_path: Path) -> None:
+    folder, link = model(tmp_path / "model"), tmp_path / "link"
+    link.symlink_to("model")
+    (tmp_path / "loop").symlink_to("loop")
+
+    done = envctl("migrate", link, "--in-place")
+    loop = envctl("migrate", tmp_path / "loop")
+
+    assert (done.returncode, done.stdout) == (0, f"{link}\n")
+    assert "note: a link" not in done.stderr
+    assert "conda-forge" in (folder / "conda.yaml").read_text()
+    assert loop.returncode == 1
+    assert "no `MLmodel`" in loop.stderr
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
+    envctl: Called, tmp_path: Path
+) -> None:
+    folder = tmp_path / "all"
+    model(folder / "a", "channels: [conda-forge]\n")
+    here = os.open(folder, os.O_RDONLY)
+    # Deeper than a path may be long.
+    for _ in range(20):
+        os.mkdir("x" * 250, dir_fd=here)
+        below = os.open("x" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+    done = envctl("migrate", folder, "--check")
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+    assert done.returncode == 1
+    assert done.stderr.endswith("0 of 2 models would change, 1 cannot be migrated\n")
+
+
 def test_several_models_are_migrated_past_what_fails(envctl: Called, tmp_path: Path) -> None:
     first, last = model(tmp_path / "all" / "a"), model(tmp_path / "all" / "z" / "1")
     broken = model(tmp_path / "all" / "broken", "channels: [\n")
@@ -904,7 +1078,6 @@ def test_a_model_that_cannot_be_written_stays_as_it_was(envctl: Called, tmp_path
         (("https://me:s3cret@host/model", "--check"), "is a URI"),
         ((), "MODEL"),
         ((".", "--check", "--in-place"), "not both"),
-        (("/proc/self/task",), "no model in"),
     ],
 )
 def test_what_cannot_be_migrated_is_a_mistake_of_usage(
@@ -915,6 +1088,13 @@ def test_what_cannot_be_migrated_is_a_mistake_of_usage(
     assert done.returncode == 2
     assert says in done.stderr
     assert "s3cret" not in done.stderr
+
+
+def test_a_folder_without_models_is_a_mistake_of_usage(envctl: Called, tmp_path: Path) -> None:
+    done = envctl("migrate", tmp_path, "--check")
+
+    assert done.returncode == 2
+    assert f"there is no model in {tmp_path}" in done.stderr
 
 
 def test_a_folder_that_is_not_there_is_no_model(envctl: Called, tmp_path: Path) -> None:
@@ -940,6 +1120,26 @@ def test_secrets_and_controls_are_not_shown(envctl: Called, tmp_path: Path) -> N
         assert "\u202e" not in done.stdout
         assert "conda-forge" in done.stdout
     assert shown.stdout.count("/t/***") == 2
+
+
+def test_the_values_of_variables_are_not_shown(envctl: Called, tmp_path: Path) -> None:
+    variables = "variables:\n  A: s3cret\n  B: |\n    more\n    s3cret\n"
+    inner = "{channels: [defaults], variables: {A: s3cret}}"
+    folder = model(
+        tmp_path / "model",
+        f"{variables}channels: [defaults]\nname: x\n",
+        MLMODEL.replace("conda.yaml", inner),
+    )
+
+    shown, machine = envctl("migrate", folder), envctl("migrate", folder, "--json")
+    envctl("migrate", folder, "--in-place")
+
+    for done in (shown, machine):
+        assert done.returncode == 0
+        assert "s3cret" not in done.stdout + done.stderr
+    assert "\n variables:\n   A: ***\n   B: ***\n-channels" in shown.stdout
+    assert "+    env: {channels: [conda-forge], variables: {A: ***}}" in shown.stdout
+    assert (folder / "conda.yaml").read_text().startswith(f"{variables}channels: [conda-forge]\n")
 
 
 def test_it_is_in_color_on_a_terminal_only(envctl: Called) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +36,11 @@ def command(
 
     envd reads such a model so anyway; this is for those who want it in the files. A
     FOLDER stands for every model in it, and what cannot be read does not stop the others.
-    Shown is a diff, in which passwords and tokens are masked. Written is only what
-    changes its meaning: channels, and the builds and pins that only Anaconda's have.
-    The original stays beside it, as `conda.yaml.orig`.
+    Links in it are followed: a model that lies elsewhere is shown with its place, and
+    changed there, where the link stays; a file that leads out of its own model is refused.
+    Shown is a diff, in which passwords, tokens and the values of variables are masked.
+    Written is only what changes its meaning: channels, and the builds and pins that only
+    Anaconda's have. The original stays beside it, as `conda.yaml.orig`.
 
     The status is 1 if a model could not be read or written, and with --check also if one
     would change.
@@ -52,13 +55,13 @@ def command(
     if in_place and check:
         message = "give --in-place or --check, not both"
         raise click.UsageError(message)
-    asked = [model for one in models for model in names.models(_local(one))]
+    asked = [(model, one) for one in models for model in names.models(_local(one))]
     if not asked:
         message = f"there is no model in {', '.join(models)}"
         raise click.UsageError(message)
     found = []
-    for model in asked:
-        found.append(_migrated(model, in_place=in_place))
+    for model, given in asked:
+        found.append(_migrated(model, given, in_place=in_place))
         if not is_json:
             _say(found[-1], in_place=in_place, check=check)
     if is_json:
@@ -78,11 +81,13 @@ def _local(name: str) -> str:
     return name
 
 
-def _migrated(model: str, *, in_place: bool) -> Document:
+def _migrated(model: str, given: str, *, in_place: bool) -> Document:
     from envd import migrating  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
 
     plan, error = migrating.Migration(Path(model)), None
+    # Not by `resolve`, which fails of a link that leads to itself.
+    real, home = (Path(os.path.realpath(one)) for one in (model, given))
     try:
         plan = migrating.plan(plan.model)
         if in_place:
@@ -91,6 +96,7 @@ def _migrated(model: str, *, in_place: bool) -> Document:
         error = {"reason": failure.reason, "message": failure.message}
     return {
         "model": names.shown(model),
+        "outside": None if real.is_relative_to(home) else names.shown(str(real)),
         "changed": bool(plan.changes) and error is None,
         "files": [{"path": one.file, "diff": one.diff(plan.model)} for one in plan.changes],
         "notes": [one.document() for one in plan.notes],
@@ -107,6 +113,9 @@ def _say(found: Document, *, in_place: bool, check: bool) -> None:
         click.echo(f"envctl: cannot migrate {model}: {message}", err=True)
     elif found["changed"] and (in_place or check):
         click.echo(model)
+    if found["changed"] and found["outside"]:
+        outside = plain.printable(found["outside"])
+        click.echo(f"note: {model}: a link leads out of the folder to it, to {outside}", err=True)
     if not in_place and not check:
         for one in found["files"]:
             _show(one["diff"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -18,13 +19,46 @@ def model(name: str) -> str:
 
 
 def models(name: str) -> list[str]:
-    """Return the models that *name* stands for: itself, or those in the folder it is."""
+    """Return the models that *name* stands for: itself, or those in the folder it is.
+
+    Links in a folder are followed, and a model has one name however many lead to it. What
+    cannot be looked into is among them, to be told of like a model that cannot be read.
+    """
     folder = Path(name)
     if not folder.is_dir() or (folder / "MLmodel").exists():
         return [model(name)]
-    found = {path.parent for path in folder.rglob("MLmodel")}
-    # What lies in a model is a part of it.
-    return [str(one.absolute()) for one in sorted(found) if found.isdisjoint(one.parents)]
+    return [str(one.absolute()) for one in sorted(_below(folder))]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    home, ahead = folder.resolve(), [folder]
+    while ahead:
+        # By its links only what has no other name.
+        ahead, links = [], ahead
+        for link in sorted(links):
+            # One that leads up, in however many steps, leads to everything there is.
+            if link is folder or not home.is_relative_to(link.resolve()):
+                yield from _in_tree(link, seen, ahead)
+
+
+def _in_tree(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[Path]:
+    """Yield the models below *top*, and leave the links to folders to *links*."""
+    unreadable: list[OSError] = []
+    for name, folders, files in os.walk(top, onerror=unreadable.append):
+        path = Path(name)
+        status = path.stat()
+        identity = (status.st_dev, status.st_ino)
+        is_model = "MLmodel" in files
+        if is_model or identity in seen:
+            # What lies in a model is a part of it.
+            folders.clear()
+        if is_model and identity not in seen:
+            yield path
+        seen.add(identity)
+        # What is below so long a path that it cannot be asked for is no link either.
+        links += [path / one for one in folders if os.path.islink(f"{name}/{one}")]  # noqa: PTH114
+    yield from (Path(error.filename) for error in unreadable)
 
 
 def shown(model: str) -> str:

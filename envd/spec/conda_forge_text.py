@@ -1,16 +1,16 @@
 """Writes into the text of a conda environment what `conda_forge` makes of it as it is read.
 
 Only what comes to mean something else is written: comments, order, quotes and the ends of
-lines stay. No YAML library writes it, because each lays out anew what nobody has touched.
+lines stay, the comment beside an entry that goes as well. No YAML library writes it, because
+each lays out anew what nobody has touched.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -21,10 +21,9 @@ from envd.spec.channels import CONDA_FORGE, is_anaconda
 from envd.spec.conda_yaml import CondaYaml
 from envd.spec.match_spec import MatchSpec
 from envd.spec.place import Place
+from envd.spec.yaml_lists import Edit, applied, line_end, list_edits, span
 
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-_TO_LINE_END = re.compile(r"[^\r\n]*(?:\r\n?|\n)?")
-_IN_FLOW = frozenset(",[]{}")
 _NULLS = ("~", "null", "Null", "NULL")
 _T = TypeVar("_T")
 
@@ -41,12 +40,6 @@ class _Environment:
     content: CondaYaml
 
 
-class _Edit(NamedTuple):
-    start: int
-    end: int
-    text: str
-
-
 def rewritten(place: Place, text: str, keys: Sequence[str] = ()) -> tuple[str, tuple[Note, ...]]:
     """Return *text* with conda-forge in the place of Anaconda's own channels, and what changed.
 
@@ -60,11 +53,30 @@ def rewritten(place: Place, text: str, keys: Sequence[str] = ()) -> tuple[str, t
     after = conda_forge.rewritten(before.content, "rewrite")
     if not after.notes:
         return text, ()
-    new = _applied(text, [*_channel_edits(text, before), *_package_edits(text, before, after)])
+    new = applied(text, [*_channel_edits(text, before), *_package_edits(text, before, after)])
     if not _is_right(place, (text, new), keys, after):
         why = "it is laid out so that it cannot be edited; write `conda-forge` there by hand"
         raise place.invalid(why)
     return new, after.notes
+
+
+def masked(text: str, environments: Iterable[Sequence[str]]) -> str:
+    """Return *text* with `***` for the value of every variable in *environments*.
+
+    Each of them is found by keys, as that of `rewritten`, which has read it.
+    """
+    root = yaml.compose(text, Loader=_Loader)
+    values = [one for keys in environments for one in _values(root, keys)]
+    return applied(text, [Edit(*span(text, one), "***") for one in values])
+
+
+def _values(node: yaml.Node | None, keys: Sequence[str]) -> Iterator[yaml.Node]:
+    for key in (*keys, "variables"):
+        node = _value(node, key)
+    if isinstance(node, yaml.MappingNode):
+        yield from (value for _, value in node.value if value.value)
+    elif node is not None:
+        yield node
 
 
 def _read(place: Place, text: str, keys: Sequence[str]) -> _Environment:
@@ -127,28 +139,28 @@ def _entries(place: Place, node: yaml.Node, key: str) -> list[tuple[int, yaml.No
     raise place._replace(line=_line(value)).invalid(why)
 
 
-def _channel_edits(text: str, found: _Environment) -> Iterator[_Edit]:
+def _channel_edits(text: str, found: _Environment) -> Iterator[Edit]:
     value = _value(found.node, "channels")
     is_flow = found.node.flow_style
     if isinstance(value, yaml.SequenceNode) and value.value:
-        yield from _list_edits(text, value, _channel_changes(found.content))
+        yield from list_edits(text, value, _channel_changes(found.content))
     elif value is not None:
-        start, end = _span(text, value)
+        start, end = span(text, value)
         space = " " if text[start - 1] == ":" else ""
-        yield _Edit(start, end, space + ('["conda-forge"]' if is_flow else "[conda-forge]"))
+        named = '"conda-forge"' if is_flow else "conda-forge"
+        if "#" in text[start:end]:
+            yield Edit(start + 1, start + 1, f"{named} ")
+        else:
+            yield Edit(start, end, f"{space}[{named}]")
     elif is_flow:
         start = found.node.start_mark.index + 1
         comma = ", " if found.node.value else ""
-        yield _Edit(start, start, f'"channels": ["conda-forge"]{comma}')
+        yield Edit(start, start, f'"channels": ["conda-forge"]{comma}')
     else:
         first = found.node.start_mark
-        line_end = f"{_line_end(text)}{' ' * first.column}"
-        added = f"channels:{line_end}- conda-forge{line_end}"
-        yield _Edit(first.index, first.index, added)
-
-
-def _line_end(text: str) -> str:
-    return "\r\n" if "\r\n" in text else "\n"
+        new_line = f"{line_end(text)}{' ' * first.column}"
+        added = f"channels:{new_line}- conda-forge{new_line}"
+        yield Edit(first.index, first.index, added)
 
 
 def _channel_changes(found: CondaYaml) -> dict[int, str | None]:
@@ -165,7 +177,7 @@ def _channel_changes(found: CondaYaml) -> dict[int, str | None]:
     return changes if listed[kept] == CONDA_FORGE else changes | {kept: CONDA_FORGE.name}
 
 
-def _package_edits(text: str, before: _Environment, after: CondaYaml) -> Iterator[_Edit]:
+def _package_edits(text: str, before: _Environment, after: CondaYaml) -> Iterator[Edit]:
     kept = {place.line: one for place, one in after.packages}
     changes = {
         place.line: _spelled(kept[place.line]) if place.line in kept else None
@@ -174,7 +186,7 @@ def _package_edits(text: str, before: _Environment, after: CondaYaml) -> Iterato
     }
     value = _value(before.node, "dependencies")
     if isinstance(value, yaml.SequenceNode):
-        yield from _list_edits(text, value, changes)
+        yield from list_edits(text, value, changes)
 
 
 def _spelled(spec: MatchSpec) -> str:
@@ -188,66 +200,6 @@ def _spelled(spec: MatchSpec) -> str:
     if version[0] in "=<>!~":
         return f"{head}{version}"
     return spec.text if "," in version else f"{head}={version.removesuffix('.*')}"
-
-
-def _list_edits(
-    text: str, node: yaml.SequenceNode, changes: Mapping[int, str | None]
-) -> Iterator[_Edit]:
-    stays = (i for i in range(len(node.value)) if changes.get(i, "") is not None)
-    first_kept = next(stays, len(node.value))
-    for index, new in changes.items():
-        entry = node.value[index]
-        if new is not None:
-            yield _Edit(*_span(text, entry), _scalar(new, entry.style, is_flow=node.flow_style))
-        elif node.flow_style:
-            yield _removed_from_flow(text, node, index, is_first=index < first_kept)
-        else:
-            yield _removed_line(text, node, index)
-
-
-def _scalar(text: str, style: str | None, *, is_flow: bool) -> str:
-    """Write *text*, which holds no double quote and no backslash, with the quotes it had."""
-    if style == "'" and "'" not in text:
-        return f"'{text}'"
-    must_quote = is_flow and not _IN_FLOW.isdisjoint(text)
-    return f'"{text}"' if must_quote or style in {"'", '"'} else text
-
-
-def _removed_from_flow(text: str, node: yaml.SequenceNode, index: int, *, is_first: bool) -> _Edit:
-    """Remove an entry with the comma after it, or before it where others stay before it."""
-    start, end = _span(text, node.value[index])
-    if not is_first:
-        return _Edit(_span(text, node.value[index - 1])[1], end, "")
-    is_last = index + 1 == len(node.value)
-    rest = node.end_mark.index - 1 if is_last else node.value[index + 1].start_mark.index
-    return _Edit(start, rest, "")
-
-
-def _removed_line(text: str, node: yaml.SequenceNode, index: int) -> _Edit:
-    """Remove an entry from its `-` to the end of its last line, with the comment there."""
-    start, end = _span(text, node.value[index])
-    column = node.start_mark.column
-    first = node.start_mark.index - column
-    if index:
-        above = _span(text, node.value[index - 1])[1]
-        dashes = re.finditer(rf"^ {{{column}}}-\s", text[above:start], re.MULTILINE)
-        first = max((above + one.start() for one in dashes), default=start)
-    found = _TO_LINE_END.match(text, end)
-    return _Edit(first, found.end() if found else end, "")
-
-
-def _span(text: str, node: yaml.Node) -> tuple[int, int]:
-    """Return where *node* begins and ends, without the line ends after a block of text."""
-    start, end = node.start_mark.index, node.end_mark.index
-    return start, start + len(text[start:end].rstrip())
-
-
-def _applied(text: str, edits: Iterable[_Edit]) -> str:
-    parts, done = [], 0
-    for edit in sorted(edits):
-        parts += [text[done : edit.start], edit.text]
-        done = edit.end
-    return "".join([*parts, text[done:]])
 
 
 def _is_right(place: Place, texts: tuple[str, str], keys: Sequence[str], wanted: CondaYaml) -> bool:
