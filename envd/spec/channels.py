@@ -23,7 +23,8 @@ _REPOSITORY = "repo.anaconda.com"
 _CLOUD = "repo.anaconda.cloud"
 # What each of Anaconda's hosts is called today.
 _HOSTS = {
-    _ALIAS: _ALIAS, "anaconda.org": _ALIAS, "conda.binstar.org": _ALIAS, "binstar.org": _ALIAS,
+    _ALIAS: _ALIAS, "anaconda.org": _ALIAS, "www.anaconda.org": _ALIAS,
+    "conda.binstar.org": _ALIAS, "binstar.org": _ALIAS,
     _REPOSITORY: _REPOSITORY, "repo.continuum.io": _REPOSITORY, _CLOUD: _CLOUD,
 }  # fmt: skip
 _ANACONDAS = {
@@ -75,12 +76,14 @@ def parse(text: str) -> Channel:
     if _RELATIVE.match(text):
         message = "it is a relative path; give an absolute one, or a URL"
         raise ValueError(message)
-    if text.startswith("/"):
-        return _of_url(f"file://{text}")
     if "://" in text:
         return _of_url(text)
-    if text.partition("/")[0].lower() in _HOSTS:
-        return _of_url(f"https://{text}")
+    # A browser shows them so, and conda would look for a folder or a user of that name.
+    bare = text.removeprefix("//")
+    if re.split("[:/]", bare, maxsplit=1)[0].lower().rstrip(".") in _HOSTS:
+        return _of_url(f"https://{bare}")
+    if text.startswith("/"):
+        return _of_url(f"file://{text}")
     return _of_url(f"https://{_ALIAS}/{text}")
 
 
@@ -93,7 +96,9 @@ def is_anaconda(channel: Channel) -> bool:
     if "://" not in channel.name:
         return host in _ANACONDAS
     first, second, *_ = *path.split("/"), ""
-    return host == _REPOSITORY or (host == _CLOUD and first == "repo" and second in _ANACONDAS)
+    if host == _CLOUD:
+        return first == "pkgs" or (first == "repo" and second in _ANACONDAS)
+    return host == _REPOSITORY
 
 
 def expanded(channel: Channel) -> tuple[Channel, ...]:
