@@ -73,6 +73,36 @@ _RATTLER = {
     "rattler.networking:MirrorMiddleware": ["mirrors"],
     "rattler.networking:RetryMiddleware": ["max_retries"],
 }  # fmt: skip
+_NATIVE = {
+    f"rattler.rattler:{name}": parameters
+    for name, parameters in {
+        "InstallerError": [],
+        "ParseSubdirError": [],
+        "PyArch.as_str": [],
+        "PyBuildString": ["value"],
+        "PyClientWithMiddleware": ["middlewares"],
+        "PyConfig.from_toml": ["toml"],
+        "PyMirrorMiddleware": [],
+        "PyNoArchType.generic": [],
+        "PyNoArchType.none": [],
+        "PyNoArchType.python": [],
+        "PyPackageCache.new_layered": ["paths", "validation_mode"],
+        "PyPackageName": ["source"],
+        "PyRecord.create": [
+            "name", "version", "build", "build_number", "subdir", "arch", "platform", "noarch",
+            "python_site_packages_path"
+        ],
+        "PyRecord.create_repodata_record": ["package_record", "file_name", "url", "channel"],
+        "PySubdir.arch": [],
+        "PySubdir.only_platform": [],
+        "PyValidationMode.skip": [],
+        "PyVersion": ["version"],
+        "py_install": [
+            "records", "target_prefix", "installed_packages", "client", "execute_link_scripts",
+            "config", "package_cache"
+        ],
+    }.items()
+}  # fmt: skip
 _LOOK = """
 import functools, importlib, inspect, json, os, sys
 
@@ -143,8 +173,9 @@ def run(program: str, *arguments: str) -> Any:
 @pytest.mark.parametrize(
     ("names", "user"),
     [(_CONDA_LOCK, "envd/lock/conda_lock_api.py"),
-     (_RATTLER, "envd/lock/conda_solver.py and envd/lock/rattler_program.py")],
-    ids=["conda-lock", "rattler"],
+     (_RATTLER, "envd/lock/conda_solver.py and envd/lock/rattler_program.py"),
+     (_NATIVE, "envd/build/conda_installer.py")],
+    ids=["conda-lock", "rattler", "native"],
 )  # fmt: skip
 def test_the_names_that_are_used_are_there(names: dict[str, list[str]], user: str) -> None:
     missing = run(_LOOK, json.dumps(names))

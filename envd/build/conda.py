@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from envd.build.claims import Claims
 from envd.build.conda_activation import variables
@@ -135,6 +136,7 @@ def _link(
             "packages": [asdict(one) for one in packages],
             "prefix": str(prefix),
             "cache": str(folder),
+            "origins": sorted({_origin(one.url) for one in packages}),
             "links": links,
         }
         looking = beside.submit(cache.damaged, packages)
@@ -145,6 +147,11 @@ def _link(
             if not looking.result():
                 raise
         return looking.result()
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/"
 
 
 def _complete(

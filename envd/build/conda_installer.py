@@ -5,24 +5,53 @@ Its request is what `envd.build.conda` makes. It never uses the network.
 
 from __future__ import annotations
 
-import asyncio
-import re
-from typing import Any
-from urllib.parse import urlsplit
-
-import rattler
-from rattler.exceptions import InstallerError
-from rattler.networking import Client, MirrorMiddleware
-from rattler.package_cache import PackageCache, ValidationMode
-
 from envd.answering import answer, machine_fault
-from envd.errors import InstallFailedError
+from envd.native import finished, load
 
-_NOARCH = {
-    "": rattler.NoArchType(None),
-    "generic": rattler.NoArchType("generic"),
-    "python": rattler.NoArchType("python"),
-}
+# Importing typing takes as long as json.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+native = load()
+
+
+class _Record:
+    """What rattler looks for its own record in."""
+
+    def __init__(self, package: dict[str, Any]) -> None:
+        """Describe *package*, a `CondaPackage` as JSON has it."""
+        url, subdir, version = package["url"], package["subdir"], package["version"]
+        channel, _, name = url.rpartition(f"/{subdir}/")
+        processor, system = _platform(subdir)
+        record = native.PyRecord.create(
+            name=native.PyPackageName(package["name"]),
+            version=(native.PyVersion(version), version),
+            build=native.PyBuildString(package["build"]),
+            build_number=package["build_number"],
+            subdir=subdir,
+            arch=processor,
+            platform=system,
+            noarch=getattr(native.PyNoArchType, package["noarch"] or "none")(),
+            python_site_packages_path=package["site_packages"] or None,
+        )
+        record.depends, record.constrains = package["depends"], package["constrains"]
+        record.sha256 = bytes.fromhex(package["sha256"])
+        if package["md5"]:
+            record.md5 = bytes.fromhex(package["md5"])
+        if package["size"]:
+            record.size = package["size"]
+        self._record = native.PyRecord.create_repodata_record(record, name, url, channel)
+
+
+def _platform(subdir: str) -> tuple[str | None, str | None]:
+    """Return the processor and the system that *subdir* is for, as a record has them."""
+    try:
+        found = native.PySubdir(subdir)
+    except native.ParseSubdirError:
+        return None, None
+    processor = found.arch()
+    return processor and processor.as_str(), found.only_platform
 
 
 def install(request: dict[str, Any]) -> None:
@@ -33,58 +62,36 @@ def install(request: dict[str, Any]) -> None:
         CacheFullError: the disk is full.
     """
     try:
-        asyncio.run(_install(request))
-    except InstallerError as error:
-        said = str(error)
-        if fault := machine_fault(said):
-            raise fault from error
-        why = re.sub(r"\.?\nCaused by", "", said)
-        message = f"the conda packages could not be installed: {why}"
-        raise InstallFailedError(message) from error
+        finished(lambda: _installing(request))
+    except native.InstallerError as error:
+        raise _failure(str(error)) from error
 
 
-async def _install(request: dict[str, Any]) -> None:
-    packages = request["packages"]
+def _failure(said: str) -> Exception:
+    from envd.errors import InstallFailedError  # noqa: PLC0415
+
+    why = said.replace(".\nCaused by", "").replace("\nCaused by", "")
+    message = f"the conda packages could not be installed: {why}"
+    return machine_fault(said) or InstallFailedError(message)
+
+
+def _installing(request: dict[str, Any]) -> object:
     # Every package is in the cache: who asks for one gets none, as all mirrors are dead.
-    nowhere = MirrorMiddleware({_origin(one["url"]): [] for one in packages})
+    nowhere = native.PyMirrorMiddleware({origin: [] for origin in request["origins"]})
     # What is in the cache is looked at meanwhile, and more closely than rattler does.
-    cache = PackageCache.new_layered([request["cache"]], validation_mode=ValidationMode.skip())
-    await rattler.install(
-        [_record(one) for one in packages],
-        request["prefix"],
+    unchecked = native.PyValidationMode.skip()
+    config, _ = native.PyConfig.from_toml(request["links"])
+    return native.py_install(
+        records=[_Record(one) for one in request["packages"]],
+        target_prefix=request["prefix"],
         installed_packages=[],
-        client=Client([nowhere]),
+        client=native.PyClientWithMiddleware([nowhere]),
         execute_link_scripts=False,
-        show_progress=False,
-        config=rattler.Config.from_toml(request["links"]),
-        package_cache=cache,
+        config=config,
+        package_cache=native.PyPackageCache.new_layered(
+            [request["cache"]], validation_mode=unchecked
+        ),
     )
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}/"
-
-
-def _record(package: dict[str, Any]) -> rattler.RepoDataRecord:
-    """Return what rattler calls the *package*, a `CondaPackage` as JSON has it."""
-    url, subdir = package["url"], package["subdir"]
-    channel, _, name = url.rpartition(f"/{subdir}/")
-    record = rattler.PackageRecord(
-        name=package["name"],
-        version=package["version"],
-        build=rattler.BuildString(package["build"]),
-        build_number=package["build_number"],
-        subdir=subdir,
-        noarch=_NOARCH[package["noarch"]],
-        depends=package["depends"],
-        constrains=package["constrains"],
-        sha256=bytes.fromhex(package["sha256"]),
-        md5=bytes.fromhex(package["md5"]) or None,
-        size=package["size"] or None,
-        python_site_packages_path=package["site_packages"] or None,
-    )
-    return rattler.RepoDataRecord(record, name, url, channel)
 
 
 if __name__ == "__main__":
