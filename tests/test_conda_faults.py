@@ -266,7 +266,7 @@ def test_a_full_disk_is_named_and_what_fits_is_installed_once_there_is_room(
 
 
 def test_a_program_that_fails_for_a_reason_of_its_own_is_a_bug(root: CondaRoot) -> None:
-    with pytest.raises(InternalError, match=r"KeyError\('origins'\)"):
+    with pytest.raises(InternalError, match=r"KeyError\('go'\)"):
         Rattler(root.settings).run("envd.build.conda_installer", {}, root.events.append)
 
 

@@ -408,6 +408,22 @@ def test_no_script_of_a_package_is_run(channel: Channel, root: CondaRoot, tmp_pa
     assert not ran.exists()
 
 
+def test_the_installer_imports_nothing_that_it_has_no_use_for() -> None:
+    # Each of these takes as long as linking a thousand files.
+    program = (
+        "import sys; from importlib.machinery import SourceFileLoader as Loader; "
+        "Loader('installer', sys.argv[1]).load_module(); "
+        "print({'asyncio', 'ssl', 'typing', 'traceback', 'rattler.solver'} & {*sys.modules})"
+    )
+    path = Path(conda.__file__).with_name("conda_installer.py")
+
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, path], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "set()\n"
+
+
 def test_without_a_python_that_is_said(channel: Channel, root: CondaRoot) -> None:
     channel.add(WORD, GREETER)
     word, greeter = sorted(locked(channel), key=lambda one: one.name != "word")
