@@ -48,7 +48,12 @@ def is_open(number):
     return os.path.exists('/proc/self/fd/%d' % number)
 """
 _CONFINED = {"confinement": {"landlock": {"scoped": True}, "limits": {"core": 0}}}
-_SETS = "import os; os.environ['SET_BY_IMPORT'] = 'yes'; import tempfile; tempfile.gettempdir()"
+_SETS = """
+import os, tempfile
+os.environ['SET_BY_IMPORT'] = 'yes'
+os.environ.pop('DROPPED_BY_IMPORT', None)
+tempfile.gettempdir()
+"""
 
 
 def _pythons(tmp: Path) -> list[Path]:
@@ -59,6 +64,7 @@ def _pythons(tmp: Path) -> list[Path]:
 def test_a_forked_worker_sees_what_a_fresh_one_sees_on_every_python(tmp_path: Path) -> None:
     path = model(tmp_path / "model", _SEEN, f"import setting\n{_IS_OPEN}")
     env = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "LANG": "C.UTF-8"}
+    env["DROPPED_BY_IMPORT"] = "yes"
     log = tmp_path / "worker.log"
     pythons = _pythons(tmp_path / "root")
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
 from envd.errors import EnvdError
 
 _FIRST_S, _LONGEST_S, _MEMORY_S = 0.5, 30.0, 60.0
-_MAX_SUSPECTS, _DEADLY = 256, 2
+_MAX_SUSPECTS, _DEADLY, _SUSPECT_S = 256, 2, 600.0
+
+# How long its head and its payload are, and a digest of both.
+_Content = tuple[int, int, bytes]
 
 
 class Breaker:
@@ -19,6 +23,7 @@ class Breaker:
         """Begin without a failure."""
         self._clock = clock
         self._count = 0
+        self._failed = 0.0
         self._until = 0.0
         self._error: EnvdError | None = None
 
@@ -26,10 +31,15 @@ class Breaker:
         """Forget the failures."""
         self._count, self._error = 0, None
 
-    def failed(self, error: EnvdError) -> None:
-        """Remember that a worker could not be started, or died."""
+    def failed(self, error: EnvdError, born: float = math.inf) -> None:
+        """Remember that a worker could not be started, or died that was *born* then.
+
+        One that was there at the last failure already is no further one: no start was in vain.
+        """
+        if self._error is not None and born <= self._failed:
+            return
         self._count += 1
-        self._error = error
+        self._error, self._failed = error, self._clock()
         wait = _FIRST_S * 2 ** (self._count - 2) if self._count > 1 else 0.0
         self._until = self._clock() + min(wait, _LONGEST_S)
 
@@ -50,25 +60,47 @@ class Breaker:
 
 
 class Suspects:
-    """Requests that a worker died of, by content: at the second one nobody else has to."""
+    """Requests that a worker died of, by content: at the second one nobody else has to.
 
-    def __init__(self) -> None:
+    A suspicion ends when the request is answered after all, and with time.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
         """Suspect none."""
-        self._deaths: OrderedDict[bytes, int] = OrderedDict()
+        self._clock = clock
+        # How many died of each, and when the last one did.
+        self._deaths: OrderedDict[_Content, tuple[int, float]] = OrderedDict()
 
     def accuse(self, head: bytes, payload: bytes) -> bool:
         """Count a worker that died of this request; return whether that is certain now."""
-        key = _digest(head, payload)
-        self._deaths[key] = self._deaths.pop(key, 0) + 1
+        key = _content(head, payload)
+        count = self._count(key) + 1
+        self._deaths.pop(key, None)
+        self._deaths[key] = count, self._clock()
         if len(self._deaths) > _MAX_SUSPECTS:
             self._deaths.popitem(last=False)
-        return self._deaths[key] >= _DEADLY
+        return count >= _DEADLY
+
+    def clear(self, head: bytes, payload: bytes) -> None:
+        """Forget what was held against this request: it was answered."""
+        if self._has_like(head, payload):
+            self._deaths.pop(_content(head, payload), None)
 
     def are_deadly(self, head: bytes, payload: bytes) -> bool:
         """Whether workers are known to die of this request."""
-        # Nothing is hashed as long as nobody has died.
-        return bool(self._deaths) and self._deaths.get(_digest(head, payload), 0) >= _DEADLY
+        return self._has_like(head, payload) and self._count(_content(head, payload)) >= _DEADLY
+
+    def _has_like(self, head: bytes, payload: bytes) -> bool:
+        """Whether it may be a suspect at all: only then it is hashed."""
+        sizes = len(head), len(payload)
+        return any(one[:2] == sizes for one in self._deaths)
+
+    def _count(self, key: _Content) -> int:
+        count, last = self._deaths.get(key, (0, 0.0))
+        return count if self._clock() - last < _SUSPECT_S else 0
 
 
-def _digest(head: bytes, payload: bytes) -> bytes:
-    return hashlib.sha256(b"%d:%s%s" % (len(head), head, payload)).digest()
+def _content(head: bytes, payload: bytes) -> _Content:
+    found = hashlib.sha256(head)
+    found.update(payload)
+    return len(head), len(payload), found.digest()

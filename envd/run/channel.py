@@ -18,7 +18,7 @@ _LAST_WORDS_S = 0.1
 
 
 class Caller(Protocol):
-    """Who sent a request, and hears what became of it: one of these, once."""
+    """Who sent a request, and hears what became of it, gone or not: one of these, once."""
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
         """Take the answer.
@@ -48,8 +48,10 @@ class Channel(asyncio.Protocol):
         # Whether it was ended for what came over it, whichever request was under way.
         self.is_broken = False
         self._max_payload = max_payload
-        # In the order in which they were sent; None for those whose caller has left.
-        self._callers: dict[int, Caller | None] = {}
+        # In the order in which they were sent.
+        self._callers: dict[int, Caller] = {}
+        # When the callers of those that nobody waits for have left.
+        self._abandoned: dict[int, float] = {}
         self._begun: Collection[int] = ()
         self._turned = 0.0
         self._received = bytearray()
@@ -70,14 +72,15 @@ class Channel(asyncio.Protocol):
     @property
     def has_abandoned(self) -> bool:
         """Whether somebody has left without an answer."""
-        return None in self._callers.values()
+        return bool(self._abandoned)
 
     def is_stuck(self, limit_s: float) -> bool:
         """Whether the worker has spent *limit_s* on what nobody waits for any more."""
         begun = self._begun_now()
-        if not begun or any(self._callers[number] for number in begun):
+        if not begun or not self._abandoned.keys() >= set(begun):
             return False
-        return self._loop.time() - self._turned >= limit_s
+        since = max(self._turned, *(self._abandoned[number] for number in begun))
+        return self._loop.time() - since >= limit_s
 
     def send(self, kind: int, head: bytes, payload: bytes, caller: Caller) -> int:
         """Send one request and return its id; *caller* hears what becomes of it."""
@@ -96,7 +99,7 @@ class Channel(asyncio.Protocol):
     def abandon(self, number: int) -> None:
         """Let the worker drop a request if it has not begun it: nobody waits for it."""
         if number in self._callers:
-            self._callers[number] = None
+            self._abandoned[number] = self._loop.time()
             self._transport.write(HEADER.pack(0, number, CANCEL, 0))
 
     async def call(self, kind: int, head: Mapping[str, object]) -> Answer:
@@ -151,11 +154,12 @@ class Channel(asyncio.Protocol):
         caller = self._callers[number]
         if number in self._begun_now():
             self._turned = self._loop.time()
-        if caller and kind == DONE:
+        if kind == DONE:
             caller.answered(head, payload)
-        elif caller:
+        else:
             caller.refused(from_document(head))
         del self._callers[number]
+        self._abandoned.pop(number, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody whose request is under way."""
@@ -164,9 +168,9 @@ class Channel(asyncio.Protocol):
         callers, self._callers = self._callers, {}
         if not self.closed.done():
             self.closed.set_result(None)
+        self._abandoned.clear()
         for number, caller in callers.items():
-            if caller:
-                caller.lost(is_begun=number in begun)
+            caller.lost(is_begun=number in begun)
 
     def _begun_now(self) -> Collection[int]:
         """Return what the worker is at: it said so of a batch, else it is the oldest."""

@@ -23,6 +23,8 @@ from envd.run.workshop import Worker, Workshop
 from envd.store import Environment
 
 log = logging.getLogger(__name__)
+# Between two tries to have more workers, where there is one.
+_PAUSE_S = 30.0
 
 
 class Requests(Protocol):
@@ -64,7 +66,7 @@ class Crew:
         self.breaker = Breaker(workshop.clock)
         self._starting: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._error: EnvdError | None = None
+        self._grows_from = 0.0
 
     @property
     def is_starting(self) -> bool:
@@ -88,16 +90,16 @@ class Crew:
         Raises:
             EnvdError: none can be had.
         """
-        while not self.workers:
-            # Whoever wants it loaded wants it again, if it was retired.
-            self.is_current = True
-            if error := self.refusal():
+        # Whoever wants it loaded wants it again, if it was retired.
+        self.is_current = True
+        if not all(one.is_leaving for one in self.workers):
+            return
+        if not self._starting:
+            if error := self.breaker.open_error():
                 raise error
-            if not self._starting:
-                self._start()
-            await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
-            if not self.workers and self._error:
-                raise self._error
+            self._start()
+        # Shielded: others may wait for it as well.
+        await asyncio.shield(next(iter(self._starting)))
 
     def free(self, most: int) -> Worker | None:
         """Return the worker with the least to do, if that is less than *most* requests."""
@@ -115,7 +117,7 @@ class Crew:
                 self._requests.fail(error)
                 return
             self._start()
-        elif staying and not self._starting and len(staying) < self._wanted():
+        elif not self._starting and len(staying) < self._wanted() and self._may_grow:
             self._start()
 
     def answered(self, worker: Worker) -> None:
@@ -130,7 +132,7 @@ class Crew:
 
     def replace(self, worker: Worker, why: str) -> None:
         """Give *worker* nothing more to do, start another one, and stop it then."""
-        if worker.is_leaving:
+        if worker.is_leaving or worker not in self.workers:
             return
         worker.is_leaving = True
         self._observer.evicted(why)
@@ -152,13 +154,13 @@ class Crew:
                 self.workers.remove(worker)
                 self.spawn(self._workshop.stop(worker))
 
-    def stop_if(self, chosen: Callable[[Worker], bool]) -> list[Worker]:
-        """Take out and return the workers with nothing to do that *chosen* says."""
+    def stop_if(self, chosen: Callable[[Worker], bool]) -> list[asyncio.Task[None]]:
+        """Stop the workers with nothing to do that *chosen* says; return what does it."""
         if self._requests.are_waiting or self._starting:
             return []
         doomed = [one for one in self.workers if not one.channel.under_way and chosen(one)]
         self.workers = [one for one in self.workers if one not in doomed]
-        return doomed
+        return [self.spawn(self._workshop.stop(one)) for one in doomed]
 
     async def death(self, worker: Worker, *, is_begun: bool) -> WorkerDiedError:
         """Return how *worker* ended, once its process has."""
@@ -170,14 +172,15 @@ class Crew:
         killing.cancel()
         if not worker.was_stuck and not worker.is_stopping:
             self._observer.worker_died(error.metadata["cause"])
-            self.breaker.failed(error)
+            self.breaker.failed(error, worker.born)
         return error
 
-    def spawn(self, going_on: Coroutine[Any, Any, Any]) -> None:
-        """See *going_on* through."""
+    def spawn(self, going_on: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """See *going_on* through, whoever waits for it."""
         task = asyncio.create_task(going_on)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Stop every worker."""
@@ -188,7 +191,13 @@ class Crew:
         await asyncio.gather(*map(self._workshop.stop, doomed))
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def _may_grow(self) -> bool:
+        return self._workshop.clock() >= self._grows_from
+
     def _wanted(self) -> int:
+        if not self.is_current:
+            return 1
         if self.serving.workers == "auto":
             return (os.cpu_count() or 1) if self._requests.are_waiting else 1
         return self.serving.workers
@@ -199,16 +208,7 @@ class Crew:
         task.add_done_callback(self._started)
 
     async def _make(self) -> None:
-        self._error = None
-        try:
-            worker = await self._workshop.make(self.model, self.environment, self.serving)
-        except EnvdError as error:
-            self._error = error
-            if not isinstance(error, EnvironmentNotFoundError | LimitReachedError):
-                self.breaker.failed(error)
-            if all(one.is_leaving for one in self.workers):
-                self._requests.fail(error)
-            return
+        worker = await self._workshop.make(self.model, self.environment, self.serving)
         self._observer.worker_started(worker.kind)
         worker.is_leaving = not self.is_current and not self._requests.are_waiting
         self.workers.append(worker)
@@ -225,6 +225,14 @@ class Crew:
         if task.cancelled():
             return
         if error := task.exception():
-            log.error("a worker could not be started", exc_info=error)
-            self._requests.fail(error)
+            self._not_started(error)
         self._requests.go_on()
+
+    def _not_started(self, error: BaseException) -> None:
+        if not isinstance(error, EnvdError):
+            log.error("a worker could not be started", exc_info=error)
+        elif not isinstance(error, EnvironmentNotFoundError | LimitReachedError):
+            self.breaker.failed(error)
+        self._grows_from = self._workshop.clock() + _PAUSE_S
+        if all(one.is_leaving for one in self.workers):
+            self._requests.fail(error)

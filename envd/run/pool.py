@@ -212,7 +212,8 @@ class Pool:
         limit = self._settings.workers.max_memory
         for (queue, worker), size in zip(found, sizes, strict=False):
             worker.bytes = size
-            if limit and size > limit:
+            # One that has done nothing yet has not grown: its successor would be as large.
+            if limit and size > limit and worker.answers:
                 queue.crew.replace(worker, "recycled")
         everything: list[Worker | Template] = [*(worker for _, worker in found), *templates]
         used = [(one.last_used, size) for one, size in zip(everything, sizes, strict=True)]
@@ -224,15 +225,16 @@ class Pool:
 
     async def _stop_all(self, why: str, chosen: Callable[[Queue, Worker], bool]) -> None:
         """Stop those of the idle workers that *chosen* says."""
-        doomed = []
+        stopping = []
         # All at once, before anything is awaited: none may get a request meanwhile.
         for key, queue in list(self._queues.items()):
-            doomed += queue.crew.stop_if(functools.partial(chosen, queue))
+            stopping += queue.crew.stop_if(functools.partial(chosen, queue))
             if queue.is_over:
                 del self._queues[key]
-        for _ in doomed:
+        for _ in stopping:
             self._observer.evicted(why)
-        await asyncio.gather(*map(self._workshop.stop, doomed))
+        if stopping:
+            await asyncio.wait(stopping)
 
 
 def _sizes(workers: list[Worker], templates: list[Template]) -> list[int]:

@@ -6,6 +6,7 @@ workers that are forked from it.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import json
@@ -122,9 +123,11 @@ class Starter:
             OSError: the starter is gone.
         """
         text = json.dumps(message).encode()
+        # Not `send_fds`: that of several versions of Python leaves out the flags.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))]
         while True:
             try:
-                socket.send_fds(self._control, [text], given, socket.MSG_DONTWAIT)
+                self._control.sendmsg([text], rights if given else [], socket.MSG_DONTWAIT)
             except BlockingIOError:
                 await asyncio.shield(self._has_room())
             else:

@@ -33,7 +33,7 @@ class Queue:
         self._window = _window(serving)
         self._waiting: deque[Ticket] = deque()
         self._victims: list[Ticket] = []
-        self._suspects = Suspects()
+        self._suspects = Suspects(workshop.clock)
         self._is_closed = False
 
     @property
@@ -60,6 +60,8 @@ class Queue:
             EnvdError: no worker can be had, it died, or it refused.
         """
         self._admit(head, payload)
+        # Whoever asks wants workers, though they were retired.
+        self.crew.is_current = True
         loop = asyncio.get_running_loop()
         ticket = Ticket(head, payload, self._clock(), loop.create_future(), self)
         self._wait(ticket)
@@ -92,7 +94,9 @@ class Queue:
         await self.crew.close()
 
     def on_answer(self, ticket: Ticket) -> None:
-        """Go on: a worker has answered *ticket*."""
+        """Go on: a worker has answered *ticket*, whose caller may have left."""
+        if not ticket.answer.done():
+            self._suspects.clear(ticket.head, ticket.payload)
         if ticket.worker:
             self.crew.answered(ticket.worker)
             # Not within: whoever waits for this answer comes first.
@@ -100,10 +104,10 @@ class Queue:
 
     def on_loss(self, ticket: Ticket, *, is_begun: bool) -> None:
         """Ask elsewhere what was not begun; what was cost its worker its life."""
-        if ticket.answer.done():
-            return
         if is_begun:
             self._victims.append(ticket)
+        elif ticket.answer.done():
+            return
         elif self._is_closed:
             ticket.answer.cancel()
         else:
@@ -116,7 +120,8 @@ class Queue:
             # A batch: they do not depend on each other, and only one of them is to blame.
             for ticket in victims:
                 ticket.is_alone = True
-                self._again(ticket)
+                if not ticket.answer.done():
+                    self._again(ticket)
             victims = []
         if victims or not worker.is_stopping:
             self.crew.spawn(self._mourn(worker, victims))
@@ -124,7 +129,7 @@ class Queue:
     async def _mourn(self, worker: Worker, victims: list[Ticket]) -> None:
         """Tell how *worker* ended to whoever it had begun with, and go on without it."""
         error = await self.crew.death(worker, is_begun=bool(victims))
-        is_innocent = worker.was_stuck or worker.is_stopping or worker.channel.is_broken
+        is_innocent = not worker.ended_by_itself or worker.channel.is_broken
         for ticket in victims:
             is_deadly = not is_innocent and self._suspects.accuse(ticket.head, ticket.payload)
             if not ticket.answer.done():
@@ -190,6 +195,9 @@ class Queue:
 
         One that answers others meanwhile is only busy, and is looked at again.
         """
+        if worker.is_watched:
+            return
+        worker.is_watched = True
         loop, grace = asyncio.get_running_loop(), self._grace
 
         def look() -> None:
@@ -198,6 +206,8 @@ class Queue:
                 worker.process.kill()
             elif worker.channel.has_abandoned:
                 loop.call_later(grace, look)
+            else:
+                worker.is_watched = False
 
         loop.call_later(grace, look)
 

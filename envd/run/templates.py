@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from envd.config import Settings
-from envd.errors import EnvdError, InternalError
+from envd.errors import EnvdError, InternalError, LimitReachedError
 from envd.model import Model
 from envd.run import places
 from envd.run.logs import Logs
@@ -31,6 +31,8 @@ from envd.store import Environment, Store
 log = logging.getLogger(__name__)
 # What takes a template milliseconds; and what importing the largest libraries may take.
 _DEAF_S, _PATIENCE_S = 10.0, 15.0
+# It is workers that say what to import, and they may say anything.
+_MAX_MODULES = 50_000
 
 
 class NotForkedError(Exception):
@@ -53,7 +55,14 @@ class Template(Starter):
     def is_usable(self) -> bool:
         """Whether it runs and is ready."""
         is_ready = self.ready.done() and not self.ready.cancelled() and not self.ready.exception()
-        return is_ready and self.process is not None and not self.process.exited.done()
+        return is_ready and not self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has gone, and its workers with it."""
+        return self._control.fileno() < 0 or (
+            self.process is not None and self.process.exited.done()
+        )
 
     async def fork(
         self, env: Mapping[str, str], scratch: Path, log_path: Path, connection: socket.socket
@@ -129,6 +138,14 @@ class _Known:
     # Ends when the first worker has been started, or could not be.
     first: asyncio.Future[None] | None = None
 
+    @property
+    def found(self) -> Template | None:
+        """Its template, if it became ready."""
+        task = self.template
+        if task is None or not task.done() or task.cancelled() or task.exception():
+            return None
+        return task.result()
+
 
 class Templates:
     """The templates of one daemon, by the prefix of their environment."""
@@ -152,9 +169,8 @@ class Templates:
     @property
     def running(self) -> list[Template]:
         """The templates that are ready."""
-        tasks = [one.template for one in self._known.values() if one.template]
-        done = [task for task in tasks if task.done() and not task.cancelled()]
-        return [one.result() for one in done if not one.exception()]
+        found = [one.found for one in self._known.values()]
+        return [one for one in found if one]
 
     async def of(
         self, model: Model, environment: Environment, serving: Serving
@@ -172,10 +188,12 @@ class Templates:
             return None, "it is the first model of its environment"
         try:
             found = await self._running(known, environment)
-        except (EnvdError, OSError, TimeoutError) as error:
-            known.refused[""] = f"its environment has no template: {error}"
+        except (EnvdError, OSError) as error:
+            why = f"its environment has no template: {error}"
             log.warning("the environment %s gets no template: %s", environment.id, error)
-            return None, known.refused[""]
+            if not _is_passing(error):
+                known.refused[""] = why
+            return None, why
         return found, "its environment has a template"
 
     def _none_for(self, environment: Environment, serving: Serving) -> str | None:
@@ -199,8 +217,8 @@ class Templates:
         known = self._known.setdefault(environment.prefix, _Known())
         known.models.add(model.path)
         if isinstance(modules, list):
-            has = set(known.modules)
-            known.modules += [name for name in modules if isinstance(name, str) and name not in has]
+            names = [name for name in modules if isinstance(name, str)]
+            known.modules = list(dict.fromkeys([*known.modules, *names]))[:_MAX_MODULES]
 
     def refuse(self, model: Model, environment: Environment, why: str) -> None:
         """Start *model* in fresh processes from now on."""
@@ -209,10 +227,11 @@ class Templates:
     async def stop(self, found: Template, why: str) -> None:
         """End a template, which ends its workers, and wait until it has."""
         known = self._known.get(found.environment.prefix)
-        if known:
+        if known and known.found is found:
             known.template = None
         self._observer.evicted(why)
-        await _ended(found, self._settings.workers.stop_grace)
+        # Shielded: it is to end, whoever waits for that.
+        await asyncio.shield(_ended(found, self._settings.workers.stop_grace))
 
     async def close(self) -> None:
         """End all templates."""
@@ -228,11 +247,7 @@ class Templates:
 
     async def _running(self, known: _Known, environment: Environment) -> Template:
         task = known.template
-        if task and task.done() and (task.cancelled() or task.exception()):
-            task = None
-        if task and task.done() and not task.result().is_usable:
-            task = None
-        if task is None:
+        if task is None or (task.done() and not (known.found and known.found.is_usable)):
             task = known.template = asyncio.create_task(self._start(known, environment))
         # Shielded: a caller that leaves must not take it from the others.
         return await asyncio.shield(task)
@@ -274,6 +289,13 @@ async def _wait_for_first(known: _Known) -> None:
         async with asyncio.timeout(_PATIENCE_S):
             while known.first and not known.modules:
                 await asyncio.shield(known.first)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether it says something of the machine as it is just now."""
+    if isinstance(error, OSError):
+        return not isinstance(error, TimeoutError)
+    return isinstance(error, LimitReachedError)
 
 
 async def _ended(found: Template, grace: float) -> None:

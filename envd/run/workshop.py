@@ -18,6 +18,7 @@ from envd.config import Settings
 from envd.errors import (
     EnvdError,
     ImportFailedError,
+    LimitReachedError,
     ModelInvalidError,
     WorkerDiedError,
 )
@@ -57,6 +58,7 @@ class Worker:
     is_leaving: bool = False
     is_reserved: bool = False
     is_stopping: bool = False
+    is_watched: bool = False
     bytes: int = 0
     born: float = field(default_factory=time.monotonic)
     last_used: float = field(default_factory=time.monotonic)
@@ -68,6 +70,12 @@ class Worker:
         if self.template is None or self.template.process is None:
             return self.process.pid
         return memory.inside(self.template.process.pid, self.process.pid)
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether nobody ended it: neither this daemon nor the end of its template."""
+        fell_with_it = self.template is not None and self.template.has_ended
+        return not (self.was_stuck or self.is_stopping or fell_with_it)
 
     @property
     def may_be_asked(self) -> bool:
@@ -112,7 +120,8 @@ class Workshop:
             except EnvdError as error:
                 # Whatever it was: a fresh process is what the model was made for.
                 why = error.message
-                self.templates.refuse(model, environment, why)
+                if not (isinstance(error, LimitReachedError) or template.has_ended):
+                    self.templates.refuse(model, environment, why)
             except NotForkedError as error:
                 # That says nothing of the model.
                 why = str(error)
@@ -140,7 +149,7 @@ class Workshop:
     async def died(self, found: Worker, when: str, *, stage: str | None = None) -> WorkerDiedError:
         """Return the error that says how *found* ended, once its process has."""
         status = await asyncio.shield(found.process.exited)
-        if found.kind == "forked" and not found.answers:
+        if found.kind == "forked" and not found.answers and found.ended_by_itself:
             self.templates.refuse(found.model, found.environment, "its forked worker died")
         how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
         cause = f"exit {status}" if status >= 0 else _signal_name(-status)

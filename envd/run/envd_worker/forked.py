@@ -14,7 +14,7 @@ def work(order, imports):
     """Be the worker that *order*, a request and its descriptors, asks for."""
     request, descriptors = order
     _print_to(request["log"], descriptors)
-    _surround(request["env"], imports.variables)
+    _surround(request["env"], imports)
     sys.argv[1:] = ["serve", str(descriptors[0])]
     gc.enable()
 
@@ -48,11 +48,13 @@ def _print_to(log, descriptors):
     os.close(output)
 
 
-def _surround(variables, imported_ones):
-    """Have the environment *variables*, and what imports would have added to them."""
+def _surround(variables, imports):
+    """Have the environment *variables*, as *imports* would have changed them."""
     os.environ.clear()
-    os.environ.update(imported_ones)
+    os.environ.update(imports.variables)
     os.environ.update(variables)
+    for name in imports.removed:
+        os.environ.pop(name, None)
     time.tzset()
     tempfile = sys.modules.get("tempfile")
     if tempfile:

@@ -83,6 +83,7 @@ class Imports:
         self.variables = {
             key: value for key, value in os.environ.items() if before.get(key) != value
         }
+        self.removed = set(before) - set(os.environ)
 
 
 def _import(module):
