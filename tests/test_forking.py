@@ -165,6 +165,24 @@ def test_what_has_a_template_can_be_removed_when_nobody_uses_it(stage: Stage) ->
     assert stage.watch.gone == ["released"] * 3
 
 
+def test_what_is_known_of_an_environment_goes_with_it(stage: Stage) -> None:
+    (one, environment), (two, _) = pair(stage)
+    store = stage.house.environments.store
+
+    async def play(pool: Pool) -> None:
+        known = pool._workshop.templates._known
+        for _ in range(3):
+            found = stage.house.environments
+            again = found.ready(found.ask(one)).environment
+            await pool.predict(one, again, request(1))
+            assert (await pool.predict(two, again, request(1))).origin == "forked"
+            assert list(known) == [again.prefix]
+            await pool.release(environment.id)
+            await asyncio.to_thread(removal.remove, store, environment.id)
+
+    stage.run(play)
+
+
 def test_an_idle_template_goes_after_its_workers(stage: Stage) -> None:
     (one, environment), (two, _) = pair(stage)
     workers = replace(stage.house.settings.workers, idle_timeout=0.2)

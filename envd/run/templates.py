@@ -146,6 +146,12 @@ class _Known:
             return None
         return task.result()
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it has a template, or is getting one."""
+        is_starting = self.template is not None and not self.template.done()
+        return is_starting or (self.found is not None and self.found.is_usable)
+
 
 class Templates:
     """The templates of one daemon, by the prefix of their environment."""
@@ -178,7 +184,7 @@ class Templates:
         """Return the template that a worker of *model* can be forked from, and why (not)."""
         if why := self._none_for(environment, serving):
             return None, why
-        known = self._known.setdefault(environment.prefix, _Known())
+        known = self._of(environment)
         if why := known.refused.get(model.digest) or known.refused.get(""):
             return None, why
         await _wait_for_first(known)
@@ -195,6 +201,17 @@ class Templates:
                 known.refused[""] = why
             return None, why
         return found, "its environment has a template"
+
+    def _of(self, environment: Environment) -> _Known:
+        if known := self._known.get(environment.prefix):
+            return known
+        # There is always another one: what has been removed need not be known for ever.
+        gone = [prefix for prefix in self._known if not prefix.exists()]
+        for prefix in gone:
+            if not self._known[prefix].is_in_use:
+                del self._known[prefix]
+        known = self._known[environment.prefix] = _Known()
+        return known
 
     def _none_for(self, environment: Environment, serving: Serving) -> str | None:
         off = self._settings.workers.without_template
@@ -214,7 +231,7 @@ class Templates:
 
     def learn(self, model: Model, environment: Environment, modules: object) -> None:
         """Remember what a fresh worker of *model* has imported."""
-        known = self._known.setdefault(environment.prefix, _Known())
+        known = self._of(environment)
         known.models.add(model.path)
         if isinstance(modules, list):
             names = [name for name in modules if isinstance(name, str)]
@@ -222,7 +239,7 @@ class Templates:
 
     def refuse(self, model: Model, environment: Environment, why: str) -> None:
         """Start *model* in fresh processes from now on."""
-        self._known.setdefault(environment.prefix, _Known()).refused[model.digest] = why
+        self._of(environment).refused[model.digest] = why
 
     async def stop(self, found: Template, why: str) -> None:
         """End a template, which ends its workers, and wait until it has."""
