@@ -65,6 +65,9 @@ bench: bench-setup
 	$(RUN)/python bench/keys.py
 	$(RUN)/python bench/store.py
 	$(RUN)/python bench/conda.py
+	$(RUN)/python bench/serving.py
+	$(RUN)/python bench/models.py
+	$(RUN)/python bench/once.py
 
 clean:
 	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache build dist
