@@ -159,6 +159,8 @@ def test_what_nobody_waits_for_is_not_begun(stage: Stage) -> None:
     stage.run(play)
     ran = (stage.house.folder / "ran").read_text()
     assert [f"n{number}" in ran for number in range(5)] == [True, False, False, False, True]
+    # And the worker that dropped them goes on.
+    assert (stage.watch.started, stage.watch.died) == (["fresh"], [])
 
 
 def test_a_worker_that_hangs_in_what_nobody_waits_for_is_replaced(stage: Stage) -> None:

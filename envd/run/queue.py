@@ -129,9 +129,9 @@ class Queue:
     async def _mourn(self, worker: Worker, victims: list[Ticket]) -> None:
         """Tell how *worker* ended to whoever it had begun with, and go on without it."""
         error = await self.crew.death(worker, is_begun=bool(victims))
-        is_innocent = not worker.ended_by_itself or worker.channel.is_broken
+        is_to_blame = worker.ended_by_itself
         for ticket in victims:
-            is_deadly = not is_innocent and self._suspects.accuse(ticket.head, ticket.payload)
+            is_deadly = is_to_blame and self._suspects.accuse(ticket.head, ticket.payload)
             if not ticket.answer.done():
                 ticket.answer.set_exception(self._deadly() if is_deadly else error)
         self._dispatch()

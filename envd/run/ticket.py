@@ -49,8 +49,9 @@ class Ticket:
         Raises:
             ValueError: no worker refuses so.
         """
-        if isinstance(error, InternalError):
-            raise ValueError(error.message)  # noqa: TRY004
+        # Who has left is told that it was cancelled, for which there is no error.
+        if isinstance(error, InternalError) and not self.answer.done():
+            raise ValueError(error.message)
         self.queue.on_answer(self)
         if not self.answer.done() and self.worker:
             self.answer.set_exception(explained(error, self.worker.model))

@@ -18,7 +18,6 @@ from envd.config import Settings
 from envd.errors import (
     EnvdError,
     ImportFailedError,
-    LimitReachedError,
     ModelInvalidError,
     WorkerDiedError,
 )
@@ -75,7 +74,8 @@ class Worker:
     def ended_by_itself(self) -> bool:
         """Whether nobody ended it: neither this daemon nor the end of its template."""
         fell_with_it = self.template is not None and self.template.has_ended
-        return not (self.was_stuck or self.is_stopping or fell_with_it)
+        is_ended = self.was_stuck or self.is_stopping or self.channel.is_broken
+        return not (is_ended or fell_with_it)
 
     @property
     def may_be_asked(self) -> bool:
@@ -120,7 +120,7 @@ class Workshop:
             except EnvdError as error:
                 # Whatever it was: a fresh process is what the model was made for.
                 why = error.message
-                if not (isinstance(error, LimitReachedError) or template.has_ended):
+                if not template.has_ended:
                     self.templates.refuse(model, environment, why)
             except NotForkedError as error:
                 # That says nothing of the model.
