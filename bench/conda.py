@@ -6,7 +6,10 @@ pip and setuptools, served over loopback HTTP. The conda is the 24.7 that conda-
 - envd: the environment was built before and has been removed; its lock and its packages
   are there. Measured is `Environments.ready`: all that a user waits for.
 - conda part: the packages alone, from the same cache into a new prefix, by
-  `envd.build.conda.install`, every file of them read and compared with its seal.
+  `envd.build.conda.install`, after envd has removed the prefix before: that every file
+  stands as it was seen is looked at, and none is read (`envd.seals`).
+- conda part, read: the same after somebody else has removed it, which envd cannot tell
+  from a change: every file is read and compared with its seal.
 - conda: `conda create --offline` of the match specs of the same `conda.yaml`, as
   `conda env create` does it for MLflow; its cache has the packages and what the channel has.
 - conda explicit: the same with the URLs of all packages, so that nothing is solved: the
@@ -79,12 +82,25 @@ class Warm:
         return rounds.seconds(build)
 
     def part(self) -> float:
-        """Install the conda packages alone."""
-        prefix = self.environments.settings.root / "part"
-        shutil.rmtree(prefix, ignore_errors=True)
+        """Install the conda packages alone, which nobody but envd has touched."""
+        folder = self.environments.store.layout.trash
+        self._prefix.rename(folder / "part")
+        trash.empty(folder)
+        return self._installed()
+
+    def read(self) -> float:
+        """Install the conda packages alone, after something that may have been a change."""
+        shutil.rmtree(self._prefix, ignore_errors=True)
+        return self._installed()
+
+    @property
+    def _prefix(self) -> Path:
+        return self.environments.settings.root / "part"
+
+    def _installed(self) -> float:
         packages = self.environment.manifest.lock.conda
         rattler = Rattler(self.environments.settings)
-        return rounds.seconds(lambda: conda.install(packages, prefix, rattler, ignore))
+        return rounds.seconds(lambda: conda.install(packages, self._prefix, rattler, ignore))
 
     def conda(self) -> float:
         """Create the same with conda, which solves."""
@@ -136,6 +152,7 @@ def _warm() -> Iterator[Warm]:
         environment = environments.ready(asked).environment
         warm = Warm(environments, asked, environment, RealConda.make(_HOME / "conda"))
         warm.fill(mirror)
+        warm.read()
         yield warm
 
 
@@ -147,6 +164,7 @@ def main(rounds_: int, *, is_json: bool, quick: bool) -> None:
         contenders = [
             Contender("envd", warm.envd),
             Contender("conda part", warm.part),
+            Contender("conda part, read", warm.read),
             Contender("conda", warm.conda, last=1 if quick else None),
             Contender("conda explicit", warm.explicit, last=1 if quick else None),
         ]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from envd.build.claims import Claims
 from envd.build.conda_activation import variables
-from envd.build.conda_cache import PackageCache
+from envd.build.conda_cache import Looks, PackageCache
 from envd.errors import (
     BuildTimedOutError,
     IndexUnreachableError,
@@ -127,26 +127,45 @@ def _link(
 ) -> list[CondaPackage]:
     """Fill *prefix*, and return the packages that are damaged: then it is good for nothing.
 
-    Their files are read while another process starts and links them: one core each.
+    How they stand is looked at while another process starts, and what does not stand as it was
+    seen is read while that links: one core each.
     """
     settings = rattler.settings
     with cache.in_use(), scratch(settings) as folder, ThreadPoolExecutor(1) as beside:
         cache.lay_out(packages, folder)
+        go, gate = os.pipe()
         request = {
             "packages": [asdict(one) for one in packages],
             "prefix": str(prefix),
             "cache": str(folder),
             "origins": sorted({_origin(one.url) for one in packages}),
             "links": links,
+            "go": go,
         }
-        looking = beside.submit(cache.damaged, packages)
+        looking = beside.submit(_looked, cache, packages, gate)
         try:
-            rattler.run(_INSTALLER, request, on_event)
+            rattler.run(_INSTALLER, request, on_event, inherited=[go])
         except InstallFailedError:
             # What is damaged may not be linked at all.
-            if not looking.result():
+            if not _damaged(looking.result()):
                 raise
-        return looking.result()
+        finally:
+            os.close(go)
+        looks = looking.result()
+        cache.see(looks)
+    return _damaged(looks)
+
+
+def _looked(cache: PackageCache, packages: Sequence[CondaPackage], gate: int) -> Looks:
+    try:
+        looks = cache.looks(packages)
+    finally:
+        os.close(gate)
+    return cache.read(looks)
+
+
+def _damaged(looks: Looks) -> list[CondaPackage]:
+    return [one for one, (_, moment) in looks.items() if moment is None]
 
 
 def _origin(url: str) -> str:

@@ -1,7 +1,7 @@
 """The unpacked conda packages of one root, whose files its environments share.
 
-    pkgs/<name>-<version>-<build>-<digits>/   a package: its files, in `info` what rattler reads
-    pkgs/<name>-.../info/envd-seal            the SHA-256 of its archive, and of all in that
+    pkgs/<name>-<version>-<build>-<digits>/   a package: its files, and in `info` what rattler
+                                              reads and the seal of it all (`envd.seals`)
 
 An environment's file is the package's: whoever writes into one changes the other, and all
 environments to come. rattler, told to validate packages in full, takes for good a link that
@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from envd import held
+from envd import held, seals
 from envd.errors import InstallFailedError
+from envd.seals import Look
 from envd.spec.conda_package import CondaPackage
 
-_SEAL = "info/envd-seal"
 _AT_ONCE = 2
+# How each package stands, and when it was right as it does; None if that is unknown.
+Looks: TypeAlias = "dict[CondaPackage, tuple[Look | None, float | None]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +55,40 @@ class PackageCache:
 
     def has(self, package: CondaPackage) -> bool:
         """Whether *package* is there; its files are not looked at."""
-        return _seal_of(self.path(package)).startswith(package.sha256)
+        return seals.sealed(self.path(package)) == package.sha256
 
     def distrust(self, package: CondaPackage) -> None:
         """Let the cache not have *package* until it is put there again; its files stay."""
-        with contextlib.suppress(OSError):
-            (self.path(package) / _SEAL).unlink()
+        seals.remove(self.path(package))
 
     def is_intact(self, package: CondaPackage) -> bool:
-        """Whether *package* is there, with nothing changed since it was unpacked."""
-        path = self.path(package)
-        with contextlib.suppress(OSError):
-            return self.has(package) and _seal_of(path) == _seal(path, package.sha256)
-        return False
+        """Whether *package* is there, with nothing changed since it was unpacked; reads it all."""
+        return self.has(package) and seals.is_whole(self.path(package))
 
-    def damaged(self, packages: Sequence[CondaPackage]) -> list[CondaPackage]:
-        """Return those of *packages* that are not intact; reads every file of them."""
+    def looks(self, packages: Iterable[CondaPackage]) -> Looks:
+        """Return how each of *packages* stands, and when it was right as it does."""
+        return {one: self._look(one) for one in packages}
+
+    def _look(self, package: CondaPackage) -> tuple[Look | None, float | None]:
+        path = self.path(package)
+        found = seals.look(path)
+        return found, seals.read_at(path, found) if self.has(package) else None
+
+    def read(self, looks: Looks) -> Looks:
+        """Return *looks* after reading every file of what was not known to be right."""
         # The largest first, so that none is left to a single thread at the end.
-        largest = sorted(packages, key=lambda one: -one.size)
+        unknown = sorted((one for one, look in looks.items() if not look[1]),
+                         key=lambda one: -one.size)  # fmt: skip
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            found = zip(largest, threads.map(self.is_intact, largest), strict=True)
-            return [one for one, is_intact in found if not is_intact]
+            are_intact = dict(zip(unknown, threads.map(self.is_intact, unknown), strict=True))
+        now = time.time()
+        return looks | {one: (looks[one][0], now if are_intact[one] else None) for one in unknown}
+
+    def see(self, looks: Looks) -> None:
+        """Keep *looks*, after links have been made of all: nothing else may have changed."""
+        for one, (before, moment) in looks.items():
+            if moment:
+                seals.see(self.path(one), before, moment)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -100,7 +115,7 @@ class PackageCache:
             OSError: it could not be written.
         """
         path = self.path(package)
-        (unpacked / _SEAL).write_text(_seal(unpacked, package.sha256))
+        seals.seal(unpacked, package.sha256)
         self.packages.mkdir(parents=True, exist_ok=True)
         with self._locked(fcntl.LOCK_EX):
             with contextlib.suppress(FileNotFoundError):
@@ -115,39 +130,3 @@ class PackageCache:
             yield
         finally:
             os.close(descriptor)
-
-
-def _seal_of(path: Path) -> str:
-    try:
-        return (path / _SEAL).read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _seal(path: Path, sha256: str) -> str:
-    """Return what seals the package in *path*, unpacked from the archive with that *sha256*."""
-    digest = hashlib.sha256()
-    for name, entry in sorted(_below(str(path), "")):
-        if name != _SEAL:
-            mode = entry.stat(follow_symlinks=False).st_mode
-            digest.update(os.fsencode(f"{name}\0{mode:o}\0"))
-            digest.update(_content(entry.path, mode))
-    return f"{sha256} {digest.hexdigest()}\n"
-
-
-def _below(folder: str, above: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(folder) as found:
-        for entry in found:
-            yield f"{above}{entry.name}", entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(entry.path, f"{above}{entry.name}/")
-
-
-def _content(path: str, mode: int) -> bytes:
-    """Return as many bytes for every file: what stands in it, or where a link leads."""
-    if stat.S_ISLNK(mode):
-        return hashlib.sha256(os.fsencode(os.readlink(path))).digest()  # noqa: PTH115
-    if not stat.S_ISREG(mode):
-        return hashlib.sha256().digest()
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").digest()

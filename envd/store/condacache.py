@@ -26,6 +26,12 @@ class CondaCache:
         """Return the unpacked packages."""
         return [one for one in entries(self._home / "pkgs") if one.is_dir()]
 
+    def linked(self, tree: Path) -> list[Path]:
+        """Return the packages that the environments in *tree*, or one that it is, have files of."""
+        records = (*tree.glob("conda-meta/*.json"), *tree.glob("*/conda-meta/*.json"))
+        names = {one.stem for one in records}
+        return [one for one in self.packages() if one.name.rpartition("-")[0] in names]
+
     def repodata(self) -> list[Path]:
         """Return what is known of channels."""
         return entries(self._home / "repodata")

@@ -7,7 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from envd import failpoint
+from envd import failpoint, seals
+from envd.store.condacache import CondaCache
+from envd.store.layout import Layout
 
 _BATCH = 100
 _REST = 4.0
@@ -20,9 +22,12 @@ def empty(trash: Path, *, is_gentle: bool = False) -> None:
     """
     failpoint.reach("delete.tree")
     pace = _Pace(is_gentle=is_gentle)
+    cache = CondaCache(Layout(trash.parent))
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(trash):
-            _delete(entry.path, pace)
+            # Of conda packages, whose files are links, nothing else is to change.
+            with seals.unlinking(cache.linked(Path(entry.path))):
+                _delete(entry.path, pace)
 
 
 def _delete(path: str, pace: _Pace) -> None:
