@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,14 @@ class Manifest:
 
     def document(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
-        return asdict(self) | {
+        # Not by `asdict`, which copies every package of the lock.
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {
             "format": FORMAT,
             "python": self.python.document(),
             "base": {"path": str(self.base.path), "mtime_ns": self.base.mtime_ns},
             "lock": self.lock.document(),
             "notes": [note.document() for note in self.notes],
+            "sizes": asdict(self.sizes),
         }
 
 
