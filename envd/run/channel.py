@@ -55,6 +55,7 @@ class Channel(asyncio.Protocol):
         self._begun: Collection[int] = ()
         self._turned = 0.0
         self._received = bytearray()
+        self._outgoing: list[bytes] = []
         self._count = 0
 
     @classmethod
@@ -91,16 +92,14 @@ class Channel(asyncio.Protocol):
         if not self._callers:
             self._turned = self._loop.time()
         self._callers[self._count] = caller
-        self._transport.write(HEADER.pack(len(payload), self._count, kind, len(head)) + head)
-        if payload:
-            self._transport.write(payload)
+        self._write(HEADER.pack(len(payload), self._count, kind, len(head)) + head, payload)
         return self._count
 
     def abandon(self, number: int) -> None:
         """Let the worker drop a request if it has not begun it: nobody waits for it."""
         if number in self._callers:
             self._abandoned[number] = self._loop.time()
-            self._transport.write(HEADER.pack(0, number, CANCEL, 0))
+            self._write(HEADER.pack(0, number, CANCEL, 0))
 
     async def call(self, kind: int, head: Mapping[str, object]) -> Answer:
         """Send one request and return the head and the payload of its answer.
@@ -119,6 +118,7 @@ class Channel(asyncio.Protocol):
 
     def close(self) -> None:
         """Say goodbye: a worker ends when its socket does."""
+        self._flush()
         self._transport.close()
 
     def close_soon(self) -> None:
@@ -171,6 +171,21 @@ class Channel(asyncio.Protocol):
         self._abandoned.clear()
         for number, caller in callers.items():
             caller.lost(is_begun=number in begun)
+
+    def _write(self, *parts: bytes) -> None:
+        """Send *parts* with all else that is sent in this turn of the loop.
+
+        A write of its own for each would wake the worker each time, and on a busy machine
+        give way to it.
+        """
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing += parts
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and not self._transport.is_closing():
+            self._transport.writelines(outgoing)
 
     def _begun_now(self) -> Collection[int]:
         """Return what the worker is at: it said so of a batch, else it is the oldest."""
