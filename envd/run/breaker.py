@@ -10,6 +10,8 @@ from collections.abc import Callable
 from envd.errors import EnvdError
 
 _FIRST_S, _LONGEST_S, _MEMORY_S = 0.5, 30.0, 60.0
+# What loads well may die of one caller's requests, which must not keep the others out.
+_LONGEST_OF_LOADED_S = 1.0
 _MAX_SUSPECTS, _DEADLY, _SUSPECT_S = 256, 2, 600.0
 
 # How long its head and its payload are, and a digest of both.
@@ -41,7 +43,8 @@ class Breaker:
         self._count += 1
         self._error, self._failed = error, self._clock()
         wait = _FIRST_S * 2 ** (self._count - 2) if self._count > 1 else 0.0
-        self._until = self._clock() + min(wait, _LONGEST_S)
+        longest = _LONGEST_S if born == math.inf else _LONGEST_OF_LOADED_S
+        self._until = self._clock() + min(wait, longest)
 
     @property
     def is_forgotten(self) -> bool:

@@ -231,6 +231,17 @@ def test_workers_that_die_together_are_one_failure() -> None:
     assert breaker.open_error() is not None
 
 
+def test_deaths_of_what_loads_well_keep_nobody_out_for_long() -> None:
+    now = [100.0]
+    loaded, broken = Breaker(lambda: now[0]), Breaker(lambda: now[0])
+    for _ in range(20):
+        now[0] += 100
+        loaded.failed(WorkerDiedError("it died"), born=now[0] - 1)
+        broken.failed(WorkerDiedError("it died"))
+    waits = [one.retry_after_s for one in (loaded.open_error(), broken.open_error()) if one]
+    assert waits == [1.0, 30.0]
+
+
 def test_a_suspicion_ends_with_time_and_with_an_answer() -> None:
     now = [100.0]
     suspects = Suspects(lambda: now[0])
