@@ -55,7 +55,7 @@ def test_builds_of_different_specs_keep_to_how_many_may_work_at_once(
         keys = [client.build(models[0].model).spec_key]
         models[0].wait_at(BUILD)
         keys.append(client.build(models[1].model).spec_key)
-        _, told = islice(client.watch(keys[1]), 2)
+        told = next(one for one in client.watch(keys[1]) if one.HasField("stage"))
         alone = [root.calls(one.model, **at_once) for one in models[2:]]
         queued = [one.wait_for("Stage", name="queued") for one in alone]
         models[0].open()
@@ -107,7 +107,7 @@ def test_more_builds_than_there_may_be_processes_say_that_they_wait(
             others.enter_context(root.store.locking(key, lambda _: None))
         for one in models:
             client.build(one)
-        _, told = islice(client.watch(keys[-1]), 2)
+        told = next(one for one in client.watch(keys[-1]) if one.HasField("stage"))
         first.close()
         (*_, last) = client.watch(keys[-1])
 

@@ -276,7 +276,7 @@ def test_a_build_that_waits_for_its_turn_can_be_cancelled_in_a_daemon(
     busy.wait_at(IMPORT)
     key = client.build(queued.model).spec_key
     stages = client.watch(key)
-    assert [next(stages).HasField("environment"), next(stages).stage.name] == [True, "queued"]
+    assert next(one for one in stages if one.HasField("stage")).stage.name == "queued"
 
     cancelled = served.envctl("cancel", key[:16], "--json")
     ended = list(stages)[-1].environment

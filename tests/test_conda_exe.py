@@ -12,7 +12,7 @@ import pytest
 from tests.called import Called
 from tests.conda_channel import Channel, Package
 from tests.conda_forge import CondaForge
-from tests.conftest import Daemon, Envctl, one_python
+from tests.conftest import Daemon, Envctl
 from tests.mirror import Mirror
 from tests.real_conda import RealConda
 from tests.tiny import Tiny
@@ -88,12 +88,11 @@ def test_no_client_names_a_program_for_a_daemon_to_run(
     start_daemon: Callable[..., Daemon],
     envctl: Called,
     tiny: Tiny,
-    tools: Path,
     model: Path,
     broken: Path,
     tmp_path: Path,
 ) -> None:
-    start_daemon(envctl.root, **tiny.settings, **one_python(tools))
+    start_daemon(envctl.root, **tiny.settings)
 
     done = envctl("build", model, *CONDA, "--conda-exe", broken)
 
