@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -30,7 +29,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from prometheus_client import parser
 
 from envd.errors import DeadlineExceededError
-from envd.serve import calls
+from envd.serve.calls import Call
 from envd.store import Store
 from tests.conftest import Daemon, environment, stop, wait_for
 from tests.tiny import Tiny
@@ -324,7 +323,7 @@ def test_a_request_whose_deadline_has_passed_goes_no_further(left_s, is_late) ->
     late = pytest.raises(DeadlineExceededError) if is_late else contextlib.nullcontext()
 
     with late:
-        calls.check_deadline(SimpleNamespace(time_remaining=lambda: left_s))
+        Call("1", "/a/Method", (), lambda: left_s).check_deadline()
 
 
 def test_metrics_count_what_happened(front: Front, tiny: Tiny, tmp_path: Path) -> None:

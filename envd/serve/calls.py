@@ -7,12 +7,13 @@ stands in every line that is logged for it, and in the metadata of its error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -26,25 +27,30 @@ REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 Unary = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
+# How many seconds the caller still waits; None is for ever.
+LeftS = Callable[[], float | None]
 
 
 @dataclass(slots=True)
 class Call:
     """One request: what it is, and how it went.
 
-    `stages` says where its time went, in seconds; `outcome` is OK, CANCELLED, or the reason
-    of the error. Of a prediction, `model` is the name it is served by, empty for a path or a
-    URI, and `was_missing` says that its environment was not there.
+    `left_s` says how long its caller still waits, `stages` where its time went, in seconds;
+    `outcome` is OK, CANCELLED, or the reason of the error. Of a prediction, `model` is the
+    name it is served by, empty for a path or a URI, and `was_missing` says that its
+    environment was not there.
     """
 
     id: str
     method: str
     metadata: Any
+    left_s: LeftS
     began: float = field(default_factory=time.perf_counter)
     ended: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     outcome: str = "CANCELLED"
     model: str = ""
+    is_prediction: bool = False
     was_missing: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
@@ -53,6 +59,17 @@ class Call:
     def seconds(self) -> float:
         """How long it took."""
         return self.ended - self.began
+
+    def check_deadline(self) -> None:
+        """See that the caller still waits.
+
+        Raises:
+            DeadlineExceededError: its time is over.
+        """
+        left_s = self.left_s()
+        if left_s is not None and left_s <= 0:
+            message = "the deadline of the request has passed before it was begun"
+            raise DeadlineExceededError(message)
 
 
 class Watcher(Protocol):
@@ -92,7 +109,6 @@ class Calls:
         self._made = map(
             "{}-{:x}".format, itertools.repeat(secrets.token_hex(4)), itertools.count(1)
         )
-        # Those of the unary ones, which do not end by themselves when the daemon does.
         self._tasks: set[asyncio.Task[Any] | None] = set()
         self._none = asyncio.Event()
         self._none.set()
@@ -100,7 +116,7 @@ class Calls:
 
     @property
     def count(self) -> int:
-        """How many unary ones have no answer yet."""
+        """How many are under way."""
         return len(self._tasks)
 
     async def drain(self, limit_s: float) -> None:
@@ -122,60 +138,72 @@ class Calls:
         """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it."""
 
         async def answered(request: Any, context: Context) -> Any:
-            call, failure = self._begin(method, context), None
-            task = asyncio.current_task()
-            self._tasks.add(task)
-            self._none.clear()
+            call = self._begin(method, context)
             try:
-                self._check_open()
-                response = await answer(request, context)
-                call.outcome = "OK"
-            except asyncio.CancelledError:
-                if not self._is_over:
-                    raise
-                failure = _failed(call, _stopping())
-            except Exception as error:  # noqa: BLE001
-                failure = _failed(call, error)
-            finally:
-                self._tasks.discard(task)
-                if not self._tasks:
-                    self._none.set()
-                self._end(call)
-            if failure:
+                with self.under_way(call):
+                    return await answer(request, context)
+            except EnvdError as failure:
                 await _abort(context, failure, call.id)
-            return response
 
         return answered
-
-    def _check_open(self) -> None:
-        if self._is_draining:
-            raise _stopping()
 
     def stream(self, method: str, answer: Stream) -> Stream:
         """Return *answer*, an asynchronous generator function, likewise."""
 
         async def answered(request: Any, context: Context) -> AsyncIterator[Any]:
-            call, failure = self._begin(method, context), None
+            call = self._begin(method, context)
             try:
-                async for message in answer(request, context):
-                    yield message
-                call.outcome = "OK"
-            except Exception as error:  # noqa: BLE001
-                failure = _failed(call, error)
-            finally:
-                self._end(call)
-            if failure:
+                with self.under_way(call):
+                    async for message in answer(request, context):
+                        yield message
+            except EnvdError as failure:
                 await _abort(context, failure, call.id)
 
         return answered
 
+    def begin(self, method: str, given_id: object, metadata: Any, left_s: LeftS) -> Call:
+        """Return a request that this task answers from now on; see `Call`."""
+        is_usable = isinstance(given_id, str) and _ID.fullmatch(given_id)
+        call = Call(str(given_id) if is_usable else next(self._made), method, metadata, left_s)
+        _current.set(call)
+        return call
+
+    @contextlib.contextmanager
+    def under_way(self, call: Call) -> Iterator[None]:
+        """Answer *call* within, in the one task that does.
+
+        Raises:
+            EnvdError: what any exception within means for the caller.
+        """
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        self._none.clear()
+        try:
+            self._check_open()
+            yield
+            call.outcome = "OK"
+        except asyncio.CancelledError:
+            if not self._is_over:
+                raise
+            raise _failed(call, _stopping()) from None
+        except Exception as error:
+            raise _failed(call, error) from error
+        finally:
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._none.set()
+            self._end(call)
+
+    def _check_open(self) -> None:
+        if self._is_draining:
+            raise _stopping()
+
     def _begin(self, method: str, context: Context) -> Call:
         metadata = context.invocation_metadata() or ()
         given = next((value for key, value in metadata if key == REQUEST_ID), None)
-        is_usable = isinstance(given, str) and _ID.fullmatch(given)
-        call = Call(str(given) if is_usable else next(self._made), method, metadata)
+        left_s: Any = context.time_remaining  # None where the caller waits for ever
+        call = self.begin(method, given, metadata, left_s)
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
-        _current.set(call)
         return call
 
     def _end(self, call: Call) -> None:
@@ -185,18 +213,6 @@ class Calls:
         if log.isEnabledFor(logging.INFO):
             stages = "".join(f", {name} {1e3 * took:.1f}" for name, took in call.stages.items())
             log.info("%s %s in %.1f ms%s", call.method, call.outcome, 1e3 * call.seconds, stages)
-
-
-def check_deadline(context: Context) -> None:
-    """See that the caller still waits.
-
-    Raises:
-        DeadlineExceededError: its time is over.
-    """
-    left_s: Any = context.time_remaining()  # None where the caller waits for ever
-    if left_s is not None and left_s <= 0:
-        message = "the deadline of the request has passed before it was begun"
-        raise DeadlineExceededError(message)
 
 
 def _stopping() -> ShuttingDownError:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from envd.serve.gate import Gate
 from envd.serve.in_flight import InFlight
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
+from envd.serve.predicting import Predicting
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role
 from envd.serve.served import Entries
@@ -48,6 +50,18 @@ _HANDSHAKE_MS = 2000
 # Of one connection: what comes beyond waits for its turn in the client.
 _STREAMS = 512
 _LAST_ANSWERS_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the services of every socket answer from."""
+
+    builds: Builds
+    models: ReadyModels
+    pool: Pool
+    loading: Loading
+    upkeep: Upkeep
+    predicting: Predicting
 
 
 class Daemon:
@@ -82,10 +96,11 @@ class Daemon:
         loading = Loading(models, pool)
         await builds.learn()
         upkeep = Upkeep(self._settings, builds)
-        parts = (builds, models, pool, loading, upkeep)
+        predicting = Predicting(models, pool, self._in_flight)
+        parts = _Parts(builds, models, pool, loading, upkeep, predicting)
         self._servers = [
-            self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, *parts),
-            self._server(self._sockets.admin, set(Role), *parts),
+            self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, parts),
+            self._server(self._sockets.admin, set(Role), parts),
         ]
         with _private():
             for server in self._servers:
@@ -127,16 +142,7 @@ class Daemon:
         self._calls.watchers.append(metrics)
         return metrics
 
-    def _server(
-        self,
-        path: Path,
-        roles: Collection[Role],
-        builds: Builds,
-        models: ReadyModels,
-        pool: Pool,
-        loading: Loading,
-        upkeep: Upkeep,
-    ) -> grpc.aio.Server:
+    def _server(self, path: Path, roles: Collection[Role], parts: _Parts) -> grpc.aio.Server:
         limit = self._settings.daemon.max_message
         server = grpc.aio.server(
             options=[
@@ -148,9 +154,11 @@ class Daemon:
             ],
         )
         gate: Any = Gate(server, roles, self._calls)
-        environments = Environments(self._store, builds, models, pool, upkeep)
+        environments = Environments(
+            self._store, parts.builds, parts.models, parts.pool, parts.upkeep
+        )
         services.add_EnvironmentsServicer_to_server(environments, gate)
-        predictions = Predictions(models, pool, loading, roles, self._in_flight)
+        predictions = Predictions(parts.models, parts.pool, parts.loading, roles, parts.predicting)
         services.add_PredictionsServicer_to_server(predictions, gate)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

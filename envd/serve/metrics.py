@@ -24,7 +24,6 @@ from envd.run.observer import Kind, Observer
 from envd.serve.calls import Call, Calls
 from envd.serve.in_flight import InFlight
 
-_PREDICT = "/envd.v1.Predictions/Predict"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _BUILD_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
@@ -90,7 +89,7 @@ class Metrics(Observer):
     def ended(self, call: Call) -> None:
         """Count a request."""
         self._requests(call.method.rpartition("/")[2], call.outcome).inc()
-        if call.method != _PREDICT:
+        if not call.is_prediction:
             return
         for stage, seconds in call.stages.items():
             self._seconds(stage, call.model).observe(seconds)

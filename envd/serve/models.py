@@ -23,7 +23,7 @@ from envd.spec import Terms
 from envd.store import Environment, Store
 
 _Result = TypeVar("_Result")
-_DEFAULT = Terms()
+DEFAULT = Terms()
 # A directory on its way to the trash may take its time on a disk with much to do.
 _PAUSES_S = (0.0, 0.1, 0.5)
 _MAX_KNOWN = 10_000
@@ -86,7 +86,7 @@ class ReadyModels:
     async def ready(
         self,
         name: str,
-        terms: Terms = _DEFAULT,
+        terms: Terms = DEFAULT,
         model_config: Mapping[str, object] | None = None,
         *,
         wait: bool = True,
@@ -116,7 +116,7 @@ class ReadyModels:
     ) -> ReadyModel:
         entry = self.entries.find(name)
         # What it is asked for on terms of the caller's says nothing of others.
-        is_plain = terms == _DEFAULT and not model_config
+        is_plain = terms == DEFAULT and not model_config
         if entry and is_plain:
             return await self.ready_entry(entry, wait=wait)
         model = await self.read(name)
@@ -133,7 +133,7 @@ class ReadyModels:
         try:
             entry.model = model = await self.read(entry.served.uri)
             serving = self._servings.of(model, entry.served)
-            environment, notes = await self.environment(model, _DEFAULT, wait=wait)
+            environment, notes = await self.environment(model, DEFAULT, wait=wait)
         except (EnvironmentBuildingError, EnvironmentNotFoundError):
             # It is to be asked for again.
             raise
@@ -190,7 +190,7 @@ class ReadyModels:
         self._known[model.path, terms] = _Known(model.digest, found, notes, places, states)
         return found, notes
 
-    def forget(self, model: Model, terms: Terms = _DEFAULT) -> None:
+    def forget(self, model: Model, terms: Terms = DEFAULT) -> None:
         """Look again the next time *model* is asked for on *terms*."""
         self._known.pop((model.path, terms), None)
         self._seen.clear()

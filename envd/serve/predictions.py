@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from envd_client.v1 import envd_pb2 as api
 
 from envd import messages
-from envd.errors import EnvdError, EnvironmentNotFoundError, RequestInvalidError
-from envd.run.pool import Pool, Prediction, Request
-from envd.serve import calls
+from envd.errors import RequestInvalidError
+from envd.run.pool import Pool, Request
 from envd.serve.context import Context
-from envd.serve.in_flight import InFlight
 from envd.serve.loading import Loading
 from envd.serve.model_handlers import ModelHandlers, named
-from envd.serve.models import ReadyModel, ReadyModels, again
+from envd.serve.models import ReadyModels
+from envd.serve.predicting import Answer, Asked, Predicting
 from envd.serve.roles import Role
 from envd.serve.worker_handlers import WorkerHandlers
 from envd.spec import Terms
@@ -38,80 +35,37 @@ class Predictions(ModelHandlers, WorkerHandlers):
         pool: Pool,
         loading: Loading,
         roles: Collection[Role],
-        in_flight: InFlight,
+        predicting: Predicting,
     ) -> None:
-        """Use *models* to find environments and *pool* to run in them."""
+        """Use *models* and *loading* to look after models, and *predicting* to ask them."""
         ModelHandlers.__init__(self, models, loading, roles)
         WorkerHandlers.__init__(self, pool)
-        self._in_flight = in_flight
+        self._predicting = predicting
 
     async def Predict(  # noqa: N802
         self, request: api.PredictRequest, context: Context
     ) -> api.PredictResponse:
         """Answer one request with one model."""
-        parsed = Request(
-            payload=request.payload,
-            content_type=request.content_type or "application/json",
-            params=_object(request.params_json, "params_json"),
-        )
-        asked = _Asked(
+        del context
+        asked = Asked(
             named(request.model),
             Terms(tuple(request.pip_requirements_override), request.env_manager),
             _object(request.model_config_json, "model_config_json"),
             wait=request.wait if request.HasField("wait") else True,
         )
-        size = len(parsed.payload)
-        self._in_flight.take(size)
-        try:
-            return await again(lambda: self._answer(asked, parsed, context))
-        finally:
-            self._in_flight.give_back(size)
-
-    async def _answer(
-        self, asked: _Asked, request: Request, context: Context
-    ) -> api.PredictResponse:
-        call, started = calls.current(), time.perf_counter()
-        ready = await self._models.ready(
-            asked.model, asked.terms, asked.model_config, wait=asked.wait
+        parsed = Request(
+            payload=request.payload,
+            content_type=request.content_type or "application/json",
+            params=_object(request.params_json, "params_json"),
         )
-        call.stages["environment"] = time.perf_counter() - started
-        call.model = ready.entry.served.name if ready.entry else ""
-        calls.check_deadline(context)
-        try:
-            prediction = await self._pool.predict(
-                ready.model, ready.environment, request, ready.serving
-            )
-        except EnvironmentNotFoundError:
-            self._models.forget(ready.model, asked.terms)
-            raise
-        except EnvdError as error:
-            raise await self._models.failed(ready, error) from error
-        if ready.entry:
-            await self._models.succeeded(ready)
-        call.stages["queue"] = prediction.queue_seconds
-        if prediction.start_seconds:
-            call.stages["start"] = prediction.start_seconds
-        call.stages["worker"] = prediction.predict_seconds
-        call.stages["model"] = prediction.model_seconds
-        call.bytes_in, call.bytes_out = len(request.payload), len(prediction.payload)
-        response = _response(prediction, ready, call.stages["environment"])
-        self._in_flight.check_answer(response, call.bytes_out)
+        answer = await self._predicting.answer(asked, parsed)
+        response = _response(answer)
+        self._predicting.in_flight.check_answer(response, len(response.payload))
         return response
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a request says of the model."""
-
-    model: str
-    terms: Terms
-    model_config: dict[str, object] | None
-    wait: bool
-
-
-def _response(
-    prediction: Prediction, ready: ReadyModel, build_seconds: float
-) -> api.PredictResponse:
+def _response(answer: Answer) -> api.PredictResponse:
+    prediction, ready = answer.prediction, answer.ready
     response = api.PredictResponse(
         payload=prediction.payload,
         content_type="application/json",
@@ -122,7 +76,7 @@ def _response(
     )
     # One by one: a dict takes three times as long.
     seconds = response.stage_seconds
-    seconds["build"] = build_seconds
+    seconds["build"] = answer.environment_seconds
     seconds["start"] = prediction.start_seconds
     seconds["queue"] = prediction.queue_seconds
     seconds["predict"] = prediction.predict_seconds

@@ -17,7 +17,6 @@ from envd.serve.calls import Call
 
 log = logging.getLogger(__name__)
 _COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_PREDICT = "/envd.v1.Predictions/Predict"
 # Which stages each span has; one begins where the one before has ended.
 _SPANS = {"environment": ("environment",), "queue": ("queue", "start"), "worker": ("worker",)}
 _LONGEST_FLUSH_S = 2
@@ -57,7 +56,7 @@ class Tracing:
 
     def ended(self, call: Call) -> None:
         """Trace a prediction: a span for all of it, and below it one for each part."""
-        if call.method != _PREDICT:
+        if not call.is_prediction:
             return
         end = time.time_ns()
         begin = end - int(1e9 * call.seconds)
