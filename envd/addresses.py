@@ -102,13 +102,17 @@ def owned(root: Path, chosen: Sockets) -> Iterator[None]:
         yield
 
 
-def announce(root: Path, chosen: Sockets, profile: str) -> None:
-    """Write `daemon.json`, by which `envctl` finds the daemon of its root and its *profile*."""
+def announce(root: Path, chosen: Sockets, profile: str, *, http: str = "") -> None:
+    """Write `daemon.json`, by which `envctl` finds the daemon of its root and its *profile*.
+
+    *http* is the URL of its HTTP, if it serves that.
+    """
     document = {
         "pid": os.getpid(),
         "predict": str(chosen.predict),
         "admin": str(chosen.admin),
         "profile": profile,
+        "http": http or None,
     }
     try:
         durable.write_json(root / "daemon.json", document)

@@ -33,6 +33,7 @@ from envd.values import (
     CountOrAuto,
     CountOrZero,
     IndexUrl,
+    Listen,
     Location,
     Loopback,
     Mirror,
@@ -219,6 +220,30 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
+class Http:
+    """Where HTTP is served, and how much its clients are trusted."""
+
+    listen: Listen = setting(
+        Listen(""),
+        "Where MLflow's HTTP is served, as in `127.0.0.1:5000`, or the path of a Unix socket; "
+        "nowhere if empty.",
+    )
+    model: str = setting(
+        "", "The name of the model that `/invocations` asks; else the only one that has a name."
+    )
+    timeout: Seconds = setting(
+        Seconds(60), "The longest a request may take, from its headers to the answer."
+    )
+    read_timeout: Seconds = setting(
+        Seconds(10), "The longest headers may take, and a pause within a body."
+    )
+    idle_timeout: Seconds = setting(
+        Seconds(75), "A connection on which nothing happens for so long is closed."
+    )
+    max_connections: Count = setting(Count(1000), "How many connections there are at once.")
+
+
+@dataclass(frozen=True, slots=True)
 class Gc:
     """What is kept, and for how long."""
 
@@ -255,6 +280,7 @@ class Settings:
     security: Security = Security()
     workers: Workers = Workers()
     daemon: Daemon = Daemon()
+    http: Http = Http()
     gc: Gc = Gc()
     served: tuple[Served, ...] = ()
 

@@ -28,6 +28,8 @@ IndexUrl = typing.NewType("IndexUrl", str)
 Mirror = typing.NewType("Mirror", str)
 # HOST:PORT of this machine alone, or nothing.
 Loopback = typing.NewType("Loopback", str)
+# The same, or a Unix socket: `unix:` and its path.
+Listen = typing.NewType("Listen", str)
 # How URLs begin.
 Prefix = typing.NewType("Prefix", str)
 # A number of at least one, or whatever is best.
@@ -54,7 +56,7 @@ _INDEX_URL = re.compile(r"""([A-Za-z0-9][\w.-]*=)?(https?|file)://[^\s"'`]+""", 
 _PREFIX = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'`]*""")
 _MIRROR = re.compile(r"""[^\s"'`=]+=https?://[^\s"'`]+""", re.IGNORECASE)
 _LOOPBACK = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})", re.ASCII)
-_MAX_PORT = 65535
+_MAX_PORT, _UNIX = 65535, "unix:"
 _PERCENTAGE = re.compile(r"(100|\d{1,2}(\.\d+)?)\s*%", re.ASCII)
 _SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
@@ -146,6 +148,21 @@ def _loopback(value: object) -> str:
     match = _LOOPBACK.fullmatch(text)
     if text and (match is None or int(match[2]) > _MAX_PORT):
         message = "give a port of this machine's own, as in `127.0.0.1:9464`"
+        raise ValueError(message)
+    return text
+
+
+def _listen(value: object) -> str:
+    """Take a port of this machine's own, or the path of a socket, made absolute."""
+    text = _text(value)
+    if path := text.removeprefix(_UNIX) if text.startswith((_UNIX, "/", ".", "~")) else "":
+        return _UNIX + str(Path(path).expanduser().absolute())
+    match = _LOOPBACK.fullmatch(text)
+    if text and (match is None or int(match[2]) > _MAX_PORT):
+        message = (
+            "give a port of this machine's own, as in `127.0.0.1:5000`, or the path of a socket: "
+            "others can be let in only when there is something that tells them apart"
+        )
         raise ValueError(message)
     return text
 
@@ -272,6 +289,7 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     ),
     Prefix: lambda value: _url(value, _PREFIX, "`https://host/path` or `git+https://host/path`"),
     Loopback: _loopback,
+    Listen: _listen,
     Seconds: _seconds,
     Bytes: _bytes,
     Count: lambda value: _count(value, 1),

@@ -163,6 +163,8 @@ def test_the_daemon_is_small_and_imports_no_model_library(
     assert int(re.search(r"VmRSS:\s+(\d+) kB", size)[1]) <= 80 * 1024
     assert {"envd.serve.daemon", "envd.serve.metrics", "grpc"} <= imported
     assert not {"numpy", "pandas", "mlflow", "sklearn", "opentelemetry"} & imported
+    # Nobody has asked for HTTP.
+    assert not {"starlette", "uvicorn", "httptools", "envd.serve.http"} & imported
 
 
 def test_health_answers_within_a_second_whoever_else_connects(front: Front) -> None:

@@ -18,7 +18,11 @@ from envd.cli.terms import terms as with_terms
 if TYPE_CHECKING:
     from envd.cli.engine import Predicted
 
-_TYPES = {"json": "application/json", "csv": "text/csv"}
+_TYPES = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 
 def _object(
@@ -101,7 +105,8 @@ def _read(source: str) -> bytes:
 
 
 def _kind_of(source: str) -> str:
-    return "csv" if source.endswith(".csv") else "json"
+    suffix = source.rpartition(".")[2]
+    return suffix if suffix in _TYPES else "json"
 
 
 def _document(answer: Predicted) -> bytes:

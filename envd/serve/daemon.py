@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from envd_client.v1 import envd_pb2 as api
@@ -42,6 +42,10 @@ from envd.serve.served import Entries
 from envd.serve.upkeep import Upkeep
 from envd.spec import policy
 from envd.store import Store
+
+if TYPE_CHECKING:
+    from envd.serve.http.server import Http
+    from envd.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 _SERVICES = tuple(api.DESCRIPTOR.services_by_name[name].full_name
@@ -78,7 +82,9 @@ class Daemon:
         self._calls = Calls()
         self._in_flight = InFlight(settings.daemon)
         self._tracing = tracing.start()
-        self.metrics_url = ""
+        self.metrics_url = self.http_url = ""
+        self._metrics: Metrics | None = None
+        self._http: Http | None = None
         self._servers: list[grpc.aio.Server] = []
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
@@ -105,10 +111,12 @@ class Daemon:
         with _private():
             for server in self._servers:
                 await server.start()
+        if self._settings.http.listen:
+            await self._serve_http(predicting)
         await self._entries.announce()
         beside = asyncio.gather(pool.run(), upkeep.run(), loading.preload())
         profile = policy.of(self._settings.security).profile
-        addresses.announce(self._settings.root, self._sockets, profile)
+        addresses.announce(self._settings.root, self._sockets, profile, http=self.http_url)
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         # What was imported stays: looking through all of it takes 20 ms, in which nobody is served.
         gc.freeze()
@@ -133,14 +141,25 @@ class Daemon:
         if self._tracing:
             self._calls.watchers.append(self._tracing)
         address = self._settings.daemon.metrics
-        if not address:
+        if not address and not self._settings.http.listen:
             return Observer()
         from envd.serve.metrics import Metrics  # noqa: PLC0415
 
-        metrics = Metrics(self._calls, self._in_flight)
-        self.metrics_url = metrics.serve(address)
+        self._metrics = metrics = Metrics(self._calls, self._in_flight)
+        if address:
+            self.metrics_url = metrics.serve(address)
         self._calls.watchers.append(metrics)
         return metrics
+
+    async def _serve_http(self, predicting: Predicting) -> None:
+        """Serve HTTP as well, which costs memory and time to import."""
+        from envd.serve.http.edge import Edge  # noqa: PLC0415
+        from envd.serve.http.routes import routes  # noqa: PLC0415
+        from envd.serve.http.server import Http  # noqa: PLC0415
+
+        edge = Edge(self._settings, self._calls, self._in_flight)
+        self._http = Http(edge, routes(edge, self._entries, predicting, self._metrics))
+        self.http_url = await self._http.start()
 
     def _server(self, path: Path, roles: Collection[Role], parts: _Parts) -> grpc.aio.Server:
         limit = self._settings.daemon.max_message
@@ -180,10 +199,14 @@ class Daemon:
         _notify("STOPPING=1")
         log.info("stopping; waiting for the requests under way")
         await self._health.enter_graceful_shutdown()
+        if self._http:
+            self._http.drain()
         builds.leave_all()
         await self._calls.drain(self._settings.daemon.drain)
         # The last answers may still be on their way out.
         await asyncio.sleep(_LAST_ANSWERS_S)
+        if self._http:
+            await self._http.close()
 
     def _stop_signal(self) -> asyncio.Future[None]:
         """Return a future that the first SIGTERM or SIGINT ends; the second ends the process."""

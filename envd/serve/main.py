@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import resource
@@ -30,6 +31,7 @@ _LINE = "%(asctime)s %(levelname)s %(name)s%(request)s: %(message)s"
 @click.option("--config", "file", type=click.Path(path_type=Path), help="The settings file.")
 @click.option("--socket", help="The predict socket.  [env: ENVD_SOCKET]")
 @click.option("--admin-socket", help="The admin socket; else admin.sock beside the other.")
+@click.option("--http", metavar="HOST:PORT", help="Serve MLflow's HTTP there, or at a socket.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, every request among it.")
 @click.version_option(envd.__version__, prog_name="envd")
 def main(
@@ -37,6 +39,7 @@ def main(
     file: Path | None,
     socket: str | None,
     admin_socket: str | None,
+    http: str | None,
     verbose: bool,  # noqa: FBT001
 ) -> None:
     """Build the environments of MLflow models and run predictions in them.
@@ -49,13 +52,14 @@ def main(
     Examples:
       envd
       envd --root /var/lib/envd --socket /run/envd/predict.sock
+      envd --http 127.0.0.1:5000
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_LINE, defaults={"request": ""}))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     try:
-        settings = config.load(root=root, file=file)
+        settings = _with_http(config.load(root=root, file=file), http)
         chosen = addresses.sockets(settings.root, predict=socket, admin=admin_socket)
         chosen.check()
         _serve(settings, chosen)
@@ -77,9 +81,7 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
         processes = Processes.create()
         try:
             loop, daemon = _daemon(settings, chosen, processes)
-            went_well = loop.run_until_complete(
-                daemon.run(lambda: _say(settings, chosen, daemon.metrics_url))
-            )
+            went_well = loop.run_until_complete(daemon.run(lambda: _say(settings, chosen, daemon)))
         finally:
             processes.close()
     sys.stdout.flush()
@@ -107,12 +109,21 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _say(settings: config.Settings, chosen: addresses.Sockets, metrics_url: str) -> None:
+def _with_http(settings: config.Settings, listen: str | None) -> config.Settings:
+    if listen is None:
+        return settings
+    found = config.value("http", "listen", listen, "--http")
+    return dataclasses.replace(settings, http=dataclasses.replace(settings.http, listen=found))
+
+
+def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -> None:
     click.echo(f"envd {envd.__version__} serves {settings.root}")
     click.echo(f"  predict  unix:{chosen.predict}")
     click.echo(f"  admin    unix:{chosen.admin}")
-    if metrics_url:
-        click.echo(f"  metrics  {metrics_url}")
+    if daemon.http_url:
+        click.echo(f"  http     {daemon.http_url}")
+    if daemon.metrics_url:
+        click.echo(f"  metrics  {daemon.metrics_url}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
     start_http_server,
 )
 
@@ -69,6 +70,10 @@ class Metrics(Observer):
         self._build_seconds = Histogram(
             "envd_build_seconds", "How long builds took.", buckets=_BUILD_SECONDS, registry=registry
         )
+
+    def text(self) -> bytes:
+        """Return them as Prometheus reads them."""
+        return generate_latest(self._registry)
 
     def serve(self, address: str) -> str:
         """Answer at *address*, HOST:PORT, as long as the process lives; return the URL.

@@ -70,6 +70,10 @@ class Entries:
         """Return the one called *text*, or the first whose path or URI that is."""
         return self._by_name.get(text) or self._by_uri.get(naming.canonical(text))
 
+    def named(self, name: str) -> Entry | None:
+        """Return the one that is served by *name*, which is no path and no URI."""
+        return self._by_name.get(name)
+
     def uri_of(self, text: str) -> str:
         """Return the path or the URI that *text* stands for.
 

@@ -5,10 +5,11 @@ import io
 import json
 import sys
 
-from .refusals import Refused, short
+from .refusals import Refused, short, told
 
 _FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _LLM_KEYS = ("messages", "prompt", "input")
+_JSON, _CSV, _PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 
 
 class Metadata:
@@ -53,25 +54,43 @@ def read(head, payload, metadata):
     except Refused:
         raise
     except Exception as error:
-        raise Refused("PAYLOAD_INVALID", "the input does not fit: " + short(error))
+        raise Refused("PAYLOAD_INVALID", "the input does not fit: " + short(error), **told(error))
     if head.get("params") is not None:
         found.params = head["params"]
     return found
 
 
 def _read(payload, content_type, metadata):
-    kind = content_type.split(";")[0].strip().lower()
-    text = str(payload, "utf-8-sig")
-    if kind == "text/csv":
+    kind, *parameters = (one.strip() for one in content_type.lower().split(";"))
+    if kind == _PARQUET:
+        return Input(_parquet(payload))
+    if kind not in (_JSON, _CSV):
+        message = "the content type `%s` is not known; send %s, %s or %s"
+        raise Refused("PAYLOAD_INVALID", message % (kind, _JSON, _CSV, _PARQUET))
+    try:
+        text = str(payload, "utf-8-sig")
+    except ValueError as error:
+        raise Refused("PAYLOAD_INVALID", "the input is not UTF-8: %s" % error)
+    if kind == _CSV:
         return Input(_csv(text, metadata.schema))
-    if kind != "application/json":
-        message = "the content type `%s` is not known; send application/json or text/csv"
-        raise Refused("PAYLOAD_INVALID", message % kind)
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused("PAYLOAD_INVALID", "the input is not JSON: %s" % error)
-    return _json(document, metadata)
+    # Who speaks MLflow's protocol of 2.0 and later has no form without a name.
+    return _json(document if "protocol=2" in parameters else _named(document), metadata)
+
+
+def _parquet(payload):
+    pandas = _pandas()
+    try:
+        return pandas.read_parquet(io.BytesIO(payload))
+    except ImportError:
+        message = (
+            "the model's environment has neither pyarrow nor fastparquet, without which no Parquet "
+            "can be read; send JSON or CSV"
+        )
+        raise Refused("PAYLOAD_INVALID", message)
 
 
 def _csv(text, schema):
@@ -86,8 +105,7 @@ def _json(document, metadata):
     if isinstance(document, dict) and any(key in document for key in _LLM_KEYS):
         params = {key: document.pop(key) for key in metadata.params if key in document}
         return Input(document, params, is_chat=True)
-    document = _named(document)
-    found = [key for key in _FORMATS if key in document]
+    found = [key for key in _FORMATS if isinstance(document, dict) and key in document]
     if len(found) != 1:
         message = "the input must be a JSON object with one of %s" % ", ".join(_FORMATS)
         raise Refused("PAYLOAD_INVALID", message)

@@ -49,6 +49,19 @@ def name(error):
     return type(error).__name__
 
 
+def told(error):
+    """Return what is told of *error*, met while an input was read, beside its message.
+
+    MLflow's own exceptions say what its server would answer: a code, and since 3.x a class.
+    """
+    about = {"traceback": trace()}
+    if hasattr(error, "serialize_as_json") and isinstance(getattr(error, "error_code", None), str):
+        about = {"traceback": getattr(error, "json_kwargs", {}).get("stack_trace")}
+        for key in ("error_code", "error_class", "sqlstate"):
+            about[key] = getattr(error, key, None)
+    return {key: value for key, value in about.items() if isinstance(value, str)}
+
+
 def trace():
     """Return the end of the traceback of the exception that is being handled."""
     return traceback.format_exc()[-_MAX_TRACEBACK:]

@@ -8,7 +8,7 @@ import traceback
 from . import batching
 from .protocol import BEGUN, DONE, FAILED, PREDICT
 from .reading import metadata_of, read
-from .refusals import Refused, name, refuse_missing, short, trace
+from .refusals import Refused, name, refuse_missing, short, told, trace
 from .writing import write
 
 _SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
@@ -127,9 +127,10 @@ class Scorer:
             functions = [frame.name for frame in traceback.extract_tb(sys.exc_info()[2])]
             if any(one.startswith(_SCHEMA_FUNCTIONS) for one in functions):
                 message = "the input does not fit the model: " + short(error)
-                raise Refused("PAYLOAD_INVALID", message)
+                raise Refused("PAYLOAD_INVALID", message, **told(error))
             message = "the model raised " + name(error) + ": " + short(error)
-            raise Refused("MODEL_RAISED", message, exception=name(error), traceback=trace())
+            about = dict(told(error), exception=name(error), traceback=trace())
+            raise Refused("MODEL_RAISED", message, **about)
 
 
 def _begun(requests):

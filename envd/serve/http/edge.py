@@ -1,0 +1,170 @@
+"""From an HTTP request to a call and back: its body, its id, its time, its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from envd.config import Settings
+from envd.errors import DeadlineExceededError, EnvdError
+from envd.serve import status
+from envd.serve.calls import REQUEST_ID, Call, Calls
+from envd.serve.http import failures
+from envd.serve.http.failures import BodyTooLargeError, Failure, TooSlowError
+from envd.serve.in_flight import InFlight
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+# How a protocol writes an error.
+Form = Callable[[EnvdError], Failure]
+
+
+@dataclass(slots=True)
+class Edge:
+    """What all requests have in common; once it `is_draining`, each is its connection's last."""
+
+    settings: Settings
+    calls: Calls
+    in_flight: InFlight
+    is_draining: bool = False
+
+    def call(self, method: str, answer: Endpoint, form: Form = failures.of) -> Endpoint:
+        """Return *answer*, which may raise EnvdError, as an endpoint that is accounted for.
+
+        It ends when the client leaves, and when `http.timeout` is over.
+        """
+
+        async def answered(request: Request) -> Response:
+            call = self._begin(method, request)
+            try:
+                with self.calls.under_way(call):
+                    async with self._in_time():
+                        response = await answer(request)
+            except EnvdError as error:
+                response = _response(form(error))
+            except asyncio.CancelledError:
+                if not _has_left(request):
+                    raise
+                # Nobody gets this, and whoever runs this has nothing to complain of.
+                response = Response(status_code=failures.STATUS["CANCELLED"])
+            return self._finished(response, call)
+
+        return answered
+
+    def plain(self, answer: Endpoint, form: Form = failures.of) -> Endpoint:
+        """Return *answer* as an endpoint that is answered at once, and not accounted for."""
+
+        async def answered(request: Request) -> Response:
+            call = self._begin("", request)
+            try:
+                response = await answer(request)
+            except Exception as error:  # noqa: BLE001
+                response = _response(form(status.meant(error)))
+            return self._finished(response, call)
+
+        return answered
+
+    async def body(self, request: Request) -> bytes:
+        """Return the body of *request*, which counts as under way while it comes in.
+
+        Raises:
+            BodyTooLargeError: it is, or says that it will be, larger than is allowed.
+            InFlightFullError: there is no room for it.
+            TooSlowError: it does not come.
+        """
+        limit = self.settings.daemon.max_message
+        if int(request.headers.get("content-length", 0)) > limit:
+            raise self._too_large()
+        parts, size, is_whole = [], 0, False
+        try:
+            while not is_whole:
+                part, is_whole = await self._part(request)
+                self.in_flight.take(len(part))
+                size += len(part)
+                if size > limit:
+                    raise self._too_large()
+                parts.append(part)
+        finally:
+            # Whoever answers it takes all of it, in the same turn of the loop.
+            self.in_flight.give_back(size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @contextlib.asynccontextmanager
+    async def while_there(self, request: Request) -> AsyncIterator[None]:
+        """Cancel what is done within when the client of *request*, all of it read, leaves."""
+        task = asyncio.current_task()
+
+        async def watch() -> None:
+            # After the body nothing comes but that.
+            await request.receive()
+            request.state.has_left = True
+            if task:
+                task.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _part(self, request: Request) -> tuple[bytes, bool]:
+        """Return the next part of the body, and whether it is the last."""
+        pause = self.settings.http.read_timeout
+        try:
+            async with asyncio.timeout(_finite(pause)):
+                message = await request.receive()
+        except TimeoutError:
+            said = f"the body did not come: {pause:g} s without a byte (`http.read_timeout`)"
+            raise TooSlowError(said) from None
+        if message["type"] == "http.disconnect":
+            request.state.has_left = True
+            raise asyncio.CancelledError
+        return message["body"], not message.get("more_body", False)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        limit = self.settings.http.timeout
+        try:
+            async with asyncio.timeout(_finite(limit)):
+                yield
+        except TimeoutError:
+            message = (
+                f"Request processing time exceeded limit: it took more than {limit:g} s "
+                "(`http.timeout`)"
+            )
+            raise DeadlineExceededError(message, seconds=limit) from None
+
+    def _begin(self, method: str, request: Request) -> Call:
+        request.state.has_left = False
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.settings.http.timeout
+        given = request.headers.get(REQUEST_ID)
+        return self.calls.begin(method, given, request.headers.items(), lambda: end - loop.time())
+
+    def _finished(self, response: Response, call: Call) -> Response:
+        response.headers[REQUEST_ID] = call.id
+        if self.is_draining:
+            response.headers["connection"] = "close"
+        return response
+
+    def _too_large(self) -> BodyTooLargeError:
+        limit = self.settings.daemon.max_message
+        message = f"the body is more than the {limit} bytes that `daemon.max_message` allows"
+        return BodyTooLargeError(message, max_message=limit)
+
+
+def _has_left(request: Request) -> bool:
+    return bool(request.state.has_left)
+
+
+def _response(failure: Failure) -> Response:
+    return Response(failure.content, failure.status, failure.headers)
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == math.inf else seconds

@@ -1,0 +1,35 @@
+"""All that is served over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from envd.serve.http.edge import Edge, Endpoint
+from envd.serve.http.scoring import Scoring
+from envd.serve.metrics import Metrics
+from envd.serve.predicting import Predicting
+from envd.serve.served import Entries
+
+
+def routes(
+    edge: Edge, entries: Entries, predicting: Predicting, metrics: Metrics | None
+) -> list[Route]:
+    """Return them: MLflow's, and the metrics if there are any."""
+    found = Scoring(edge, entries, predicting).routes()
+    if metrics:
+        found.append(Route("/metrics", edge.plain(_told(metrics)), methods=["GET"]))
+    return found
+
+
+def _told(metrics: Metrics) -> Endpoint:
+    async def tell(request: Request) -> Response:
+        del request
+        text = await asyncio.to_thread(metrics.text)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return tell
