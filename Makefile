@@ -46,16 +46,17 @@ fix: .venv/ready
 	$(RUN)/ruff format
 	$(RUN)/buf format -w proto
 
-# The stubs belong to the client: two copies of one proto in a process are a TypeError.
+# The stubs belong to the client: two copies of one proto in a process are a TypeError. For that
+# reason those of the Open Inference Protocol, which its own clients have, are the daemon's alone.
 proto: .venv/ready
-	$(RUN)/python -m grpc_tools.protoc -Ienvd_client/v1=proto/envd/v1 $(PROTOC_OUT) \
-	  --plugin=protoc-gen-mypy=$(RUN)/protoc-gen-mypy \
-	  --plugin=protoc-gen-mypy_grpc=$(RUN)/protoc-gen-mypy_grpc \
-	  envd_client/v1/envd.proto
+	$(PROTOC) -Ienvd_client/v1=proto/envd/v1 $(call TO,$(CLIENT)) envd_client/v1/envd.proto
+	$(PROTOC) -Ienvd/serve/oip=proto/inference $(call TO,$(DAEMON)) envd/serve/oip/inference.proto
 
-OUT ?= clients/python
-PROTOC_OUT = --python_out=$(OUT) --grpc_python_out=$(OUT) \
-  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT)
+CLIENT ?= clients/python
+DAEMON ?= .
+PROTOC = $(RUN)/python -m grpc_tools.protoc --plugin=protoc-gen-mypy=$(RUN)/protoc-gen-mypy \
+  --plugin=protoc-gen-mypy_grpc=$(RUN)/protoc-gen-mypy_grpc
+TO = --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
 
 bench-setup: .venv/ready
 	$(RUN)/python bench/setup.py

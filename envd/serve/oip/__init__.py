@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: what its clients ask, as envd answers it."""
