@@ -49,7 +49,7 @@ def scratch(store: Store) -> Path:
 @functools.cache
 def can_keep_apart() -> bool:
     """Whether this kernel can keep workers from reaching into each other."""
-    version: int = landlock.abi()  # type: ignore[no-untyped-call]
+    version: int = landlock.abi()
     return version >= landlock.SCOPED_SINCE
 
 

@@ -112,7 +112,9 @@ class Calls:
         self._tasks: set[asyncio.Task[Any] | None] = set()
         self._none = asyncio.Event()
         self._none.set()
-        self._is_draining = self._is_over = False
+        # Set when no new requests are taken any more.
+        self.draining = asyncio.Event()
+        self._is_over = False
 
     @property
     def count(self) -> int:
@@ -125,7 +127,7 @@ class Calls:
         gRPC answers with CANCELLED what it refuses, which no client takes for a reason to
         ask again (https://github.com/grpc/grpc/issues/41785).
         """
-        self._is_draining = True
+        self.draining.set()
         try:
             await asyncio.wait_for(self._none.wait(), limit_s)
         except TimeoutError:
@@ -185,7 +187,7 @@ class Calls:
         except asyncio.CancelledError:
             if not self._is_over:
                 raise
-            raise _failed(call, _stopping()) from None
+            raise _failed(call, stopping()) from None
         except Exception as error:
             raise _failed(call, error) from error
         finally:
@@ -195,8 +197,8 @@ class Calls:
             self._end(call)
 
     def _check_open(self) -> None:
-        if self._is_draining:
-            raise _stopping()
+        if self.draining.is_set():
+            raise stopping()
 
     def _begin(self, method: str, context: Context) -> Call:
         metadata = context.invocation_metadata() or ()
@@ -215,7 +217,8 @@ class Calls:
             log.info("%s %s in %.1f ms%s", call.method, call.outcome, 1e3 * call.seconds, stages)
 
 
-def _stopping() -> ShuttingDownError:
+def stopping() -> ShuttingDownError:
+    """Return what whoever asks now, or still, is told."""
     return ShuttingDownError("the daemon is stopping; ask again when it is back")
 
 

@@ -35,6 +35,9 @@ from envd.serve.gate import Gate
 from envd.serve.in_flight import InFlight
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
+from envd.serve.oip import inference_pb2 as oip
+from envd.serve.oip import inference_pb2_grpc as oip_services
+from envd.serve.oip import service as oip_service
 from envd.serve.predicting import Predicting
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role
@@ -48,8 +51,11 @@ if TYPE_CHECKING:
     from envd.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
-_SERVICES = tuple(api.DESCRIPTOR.services_by_name[name].full_name
-                  for name in ("Environments", "Predictions"))  # fmt: skip
+_SERVICES = tuple(
+    service.full_name
+    for file in (api.DESCRIPTOR, oip.DESCRIPTOR)
+    for service in file.services_by_name.values()
+)
 _HANDSHAKE_MS = 2000
 # Of one connection: what comes beyond waits for its turn in the client.
 _STREAMS = 512
@@ -179,6 +185,9 @@ class Daemon:
         services.add_EnvironmentsServicer_to_server(environments, gate)
         predictions = Predictions(parts.models, parts.pool, parts.loading, roles, parts.predicting)
         services.add_PredictionsServicer_to_server(predictions, gate)
+        asked = oip_service.Parts(parts.models, parts.loading, parts.predicting, self._calls)
+        inference = oip_service.Inference(asked, roles)
+        oip_services.add_GRPCInferenceServiceServicer_to_server(inference, gate)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, gate)

@@ -12,7 +12,8 @@ from envd.serve.calls import Calls
 from envd.serve.context import Context
 from envd.serve.roles import ROLES, Role
 
-_OWN = "envd."
+# Those of health and reflection are answered by gRPC itself.
+_OWN = ("/envd.", "/inference.")
 
 
 class Gate:
@@ -44,14 +45,17 @@ class Gate:
         if ROLES.get(method) not in self._allowed:
             denied = self._calls.unary(method, _deny)
             return grpc.unary_unary_rpc_method_handler(denied)
-        if not method.startswith(f"/{_OWN}"):
+        if not method.startswith(_OWN):
             return handler
         coders = (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary:
             answer = self._calls.unary(method, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(answer, *coders)
-        events = self._calls.stream(method, handler.unary_stream)
-        return grpc.unary_stream_rpc_method_handler(events, *coders)
+        if handler.unary_stream:
+            events = self._calls.stream(method, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(events, *coders)
+        answers = self._calls.stream(method, handler.stream_stream)
+        return grpc.stream_stream_rpc_method_handler(answers, *coders)
 
 
 async def _deny(request: Any, context: Context) -> None:

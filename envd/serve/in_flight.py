@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envd_client.v1 import envd_pb2 as api
+from google.protobuf.message import Message
 
 from envd import config
 from envd.errors import InFlightFullError, PayloadTooLargeError
@@ -38,7 +38,7 @@ class InFlight:
         """Hold *size* bytes less."""
         self.bytes -= size
 
-    def check_answer(self, answer: api.PredictResponse, payload_size: int) -> None:
+    def check_answer(self, answer: Message, payload_size: int) -> None:
         """See that *answer* can be sent.
 
         Raises:

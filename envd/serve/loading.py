@@ -17,6 +17,7 @@ from envd.errors import (
     EnvironmentNotFoundError,
     InternalError,
     ModelNotFoundError,
+    PermissionDeniedError,
     RequestInvalidError,
 )
 from envd.model import Model
@@ -50,6 +51,18 @@ class Loading:
     def is_configured(self, name: str) -> bool:
         """Whether the model called *name* is one of the settings."""
         return self._entries.is_configured(self._entries.find(name))
+
+    def check_may(self, model: str, *, is_admin: bool, is_plain: bool = True) -> None:
+        """See that whoever asks may have *model* loaded or unloaded, *is_plain* as it is served.
+
+        Raises:
+            ModelNotFoundError: it is a name, and no model has it.
+            PermissionDeniedError: no admin may do so with other models than those of the settings.
+        """
+        self._entries.uri_of(model)
+        if not is_admin and not (is_plain and self.is_configured(model)):
+            message = "here only models of the settings are loaded; ask on the admin socket"
+            raise PermissionDeniedError(message, model=model)
 
     async def load(self, name: str, alias: str, *, wait: bool) -> api.Model:
         """Load the model called *name*, and serve it as *alias* if there is one.

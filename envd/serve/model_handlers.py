@@ -8,7 +8,7 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
-from envd.errors import PermissionDeniedError, RequestInvalidError
+from envd.errors import RequestInvalidError
 from envd.serve.context import Context
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
@@ -29,7 +29,8 @@ class ModelHandlers(services.PredictionsServicer):
     ) -> api.Model:
         """Load one model."""
         del context
-        self._check(request.model, is_allowed=not request.name)
+        model, is_plain = named(request.model), not request.name
+        self._loading.check_may(model, is_admin=self._is_admin, is_plain=is_plain)
         wait = request.wait if request.HasField("wait") else True
         return await self._loading.load(request.model, request.name, wait=wait)
 
@@ -38,7 +39,7 @@ class ModelHandlers(services.PredictionsServicer):
     ) -> api.Model:
         """Stop the workers of one model."""
         del context
-        self._check(request.model)
+        self._loading.check_may(named(request.model), is_admin=self._is_admin)
         return await self._loading.unload(request.model)
 
     async def ListModels(  # noqa: N802
@@ -55,18 +56,6 @@ class ModelHandlers(services.PredictionsServicer):
         del context
         found = await self._models.read(named(request.model))
         return messages.with_details(self._loading.get(request.model, found), found)
-
-    def _check(self, model: str, *, is_allowed: bool = True) -> None:
-        """See that the caller may do that with *model*.
-
-        Raises:
-            ModelNotFoundError: it is a name, and no model has it.
-            PermissionDeniedError: it may do so with models of the settings only.
-        """
-        self._models.entries.uri_of(named(model))
-        if not self._is_admin and not (is_allowed and self._loading.is_configured(model)):
-            message = "here only models of the settings are loaded; ask on the admin socket"
-            raise PermissionDeniedError(message, model=model)
 
 
 def named(model: str) -> str:

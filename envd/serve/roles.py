@@ -37,4 +37,16 @@ ROLES = {
     "/grpc.health.v1.Health/List": Role.PREDICT,
     "/grpc.health.v1.Health/Watch": Role.PREDICT,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.ADMIN,
+    "/inference.GRPCInferenceService/ModelConfig": Role.PREDICT,
+    "/inference.GRPCInferenceService/ModelInfer": Role.PREDICT,
+    "/inference.GRPCInferenceService/ModelMetadata": Role.PREDICT,
+    "/inference.GRPCInferenceService/ModelReady": Role.PREDICT,
+    "/inference.GRPCInferenceService/ModelStreamInfer": Role.PREDICT,
+    "/inference.GRPCInferenceService/RepositoryIndex": Role.PREDICT,
+    "/inference.GRPCInferenceService/ServerLive": Role.PREDICT,
+    "/inference.GRPCInferenceService/ServerMetadata": Role.PREDICT,
+    "/inference.GRPCInferenceService/ServerReady": Role.PREDICT,
+    # As LoadModel and UnloadModel.
+    "/inference.GRPCInferenceService/RepositoryModelLoad": Role.PREDICT,
+    "/inference.GRPCInferenceService/RepositoryModelUnload": Role.PREDICT,
 }

@@ -40,8 +40,10 @@ def join(inputs):
     try:
         if isinstance(parts[0], list):
             whole = [row for part in parts for row in part]
+        elif isinstance(parts[0], dict):
+            whole = {key: _joined([part[key] for part in parts]) for key in parts[0]}
         elif _is(parts[0], "numpy", "ndarray"):
-            whole = sys.modules["numpy"].concatenate(parts)
+            whole = _joined(parts)
         else:
             whole = sys.modules["pandas"].concat(parts, ignore_index=True)
         is_same = _form(whole) == _form_of(inputs[0])
@@ -49,7 +51,7 @@ def join(inputs):
         raise Apart("the inputs cannot be joined: %s" % error)
     if not is_same:
         raise Apart("joined, the inputs are of another form")
-    return whole, [len(one) for one in parts]
+    return whole, [_rows(one) for one in parts]
 
 
 def split(raw, sizes):
@@ -58,6 +60,11 @@ def split(raw, sizes):
     Raises:
         Apart: it has not one row for each row of the input.
     """
+    if type(raw) is dict and raw:
+        parts = {key: split(one, sizes) for key, one in raw.items() if _is(one, "numpy", "ndarray")}
+        if len(parts) != len(raw):
+            raise Apart("the answer has other things than arrays")
+        return [{key: one[at] for key, one in parts.items()} for at in range(len(sizes))]
     is_table = _is(raw, "pandas", "DataFrame") or _is(raw, "pandas", "Series")
     is_array = _is(raw, "numpy", "ndarray") and raw.ndim
     if not (is_table or is_array or type(raw) is list) or len(raw) != sum(sizes):
@@ -82,11 +89,30 @@ def _form(data):
         return None
     if type(data) is list:
         return _form_of_rows(data)
+    if type(data) is dict:
+        return _form_of_arrays(data)
     if _is(data, "numpy", "ndarray"):
         return None if data.dtype.hasobject else ("array", data.dtype, data.shape[1:])
     if _is(data, "pandas", "DataFrame"):
         return _form_of_table(data)
     return None
+
+
+def _form_of_arrays(data):
+    """Return the form of arrays by name, as tensors may come, if all have as many rows."""
+    are_arrays = all(_is(one, "numpy", "ndarray") and one.ndim for one in data.values())
+    if not are_arrays or len({len(one) for one in data.values()}) > 1:
+        return None
+    forms = [(key, _form(one)) for key, one in data.items()]
+    return None if any(form is None for _, form in forms) else ("arrays", forms)
+
+
+def _joined(arrays):
+    return sys.modules["numpy"].concatenate(arrays)
+
+
+def _rows(data):
+    return len(next(iter(data.values())) if isinstance(data, dict) else data)
 
 
 def _form_of_table(table):

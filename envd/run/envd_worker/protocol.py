@@ -15,6 +15,8 @@ import struct
 HEADER = struct.Struct("!QIBI")
 LOAD, PREDICT, DONE, FAILED, CANCEL, BEGUN = range(6)
 MAX_HEAD_BYTES = 1 << 20
+# The content type of payloads as in `tensors`.
+TENSORS = "application/x-envd-tensors"
 
 _JOINED_BYTES = 1 << 16
 

@@ -5,6 +5,8 @@ import io
 import json
 import sys
 
+from . import writing
+from .protocol import TENSORS
 from .refusals import Refused, short, told
 
 _FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -13,22 +15,32 @@ _JSON, _CSV, _PARQUET = "application/json", "text/csv", "application/vnd.apache.
 
 
 class Metadata:
-    """What the signature of a model says of its input; nothing, for one without mlflow."""
+    """What the signature of a model says of its input; nothing, for one without mlflow.
 
-    schema, params, is_from_type_hint = None, (), False
+    `outputs` is the schema of its answers, and `expected` what is found out of `schema` for
+    tensors when there are any.
+    """
+
+    schema, outputs, expected, params, is_from_type_hint = None, None, None, (), False
 
 
 class Input:
     """What a model is asked: the data, and params or None.
 
     `is_chat` says whether it came in the form of the LLM providers, whose answer is not
-    wrapped.
+    wrapped, and `write` what writes the answer, where that is not MLflow's JSON.
     """
 
-    def __init__(self, data, params=None, is_chat=False):
+    def __init__(self, data, params=None, is_chat=False, write=None):
         """Keep the parts. `form` is what `batching` finds out of the data."""
         self.data, self.params, self.is_chat = data, params, is_chat
-        self.form = False
+        self.form, self._write = False, write
+
+    def written(self, raw, limit):
+        """Return the model's answer *raw* in at most *limit* bytes, and notes on it."""
+        if self._write:
+            return self._write(raw, limit)
+        return writing.write(raw, self.is_chat, limit)
 
 
 def metadata_of(model):
@@ -36,6 +48,8 @@ def metadata_of(model):
     found, given = Metadata(), getattr(model, "metadata", None)
     if hasattr(given, "get_input_schema"):
         found.schema = given.get_input_schema()
+    if hasattr(given, "get_output_schema"):
+        found.outputs = given.get_output_schema()
     if hasattr(given, "get_params_schema"):
         params = given.get_params_schema()
         found.params = [one.name for one in params.params] if params else ()
@@ -62,6 +76,8 @@ def read(head, payload, metadata):
 
 def _read(payload, content_type, metadata):
     kind, *parameters = (one.strip() for one in content_type.lower().split(";"))
+    if kind == TENSORS:
+        return _tensors_of(payload, metadata)
     if kind == _PARQUET:
         return Input(_parquet(payload))
     if kind not in (_JSON, _CSV):
@@ -91,6 +107,14 @@ def _parquet(payload):
             "can be read; send JSON or CSV"
         )
         raise Refused("PAYLOAD_INVALID", message)
+
+
+def _tensors_of(payload, metadata):
+    # Most workers never see any.
+    from . import tensor_reading, tensor_writing
+
+    header, data, params = tensor_reading.read(payload, metadata)
+    return Input(data, params, write=tensor_writing.Wanted(header, metadata).written)
 
 
 def _csv(text, schema):

@@ -9,7 +9,6 @@ from . import batching
 from .protocol import BEGUN, DONE, FAILED, PREDICT
 from .reading import metadata_of, read
 from .refusals import Refused, name, refuse_missing, short, told, trace
-from .writing import write
 
 _SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
 
@@ -86,7 +85,7 @@ class Scorer:
             if prepared.refused:
                 raise prepared.refused
             raw = self._call(prepared.input.data, prepared.input.params)
-            body, notes = write(raw, prepared.input.is_chat, self._limit)
+            body, notes = prepared.input.written(raw, self._limit)
         except Refused as refused:
             return request.number, FAILED, refused.document(), b""
         seconds = prepared.seconds + time.perf_counter() - started
@@ -111,7 +110,7 @@ class Scorer:
         try:
             if request.prepared.refused:
                 raise request.prepared.refused
-            body, notes = write(raw, False, self._limit)
+            body, notes = request.prepared.input.written(raw, self._limit)
         except Refused as refused:
             return request.number, FAILED, refused.document(), b""
         return request.number, DONE, {"seconds": seconds, "notes": notes, "batch": count}, body

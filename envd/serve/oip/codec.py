@@ -1,0 +1,180 @@
+"""Requests and answers of ModelInfer, as the worker takes and gives them.
+
+What is typed becomes bytes: the worker, and whoever gathers requests into one call, has one
+form to deal with (`envd.run.envd_worker.tensors`). Nothing here needs numpy.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from envd.errors import ModelRaisedError, PayloadInvalidError
+from envd.run.envd_worker import tensors
+from envd.run.envd_worker.tensors import Malformed
+from envd.serve.oip import inference_pb2 as oip
+
+# Where typed elements stand, by their datatype.
+_FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_SHARED_MEMORY = "shared_memory_region"
+_SIZE = "binary_data_size"
+
+
+def payload(request: oip.ModelInferRequest) -> bytes:
+    """Return *request* as a worker takes it, but for what it is called by.
+
+    Raises:
+        PayloadInvalidError: it is not what the protocol says.
+    """
+    buffers = list(_buffers(request))
+    parameters = _parameters(request.parameters) | {"binary_data_output": True}
+    inputs = [
+        {
+            "name": one.name,
+            "datatype": one.datatype,
+            "shape": list(one.shape),
+            "parameters": _parameters(one.parameters) | {_SIZE: len(buffer)},
+        }
+        for one, buffer in zip(request.inputs, buffers, strict=True)
+    ]
+    header: dict[str, Any] = {"parameters": parameters, "inputs": inputs}
+    if request.outputs:
+        header["outputs"] = [
+            {"name": one.name, "parameters": _asked(one.parameters)} for one in request.outputs
+        ]
+    try:
+        sealed: bytes = tensors.sealed(header, buffers)
+    except ValueError as error:
+        message = f"a parameter of the request is no number that JSON has: {error}"
+        raise PayloadInvalidError(message) from error
+    return sealed
+
+
+def response(answer: bytes, request: oip.ModelInferRequest, version: str) -> oip.ModelInferResponse:
+    """Return the *answer* of a worker to *request*, whose model has that *version*.
+
+    Raises:
+        ModelRaisedError: no worker answers so.
+    """
+    found = oip.ModelInferResponse(
+        model_name=request.model_name, model_version=version, id=request.id
+    )
+    try:
+        header, rest = tensors.opened(answer)
+        _set(found.parameters, tensors.parameters_of(header, "the answer"))
+        documents = header["outputs"]
+        # Whoever sends their elements typed gets them so, as far as there are types for it.
+        is_raw = bool(request.raw_input_contents) or any(
+            one["datatype"] not in _FIELDS for one in documents
+        )
+        for one in documents:
+            rest = _add(found, one, rest, is_raw=is_raw)
+    except (Malformed, KeyError, TypeError, ValueError, struct.error) as error:
+        message = f"the model's worker answered what are no tensors: {error!r}"
+        raise ModelRaisedError(message) from error
+    return found
+
+
+def _add(
+    found: oip.ModelInferResponse, document: dict[str, Any], rest: memoryview, *, is_raw: bool
+) -> memoryview:
+    """Add an output to *found*; return what of *rest* is behind it."""
+    parameters = dict(document["parameters"])
+    size = parameters.pop(_SIZE)
+    if not 0 <= size <= len(rest):
+        raise Malformed(_SIZE)
+    output = found.outputs.add(
+        name=document["name"], datatype=document["datatype"], shape=document["shape"]
+    )
+    _set(output.parameters, parameters)
+    if is_raw:
+        found.raw_output_contents.append(bytes(rest[:size]))
+    else:
+        field = getattr(output.contents, _FIELDS[output.datatype])
+        field.extend(_elements(rest[:size], output.datatype))
+    return rest[size:]
+
+
+def _elements(buffer: memoryview, datatype: str) -> Iterable[Any]:
+    is_text = datatype == "BYTES"
+    found: list[Any] = tensors.texts(buffer) if is_text else tensors.numbers(buffer, datatype)
+    return found
+
+
+def _buffers(request: oip.ModelInferRequest) -> Iterator[bytes]:
+    """Yield the elements of each input as bytes.
+
+    Raises:
+        PayloadInvalidError: there are none, or they are not of its datatype.
+    """
+    raw = iter(request.raw_input_contents)
+    for one in request.inputs:
+        if _SHARED_MEMORY in one.parameters:
+            message = f"envd has no shared memory for `{one.name}`; send its elements"
+            raise PayloadInvalidError(message, input=one.name)
+        if one.HasField("contents") and one.contents.ByteSize():
+            yield _packed(one)
+        elif (buffer := next(raw, None)) is not None:
+            yield buffer
+        elif 0 in one.shape:
+            yield b""
+        else:
+            message = f"the input `{one.name}` has neither `contents` nor raw contents"
+            raise PayloadInvalidError(message, input=one.name)
+    if next(raw, None) is not None:
+        message = "there are more raw contents than inputs that have no `contents`"
+        raise PayloadInvalidError(message)
+
+
+def _packed(one: oip.ModelInferRequest.InferInputTensor) -> bytes:
+    field = _FIELDS.get(one.datatype)
+    if field is None:
+        message = f"`{one.name}` is {one.datatype}, which has only raw contents"
+        raise PayloadInvalidError(message, input=one.name, datatype=one.datatype)
+    values = getattr(one.contents, field)
+    if not values or len(one.contents.ListFields()) > 1:
+        message = f"`{one.name}` is {one.datatype}, and only `{field}` may hold its elements"
+        raise PayloadInvalidError(message, input=one.name, datatype=one.datatype)
+    if one.datatype == "BYTES":
+        texts: bytes = tensors.packed_texts(values)
+        return texts
+    try:
+        numbers: bytes = tensors.packed(values, one.datatype, one.name)
+    except Malformed as error:
+        raise PayloadInvalidError(str(error), input=one.name, datatype=one.datatype) from error
+    return numbers
+
+
+def _asked(parameters: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
+    if _SHARED_MEMORY in parameters:
+        message = "envd has no shared memory for outputs; take them from the answer"
+        raise PayloadInvalidError(message)
+    # Their elements are in buffers, whatever a client says of REST.
+    return _parameters(parameters) | {"binary_data": True}
+
+
+def _parameters(found: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
+    return {
+        key: getattr(one, kind)
+        for key, one in found.items()
+        if (kind := one.WhichOneof("parameter_choice"))
+    }
+
+
+def _set(target: Any, parameters: Mapping[str, Any]) -> None:
+    for key, value in parameters.items():
+        target[key].string_param = value
