@@ -20,6 +20,7 @@ from packaging.version import Version
 
 from envd import config
 from envd.build import Interpreters
+from envd.run import envd_worker
 from tests.conftest import Daemon, Envctl, environment, expected, is_running, link_cache, wait_for
 from tests.tiny import Tiny, sdist
 
@@ -418,3 +419,13 @@ class _Attempts:
         while not self._over.wait(0.005):
             found = self._root.glob("environments/*/*/")
             self.seen |= {one.name for one in found if one.name != "used-by"}
+
+
+def test_a_table_made_at_once_is_the_one_that_mlflow_makes(shared_envctl: Envctl) -> None:
+    program, worker = Path(__file__).with_name("compare_tables.py"), Path(envd_worker.__file__)
+    compare = ("python", program, worker.parent.parent)
+
+    done = shared_envctl("run", "-m", expected("a").path, "--", *compare)
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 
-from . import writing
+from . import doubles, writing
 from .protocol import TENSORS
 from .refusals import Refused, short, told
 
@@ -17,11 +17,12 @@ _JSON, _CSV, _PARQUET = "application/json", "text/csv", "application/vnd.apache.
 class Metadata:
     """What the signature of a model says of its input; nothing, for one without mlflow.
 
-    `outputs` is the schema of its answers, and `expected` what is found out of `schema` for
-    tensors when there are any.
+    `doubles` is as `doubles.names_of`, `outputs` the schema of its answers, and `expected`
+    what is found out of `schema` for tensors when there are any.
     """
 
     schema, outputs, expected, params, is_from_type_hint = None, None, None, (), False
+    doubles = None
 
 
 class Input:
@@ -48,6 +49,7 @@ def metadata_of(model):
     found, given = Metadata(), getattr(model, "metadata", None)
     if hasattr(given, "get_input_schema"):
         found.schema = given.get_input_schema()
+        found.doubles = doubles.names_of(found.schema)
     if hasattr(given, "get_output_schema"):
         found.outputs = given.get_output_schema()
     if hasattr(given, "get_params_schema"):
@@ -156,13 +158,17 @@ def _data(form, value, metadata):
             raise Refused("PAYLOAD_INVALID", "this model takes its input under `inputs` only")
         return value
     if form.startswith("dataframe_"):
-        return _dataframe(value, form[len("dataframe_") :], metadata.schema)
+        return _dataframe(value, form[len("dataframe_") :], metadata)
     return _tensors(form, value, metadata.schema)
 
 
-def _dataframe(value, orient, schema):
+def _dataframe(value, orient, metadata):
+    schema = metadata.schema
     helpers = _mlflow_helpers()
     if hasattr(helpers, "dataframe_from_parsed_json"):
+        found = doubles.table(value, orient, metadata.doubles) if metadata.doubles else None
+        if found is not None:
+            return found
         return helpers.dataframe_from_parsed_json(value, orient, schema)
     if orient == "split" and not (isinstance(value, dict) and "data" in value):
         raise Refused("PAYLOAD_INVALID", "`dataframe_split` must be an object with `data`")
