@@ -1,9 +1,11 @@
 """Clients in a process of their own: ask several servers, a slice of time each, in turn.
 
 On stdin comes a JSON object: `clients`, `seconds` for each server, and `servers`, by name: the
-`socket`, a file with a PredictRequest, and the `pid`. One client asks and waits, again and again,
-through grpc's blocking stub; several are tasks of one event loop on one connection. Requests are
-sent and answers taken as bytes: a client costs as little as it can.
+`target` (an address as gRPC writes it), the gRPC `method`, a file with the `request`, the `pid`.
+Without a method it is an HTTP server: the file holds the whole request. One client asks and
+waits, again and again, and blocks; several are tasks of one event loop, on one connection with gRPC
+and on one each with HTTP. Requests are sent and answers taken as bytes: a client costs as
+little as it can.
 
 Each slice has a fifth that is not counted. On stdout comes for each server: `p50` and `p99` in
 microseconds from request to answer, `wall` in microseconds per answer, and `cpu`, the processor
@@ -13,7 +15,9 @@ time of the server's process per answer.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -24,7 +28,6 @@ from typing import Any
 import grpc
 import uvloop
 
-_PREDICT = "/envd.v1.Predictions/Predict"
 _SLICE_S, _WARM_UP = 0.5, 0.2
 _LIMIT = 256 << 20
 _OPTIONS = [
@@ -38,6 +41,7 @@ class Server:
     """A server, and what came out so far."""
 
     target: str
+    method: str
     request: bytes
     pid: int
     taken: list[float] = field(default_factory=list)
@@ -83,13 +87,15 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _one(server: Server) -> Callable[[], None]:
-    channel = grpc.insecure_channel(server.target, _OPTIONS)
-    predict: Any = channel.unary_unary(_PREDICT)
+    if server.method:
+        answer: Any = grpc.insecure_channel(server.target, _OPTIONS).unary_unary(server.method)
+    else:
+        answer = _blocking_http(server)
 
     def ask() -> None:
         server.start()
         while (asked := time.perf_counter()) < server.end:
-            predict(server.request)
+            answer(server.request)
             server.count(asked)
         server.stop()
 
@@ -97,20 +103,69 @@ def _one(server: Server) -> Callable[[], None]:
 
 
 def _many(server: Server, clients: int) -> Callable[[], Awaitable[None]]:
-    channel = grpc.aio.insecure_channel(server.target, _OPTIONS)
-    predict: Any = channel.unary_unary(_PREDICT)
+    if server.method:
+        channel = grpc.aio.insecure_channel(server.target, _OPTIONS)
+        answers: list[Any] = [channel.unary_unary(server.method)] * clients
+    else:
+        answers = [_http(server) for _ in range(clients)]
 
-    async def client() -> None:
+    async def client(answer: Any) -> None:
         while (asked := time.perf_counter()) < server.end:
-            await predict(server.request)
+            await answer(server.request)
             server.count(asked)
 
     async def ask() -> None:
         server.start()
-        await asyncio.gather(*(client() for _ in range(clients)))
+        await asyncio.gather(*map(client, answers))
         server.stop()
 
     return ask
+
+
+def _blocking_http(server: Server) -> Callable[[bytes], None]:
+    """Return what sends a request over a connection of its own, and takes the answer."""
+
+    @functools.cache
+    def connection() -> Any:
+        return socket.create_connection(_address(server)).makefile("rwb")
+
+    def answer(request: bytes) -> None:
+        connection().write(request)
+        connection().flush()
+        head = b"".join(iter(connection().readline, b"\r\n"))
+        connection().read(_length(head))
+
+    return answer
+
+
+def _http(server: Server) -> Callable[[bytes], Awaitable[None]]:
+    """Return the same for a task."""
+    streams: list[Any] = []
+
+    async def answer(request: bytes) -> None:
+        if not streams:
+            streams.extend(await asyncio.open_connection(*_address(server)))
+        reader, writer = streams
+        writer.write(request)
+        await reader.readexactly(_length(await reader.readuntil(b"\r\n\r\n")))
+
+    return answer
+
+
+def _address(server: Server) -> tuple[str, int]:
+    host, _, port = server.target.rpartition(":")
+    return host, int(port)
+
+
+def _length(head: bytes) -> int:
+    """Return how long the body is behind the *head* of an answer that went well.
+
+    Raises:
+        ValueError: it did not go well.
+    """
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise ValueError(head.decode())
+    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
 
 
 async def _all(servers: Iterable[Server], clients: int, turns: int) -> None:
@@ -131,7 +186,7 @@ def main() -> None:
     """Run."""
     given = json.load(sys.stdin)
     servers = {
-        name: Server(f"unix:{one['socket']}", Path(one["request"]).read_bytes(), one["pid"])
+        name: Server(one["target"], one["method"], Path(one["request"]).read_bytes(), one["pid"])
         for name, one in given["servers"].items()
     }
     turns = round(given["seconds"] / _SLICE_S)

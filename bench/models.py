@@ -14,15 +14,9 @@ environment. What is there before: the environment, and its files in the page ca
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +24,7 @@ from pathlib import Path
 import click
 import daemon
 import memory
+import peers
 import rounds
 import served
 from envd_client import Client
@@ -41,7 +36,6 @@ _MANY, _QUICK = 50, 10
 _FIRST = 2
 _LIMITS = (Limit("envd: further", 0.15), Limit("envd: MB", 30))
 _AIMS = (Aim("envd: further", "mlflow: first", at_most=1), Aim("envd: MB", "mlflow: MB", at_most=1))
-_LONGEST_START_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,47 +67,22 @@ class Many:
 
     def mlflow_serve(self) -> rounds.Round:
         """Serve one model with MLflow."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        argv: list[str | Path] = [self.mlflow, "models", "serve", "--model-uri", self.folders[0]]
-        argv += ["--env-manager", "local", "--port", str(port)]
-        variables = daemon.environ(served.ROOT)
-        variables["PATH"] = f"{self.mlflow.parent}:{variables['PATH']}"
         started = time.perf_counter()
-        server = subprocess.Popen(
-            argv,
-            env=variables,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            _ask(port, self.row)
+        with peers.mlflow_serving(self.mlflow, self.folders[0]) as server:
+            _ask(server.http, self.row)
             return {
                 "first": time.perf_counter() - started,
                 "MB": memory.private_mb(server.pid),
             }
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
 
 
 def _ask(port: int, row: dict[str, object]) -> None:
-    """Ask until there is an answer."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations",
         json.dumps(row).encode(),
         {"Content-Type": "application/json"},
     )
-    until = time.monotonic() + _LONGEST_START_S
-    while time.monotonic() < until:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(request).read()
-            return
-        time.sleep(0.01)
-    message = "`mlflow models serve` does not answer"
-    raise click.ClickException(message)
+    urllib.request.urlopen(request).read()
 
 
 @click.command()
@@ -123,8 +92,7 @@ def main(models: int | None, rounds_: int, *, is_json: bool, quick: bool) -> Non
     """Compare many models in one environment with a server for each."""
     count = models or (_QUICK if quick else _MANY)
     with rounds.failing_briefly():
-        mlflow = served.environment().prefix / "bin" / "mlflow"
-        many = Many(served.copies(count), served.iris_row(), mlflow)
+        many = Many(served.copies(count), served.iris_row(), peers.mlflow())
         # Whoever comes first must not pay for what has to be read from the disk.
         many.mlflow_serve()
         load = rounds.load()

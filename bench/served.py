@@ -14,7 +14,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from envd_client.v1 import envd_pb2 as api
 from rounds import run, say
 from setup import BENCH, IRIS
 
@@ -93,13 +92,6 @@ def _like_iris(names: list[str], program: str, *given: Path) -> list[Path]:
         for folder in missing:
             folder.with_suffix(".made").touch()
     return folders
-
-
-def request(model: Path | str, document: object) -> bytes:
-    """Return the bytes of a PredictRequest for *model*."""
-    payload = json.dumps(document).encode()
-    asked = api.PredictRequest(model=str(model), payload=payload, content_type="application/json")
-    return asked.SerializeToString()
 
 
 def iris_row() -> dict[str, object]:

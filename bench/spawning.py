@@ -24,6 +24,7 @@ from pathlib import Path
 
 import click
 import daemon
+import questions
 import rounds
 import served
 from envd_client import Client
@@ -58,7 +59,12 @@ class Served:
     def _load(self) -> float:
         """Let the clients ask for a while; return microseconds per answer."""
         process, socket = self.running.process, self.running.socket
-        asked = {"pid": process.pid, "socket": str(socket), "request": str(_HOME / "request")}
+        asked = {
+            "pid": process.pid,
+            "target": f"unix:{socket}",
+            "method": questions.PREDICT,
+            "request": str(_HOME / "request"),
+        }
         given = {"clients": _CLIENTS, "seconds": _SECONDS, "servers": {"echo": asked}}
         argv: list[str | Path] = [sys.executable, _HERE / "load.py"]
         found = json.loads(rounds.run(argv, given=json.dumps(given)))
@@ -112,7 +118,8 @@ def _served() -> Iterator[Served]:
     shutil.rmtree(_HOME, ignore_errors=True)
     (_HOME / "models").mkdir(parents=True)
     echo = served.echo()
-    (_HOME / "request").write_bytes(served.request(echo, {"inputs": "x" * 100}))
+    question = questions.predict(str(echo), {"inputs": "x" * 100}, None)
+    (_HOME / "request").write_bytes(question.request)
     with daemon.running(served.ROOT, **_SETTINGS) as running, Client(running.socket) as client:
         client.predict(echo, {"inputs": [1]})
         yield Served(running, _starts(client, echo))
