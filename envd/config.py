@@ -163,6 +163,11 @@ class Models:
     )
     tracking_uri: str = setting("", "MLflow's tracking server, for `runs:/` and `models:/`.")
     registry_uri: str = setting("", "MLflow's model registry, where it is another server.")
+    repository: Location = setting(
+        Location(""),
+        "A folder of models that the daemon serves by their names, `NAME/VERSION/MLmodel` or "
+        "`NAME/MLmodel`: the newest version, unless a request names another.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,21 @@ No stubs of envd's for it may be in this process: two copies of one proto are a 
 
 from __future__ import annotations
 
+import queue
+import shutil
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
 
 from tests.conftest import Daemon, launch, one_python, stop
 from tests.tiny import Tiny
@@ -102,9 +107,13 @@ def session(
     echo(tiny, folder / "signed", libraries, signature)
     echo(tiny, folder / "batched", libraries, "metadata:\n  envd: {batch: true}\n")
     (folder / "broken").mkdir()
+    echo(tiny, folder / "repository" / "grown" / "2", libraries)
+    echo(tiny, folder / "repository" / "grown" / "10", libraries)
     file = folder / "envd.toml"
-    names = ("echo", "bare", "signed", "batched", "broken")
-    file.write_text("[models]\n" + "".join(f'{one} = "{folder}/{one}"\n' for one in names))
+    names = ("echo", "bare", "signed", "batched", "broken", "lazy")
+    echo(tiny, folder / "lazy", libraries)
+    lines = [f'{one} = "{folder}/{one}"' for one in names]
+    file.write_text("\n".join(["[models]", f'repository = "{folder}/repository"', *lines]))
     settings = {**tiny.settings, **one_python(tools), "ENVD_CONFIG": str(file)}
     daemon = launch(folder / "root", home, **settings)
     with triton.InferenceServerClient(f"unix:{daemon.root}/predict.sock") as client:
@@ -197,3 +206,202 @@ def test_texts_are_read_as_their_content_type_says(session: Session) -> None:
     assert back(json, "pd_json") == [b'{"a": [1]}', b"null"]
     assert back(encoded, "base64") == [b"YQ==", b"bm8gYmFzZTY0"]
     assert back(times, "datetime") == [b"2026-01-02T03:04:05", b"2026-01-02T00:00:00"]
+
+
+# The whole session.
+
+
+def test_it_says_what_it_is(session: Session) -> None:
+    client = session.client
+    server = client.get_server_metadata()
+    signed = client.get_model_metadata("signed")
+
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert (server.name, list(server.extensions)[:1]) == ("envd", ["model_repository"])
+    assert (signed.name, list(signed.versions), signed.platform) == ("signed", ["1"], "mlflow")
+    told = [(one.name, one.datatype, list(one.shape)) for one in signed.inputs]
+    assert told == [("age", "INT64", [-1, 1]), ("who", "BYTES", [-1, 1])]
+    told = [(one.name, one.datatype, list(one.shape)) for one in signed.outputs]
+    assert told == [("output-0", "FP32", [-1, 3])]
+
+
+def test_it_says_what_triton_says_of_a_model(session: Session) -> None:
+    config = session.client.get_model_config("signed").config
+
+    assert (config.name, config.platform, config.max_batch_size) == ("signed", "mlflow", 0)
+    assert [(one.name, one.data_type) for one in config.input] == [
+        ("age", model_config_pb2.TYPE_INT64),
+        ("who", model_config_pb2.TYPE_STRING),
+    ]
+    assert list(config.output[0].dims) == [-1, 3]
+    with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+        session.client.get_inference_statistics("signed")
+
+
+def test_models_are_loaded_and_unloaded(session: Session) -> None:
+    client = session.client
+
+    def states() -> dict[tuple[str, str], str]:
+        index = client.get_model_repository_index().models
+        return {(one.name, one.version): one.state for one in index}
+
+    before = states()
+    is_ready = client.is_model_ready("lazy")
+    client.load_model("lazy")
+    after, is_loaded = states(), client.is_model_ready("lazy")
+    client.unload_model("lazy")
+
+    assert before["lazy", "1"] == "UNAVAILABLE"
+    assert not is_ready
+    assert (after["lazy", "1"], is_loaded) == ("READY", True)
+    assert not client.is_model_ready("lazy")
+    assert {version for name, version in before if name == "grown"} == {"2", "10"}
+    with pytest.raises(InferenceServerException, match=r"MLmodel|MODEL") as raised:
+        client.load_model("broken")
+    assert raised.value.status() == "StatusCode.NOT_FOUND"
+    with pytest.raises(InferenceServerException, match="send no parameters"):
+        client.load_model("lazy", config="{}")
+
+
+def test_a_repository_serves_its_newest_version_and_the_others_by_number(
+    session: Session, tiny: Tiny
+) -> None:
+    client, home = session.client, session.folder / "repository"
+    newest = session.infer("grown", _ONE).get_response().model_version
+    older = session.infer("grown", _ONE, model_version="2").get_response().model_version
+    with pytest.raises(InferenceServerException, match="no version `3`; it has `2`, `10`"):
+        session.infer("grown", _ONE, model_version="3")
+    echo(tiny, home / "plain", session.folder / "libraries")
+    (home / "out").symlink_to(session.folder / "echo")
+    shutil.copytree(home / "grown" / "2", home / "grown" / "11")
+    shutil.rmtree(home / "grown" / "2")
+    client.load_model("grown")
+    names = {(one.name, one.version) for one in client.get_model_repository_index().models}
+
+    assert (newest, older) == ("10", "2")
+    assert session.infer("grown", _ONE).get_response().model_version == "11"
+    assert session.infer("plain", _ONE).get_response().model_version == "1"
+    assert {("grown", "10"), ("grown", "11"), ("plain", "1")} <= names
+    assert not {("grown", "2"), ("out", "1")} & names
+    assert list(client.get_model_metadata("grown").versions) == ["10", "11"]
+    with pytest.raises(InferenceServerException, match="no version `2`"):
+        session.infer("grown", _ONE, model_version="2")
+
+
+def test_many_are_asked_at_once_and_each_has_its_answer(session: Session) -> None:
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    for number in range(20):
+        session.client.async_infer(
+            "batched",
+            [tensor("x", np.array([[number]]))],
+            lambda result, error: answers.put((result, error)),
+            request_id=str(number),
+        )
+    found = [answers.get(timeout=60) for _ in range(20)]
+
+    assert all(error is None for _, error in found)
+    told = {one.get_response().id: one.as_numpy("output-1").item() for one, _ in found}
+    assert told == {str(number): number for number in range(20)}
+
+
+def test_a_stream_answers_each_when_it_can_and_outlives_errors(
+    session: Session, tmp_path: Path
+) -> None:
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    slow = {"do": "wait", "begun": str(begun), "end": str(end)}
+    session.infer("bare", _ONE)
+    session.client.start_stream(lambda result, error: answers.put((result, error)))
+    session.client.async_stream_infer("echo", [_ONE], request_id="slow", parameters=slow)
+    session.client.async_stream_infer("bare", [_ONE], request_id="quick")
+    session.client.async_stream_infer("nobody", [_ONE], request_id="unknown")
+    session.client.async_stream_infer("bare", [_ONE], request_id="bad", parameters={"do": "raise"})
+    first = [answers.get(timeout=60) for _ in range(3)]
+    end.touch()
+    last, error = answers.get(timeout=60)
+    session.client.stop_stream()
+
+    assert error is None
+    assert last.get_response().id == "slow"
+    assert {one.get_response().id for one, _ in first if one} == {"quick"}
+    messages = sorted(str(error) for _, error in first if error)
+    assert "MODEL_NOT_FOUND: no served model is called `nobody`" in messages[0]
+    assert "MODEL_RAISED: the model raised RuntimeError: it was asked to" in messages[1]
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_what_is_compressed_is_understood(session: Session, algorithm: str) -> None:
+    sent = np.zeros((1000, 100))
+
+    back = session.infer("echo", tensor("x", sent), compression_algorithm=algorithm)
+
+    np.testing.assert_array_equal(back.as_numpy("output-1"), sent)
+
+
+_ONE = tensor("x", np.array([[1.5]]))
+_TYPED = [
+    ("BOOL", "bool_contents", [True, False]),
+    ("INT8", "int_contents", [-128, 127]),
+    ("INT16", "int_contents", [-(2**15), 1]),
+    ("INT32", "int_contents", [-(2**31), 1]),
+    ("INT64", "int64_contents", [-(2**63), 1]),
+    ("UINT8", "uint_contents", [255, 0]),
+    ("UINT16", "uint_contents", [65535, 0]),
+    ("UINT32", "uint_contents", [2**32 - 1, 0]),
+    ("UINT64", "uint64_contents", [2**64 - 1, 0]),
+    ("FP32", "fp32_contents", [0.5, -1.0]),
+    ("FP64", "fp64_contents", [0.1, 1e300]),
+    ("BYTES", "bytes_contents", [b"a", b"\xff\x00"]),
+]
+
+
+def typed(datatype: str, field: str, values: list[Any], shape: list[int]) -> Any:
+    """Return a request as MLServer's clients send it."""
+    found = service_pb2.ModelInferRequest(model_name="echo", id="7")
+    one = found.inputs.add(name="x", datatype=datatype, shape=shape)
+    getattr(one.contents, field).extend(values)
+    return found
+
+
+@pytest.fixture
+def stub(session: Session) -> Iterator[Any]:
+    with grpc.insecure_channel(session.target) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.mark.parametrize(("datatype", "field", "values"), _TYPED)
+def test_what_comes_typed_is_answered_typed(
+    stub: Any, datatype: str, field: str, values: list[Any]
+) -> None:
+    answer = stub.ModelInfer(typed(datatype, field, values, [2, 1]))
+
+    (output,) = answer.outputs
+    assert (output.name, output.datatype, list(output.shape)) == ("output-1", datatype, [2, 1])
+    assert list(getattr(output.contents, field)) == values
+    assert answer.id == "7"
+    assert not answer.raw_output_contents
+    assert answer.parameters["content_type"].string_param == "np"
+
+
+_REFUSED = [
+    (typed("INT8", "int_contents", [128], [1, 1]), "no INT8"),
+    (typed("INT32", "int64_contents", [1], [1, 1]), "only `int_contents` may hold"),
+    (typed("FP16", "fp32_contents", [1], [1, 1]), "only raw contents"),
+    (typed("INT32", "int_contents", [1], [2, 1]), "take 8"),
+    (typed("INT32", "int_contents", [1], [-1, 1]), "sizes of 0 or more"),
+    (typed("INT32", "int_contents", [1], [2**61, 2**61]), "take"),
+    (typed("INT32", "int_contents", [1], [1] * 33), "at most 32 sizes"),
+    (typed("BYTES", "bytes_contents", [b"a", b"b"], [3, 1]), "has 2 elements"),
+    (typed("COMPLEX", "fp32_contents", [1], [1, 1]), "only raw contents"),
+    (service_pb2.ModelInferRequest(model_name="echo"), "no input"),
+]
+
+
+@pytest.mark.parametrize(("request_", "why"), _REFUSED)
+def test_what_does_not_fit_is_refused_and_says_why(stub: Any, request_: Any, why: str) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.ModelInfer(request_)
+
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert why in raised.value.details()

@@ -25,6 +25,7 @@ from envd.addresses import Sockets
 from envd.builds import Builds
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
+from envd.model import repository
 from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
@@ -38,6 +39,7 @@ from envd.serve.models import ReadyModels
 from envd.serve.oip import inference_pb2 as oip
 from envd.serve.oip import inference_pb2_grpc as oip_services
 from envd.serve.oip import service as oip_service
+from envd.serve.oip.catalog import Catalog
 from envd.serve.predicting import Predicting
 from envd.serve.predictions import Predictions
 from envd.serve.roles import Role
@@ -72,6 +74,7 @@ class _Parts:
     loading: Loading
     upkeep: Upkeep
     predicting: Predicting
+    catalog: Catalog
 
 
 class Daemon:
@@ -84,7 +87,9 @@ class Daemon:
         self._processes = processes
         self._store = Store(settings.root)
         self._health = health.aio.HealthServicer()
-        self._entries = Entries(settings.served, self._health)
+        folder = settings.models.repository
+        offered = repository.read(Path(folder)) if folder else ()
+        self._entries = Entries(settings.served, self._health, offered)
         self._calls = Calls()
         self._in_flight = InFlight(settings.daemon)
         self._tracing = tracing.start()
@@ -109,7 +114,8 @@ class Daemon:
         await builds.learn()
         upkeep = Upkeep(self._settings, builds)
         predicting = Predicting(models, pool, self._in_flight)
-        parts = _Parts(builds, models, pool, loading, upkeep, predicting)
+        catalog = Catalog(self._settings.models.repository, models, loading, pool)
+        parts = _Parts(builds, models, pool, loading, upkeep, predicting, catalog)
         self._servers = [
             self._server(self._sockets.predict, {Role.PREDICT, Role.BUILD}, parts),
             self._server(self._sockets.admin, set(Role), parts),
@@ -185,7 +191,7 @@ class Daemon:
         services.add_EnvironmentsServicer_to_server(environments, gate)
         predictions = Predictions(parts.models, parts.pool, parts.loading, roles, parts.predicting)
         services.add_PredictionsServicer_to_server(predictions, gate)
-        asked = oip_service.Parts(parts.models, parts.loading, parts.predicting, self._calls)
+        asked = oip_service.Parts(parts.catalog, parts.predicting, self._calls)
         inference = oip_service.Inference(asked, roles)
         oip_services.add_GRPCInferenceServiceServicer_to_server(inference, gate)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 from grpc_health.v1 import health, health_pb2
 
-from envd.errors import EnvdError, RequestInvalidError
+from envd.errors import EnvdError, RequestInvalidError, SettingsInvalidError
 from envd.events import Note
-from envd.model import Model, naming
+from envd.model import Model, naming, repository
+from envd.model.repository import Offered
 from envd.run.serving import Serving
 from envd.served import Served
+from envd.values import ModelUri
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class State(enum.Enum):
@@ -29,9 +32,14 @@ class State(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One of these models, as far as it is known: the rest is of the last time it was asked."""
+    """One of these models, as far as it is known: the rest is of the last time it was asked.
+
+    Of a repository folder it may be one of several with one name; it has a `version` then,
+    and may be called NAME/VERSION.
+    """
 
     served: Served
+    version: str = ""
     state: State = State.UNLOADED
     failure: EnvdError | None = None
     model: Model | None = None
@@ -44,17 +52,34 @@ class Entry:
         """What the health service calls it."""
         return f"models/{self.served.name}"
 
+    @property
+    def address(self) -> str:
+        """What it may be called, and no other."""
+        return f"{self.served.name}/{self.version}" if self.version else self.served.name
+
 
 class Entries:
     """All of them; each `generation` has others, or other names for them."""
 
-    def __init__(self, configured: Iterable[Served], teller: health.aio.HealthServicer) -> None:
-        """Know those of the settings; *teller* is told what state those with names are in."""
+    def __init__(
+        self,
+        configured: Iterable[Served],
+        teller: health.aio.HealthServicer,
+        offered: Iterable[Offered] = (),
+    ) -> None:
+        """Know those of the settings, and those *offered* by the repository folder.
+
+        *teller* is told what state those with names are in.
+
+        Raises:
+            SettingsInvalidError: one of these and one of those have the same name.
+        """
         self._teller = teller
         self._all = [Entry(one) for one in configured]
         self._configured = frozenset(self._all)
+        self._offered: frozenset[Entry] = frozenset()
         self.generation = 0
-        self._index()
+        self._replace_offered(offered)
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield them by name, those without one last."""
@@ -63,8 +88,8 @@ class Entries:
         )
 
     def is_configured(self, entry: Entry | None) -> bool:
-        """Whether *entry* is a model of the settings."""
-        return entry in self._configured
+        """Whether *entry* is a model of the settings, or of the repository folder."""
+        return entry in self._configured or entry in self._offered
 
     def find(self, text: str) -> Entry | None:
         """Return the one called *text*, or the first whose path or URI that is."""
@@ -80,6 +105,8 @@ class Entries:
         Raises:
             ModelNotFoundError: it is a name, and no model has it.
         """
+        if found := self._by_name.get(text):
+            return found.served.uri
         return naming.uri_of(text, (one.served for one in self._by_name.values()))
 
     def check_free(self, name: str) -> None:
@@ -89,8 +116,48 @@ class Entries:
             RequestInvalidError: it is the name of a model of the settings.
         """
         if self.is_configured(self._by_name.get(name)):
-            message = f"the settings call a model `{name}`; give another name"
+            message = f"the settings call a model `{name}`, or their folder; give another name"
             raise RequestInvalidError(message, name=name)
+
+    def versions(self, name: str) -> list[Entry]:
+        """Return all that are served by *name*, the newest last."""
+        return self._versions.get(name, [])
+
+    async def adopt(self, offered: Iterable[Offered]) -> list[Entry]:
+        """Have those *offered* in the place of those that were; return the ones that are gone.
+
+        Raises:
+            SettingsInvalidError: another model has the name of one; nothing has changed.
+        """
+        before = self._offered
+        gone = self._replace_offered(offered)
+        for entry in self._offered - before:
+            await self._tell(entry)
+        for name in {one.served.name for one in gone}:
+            if newest := self._by_name.get(name):
+                await self._tell(newest)
+            else:
+                await self._teller.set(f"models/{name}", _UNKNOWN)
+        return gone
+
+    def _replace_offered(self, offered: Iterable[Offered]) -> list[Entry]:
+        known = {(one.served, one.version): one for one in self._offered}
+        rest = [one for one in self._all if one not in self._offered]
+        now = []
+        for one in offered:
+            key = Served(one.name, ModelUri(str(one.path))), one.version
+            now.append(known.pop(key) if key in known else Entry(*key))
+        taken = {one.served.name for one in rest} & {one.served.name for one in now}
+        if taken:
+            name = min(taken)
+            message = (
+                f"the repository folder has a model `{name}`, and so have the settings or "
+                "whoever gave one that name; rename one"
+            )
+            raise SettingsInvalidError(message, setting=repository.SETTING, name=name)
+        self._all, self._offered = [*rest, *now], frozenset(now)
+        self._index()
+        return list(known.values())
 
     async def put(self, entry: Entry) -> None:
         """Have *entry* among them, in the place of one that has its name.
@@ -113,8 +180,7 @@ class Entries:
         self._all.remove(entry)
         self._index()
         if entry.served.name:
-            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            await self._teller.set(entry.service, unknown)
+            await self._teller.set(entry.service, _UNKNOWN)
 
     async def announce(self) -> None:
         """Tell the health of all."""
@@ -134,7 +200,16 @@ class Entries:
 
     def _index(self) -> None:
         self.generation += 1
-        self._by_name = {one.served.name: one for one in self._all if one.served.name}
+        self._versions: dict[str, list[Entry]] = {}
+        for one in sorted((one for one in self._all if one.served.name), key=_age):
+            self._versions.setdefault(one.served.name, []).append(one)
+        newest = {name: found[-1] for name, found in self._versions.items()}
+        self._by_name = {one.address: one for found in self._versions.values() for one in found}
+        self._by_name |= newest
         self._by_uri: dict[str, Entry] = {}
         for entry in sorted(self._all, key=lambda one: not one.served.name):
             self._by_uri.setdefault(naming.canonical(entry.served.uri), entry)
+
+
+def _age(entry: Entry) -> int:
+    return int(entry.version or 1)

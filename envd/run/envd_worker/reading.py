@@ -113,10 +113,14 @@ def _parquet(payload):
 
 def _tensors_of(payload, metadata):
     # Most workers never see any.
-    from . import tensor_reading, tensor_writing
+    from . import tensor_reading, tensor_writing, tensors
 
-    header, data, params = tensor_reading.read(payload, metadata)
-    return Input(data, params, write=tensor_writing.Wanted(header, metadata).written)
+    try:
+        header, data, params = tensor_reading.read(payload, metadata)
+        wanted = tensor_writing.Wanted(header, metadata)
+    except tensors.Malformed as error:
+        raise Refused("PAYLOAD_INVALID", str(error))
+    return Input(data, params, write=wanted.written)
 
 
 def _csv(text, schema):

@@ -6,35 +6,29 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 import envd
-from envd.errors import EnvdError, ModelNotFoundError, RequestInvalidError
-from envd.model import naming, signature
+from envd.errors import EnvdError, RequestInvalidError
+from envd.model import signature
 from envd.run.envd_worker.protocol import TENSORS
 from envd.run.pool import Request
 from envd.serve.calls import Calls
 from envd.serve.context import Context
-from envd.serve.loading import Loading
-from envd.serve.models import ReadyModels
 from envd.serve.oip import codec, streaming
 from envd.serve.oip import inference_pb2 as oip
 from envd.serve.oip import inference_pb2_grpc as services
+from envd.serve.oip.catalog import EXTENSIONS, PLATFORM, Catalog, state_of, version_of
 from envd.serve.predicting import Asked, Predicting
 from envd.serve.roles import Role
 from envd.serve.served import Entry, State
 
-EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "parameters")
-PLATFORM = "mlflow"
-_VERSION = "1"
 # What a request in a stream is to whoever counts.
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
-_STATES = {State.READY: "READY", State.LOADING: "LOADING"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What answers and accounts for requests."""
 
-    models: ReadyModels
-    loading: Loading
+    catalog: Catalog
     predicting: Predicting
     calls: Calls
 
@@ -44,8 +38,7 @@ class Inference(services.GRPCInferenceServiceServicer):
 
     def __init__(self, parts: Parts, roles: Collection[Role]) -> None:
         """Answer from *parts* callers that have some *roles*."""
-        self._models = parts.models
-        self._loading = parts.loading
+        self._catalog = parts.catalog
         self._predicting = parts.predicting
         self._calls = parts.calls
         self._is_admin = Role.ADMIN in roles
@@ -62,18 +55,14 @@ class Inference(services.GRPCInferenceServiceServicer):
     ) -> oip.ServerReadyResponse:
         """Say whether nothing is still being loaded that was to be from the start."""
         del request, context
-        awaited = (State.UNLOADED, State.LOADING)
-        is_ready = not any(
-            one.state in awaited for one in self._models.entries if one.served.preload
-        )
-        return oip.ServerReadyResponse(ready=is_ready)
+        return oip.ServerReadyResponse(ready=self._catalog.is_ready)
 
     async def ModelReady(  # noqa: N802
         self, request: oip.ModelReadyRequest, context: Context
     ) -> oip.ModelReadyResponse:
         """Say whether a model was loaded."""
         del context
-        entry = self._find(request.name, request.version)
+        entry = self._catalog.find(request.name, request.version)
         return oip.ModelReadyResponse(ready=entry.state is State.READY)
 
     async def ServerMetadata(  # noqa: N802
@@ -90,11 +79,11 @@ class Inference(services.GRPCInferenceServiceServicer):
     ) -> oip.ModelMetadataResponse:
         """Say which tensors a model takes and gives."""
         del context
-        entry = self._find(request.name, request.version)
-        said = signature.of(await self._models.read(entry.served.uri))
+        entry = self._catalog.find(request.name, request.version)
+        said = await self._catalog.signature(entry)
         found = oip.ModelMetadataResponse(
             name=request.name,
-            versions=[_VERSION],
+            versions=self._catalog.versions(entry),
             platform=PLATFORM,
             inputs=map(_tensor, said.inputs),
             outputs=map(_tensor, said.outputs),
@@ -135,8 +124,8 @@ class Inference(services.GRPCInferenceServiceServicer):
     ) -> oip.ModelConfigResponse:
         """Say what Triton's clients want to know of a model."""
         del context
-        entry = self._find(request.name, request.version)
-        said = signature.of(await self._models.read(entry.served.uri))
+        entry = self._catalog.find(request.name, request.version)
+        said = await self._catalog.signature(entry)
         return oip.ModelConfigResponse(
             config=oip.ModelConfig(
                 name=request.name,
@@ -158,10 +147,8 @@ class Inference(services.GRPCInferenceServiceServicer):
     ) -> oip.RepositoryIndexResponse:
         """List the models that have a name."""
         del context
-        named = [one for one in self._models.entries if one.served.name]
-        return oip.RepositoryIndexResponse(
-            models=[_index(one) for one in named if one.state is State.READY or not request.ready]
-        )
+        found = self._catalog.index(only_ready=request.ready)
+        return oip.RepositoryIndexResponse(models=map(_index, found))
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: oip.RepositoryModelLoadRequest, context: Context
@@ -171,9 +158,7 @@ class Inference(services.GRPCInferenceServiceServicer):
         if request.parameters:
             message = "envd loads models as the settings say; send no parameters"
             raise RequestInvalidError(message, parameters=",".join(sorted(request.parameters)))
-        self._find(request.model_name, "")
-        self._loading.check_may(request.model_name, is_admin=self._is_admin)
-        await self._loading.load(request.model_name, "", wait=True)
+        await self._catalog.load(request.model_name, is_admin=self._is_admin)
         return oip.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -181,35 +166,16 @@ class Inference(services.GRPCInferenceServiceServicer):
     ) -> oip.RepositoryModelUnloadResponse:
         """Stop the workers of one model."""
         del context
-        self._find(request.model_name, "")
-        self._loading.check_may(request.model_name, is_admin=self._is_admin)
-        await self._loading.unload(request.model_name)
+        await self._catalog.unload(request.model_name, is_admin=self._is_admin)
         return oip.RepositoryModelUnloadResponse()
 
     async def _infer(self, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
-        self._find(request.model_name, request.model_version)
+        entry = self._catalog.find(request.model_name, request.model_version)
         asked = Request(codec.payload(request), TENSORS, None)
-        answer = await self._predicting.answer(Asked(request.model_name), asked)
-        found = codec.response(answer.prediction.payload, request, _VERSION)
+        answer = await self._predicting.answer(Asked(entry.address), asked)
+        found = codec.response(answer.prediction.payload, request, version_of(entry))
         self._predicting.in_flight.check_answer(found, len(answer.prediction.payload))
         return found
-
-    def _find(self, name: str, version: str) -> Entry:
-        """Return the served model *name* in that *version*, the newest if it is empty.
-
-        Raises:
-            ModelNotFoundError: there is none; a path or a URI is no name.
-        """
-        entry = self._models.entries.find(name) if naming.is_name(name) else None
-        if entry is None or entry.served.name != name:
-            message = (
-                f"no served model is called `{name}`; `envctl models list` shows those that are"
-            )
-            raise ModelNotFoundError(message, model=name)
-        if version not in {"", _VERSION}:
-            message = f"the model `{name}` has no version `{version}`; it has `{_VERSION}`"
-            raise ModelNotFoundError(message, model=name, version=version)
-        return entry
 
 
 def _tensor(spec: signature.TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:
@@ -227,10 +193,7 @@ def _type(spec: signature.TensorSpec) -> oip.DataType.ValueType:
 
 
 def _index(entry: Entry) -> oip.RepositoryIndexResponse.ModelIndex:
-    reason = entry.failure.message if entry.failure else ""
+    state, reason = state_of(entry)
     return oip.RepositoryIndexResponse.ModelIndex(
-        name=entry.served.name,
-        version=_VERSION,
-        state=_STATES.get(entry.state, "UNAVAILABLE"),
-        reason=reason or ("unloaded" if entry.state is State.UNLOADED else ""),
+        name=entry.served.name, version=version_of(entry), state=state, reason=reason
     )
