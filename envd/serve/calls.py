@@ -189,7 +189,11 @@ class Calls:
                 raise
             raise _failed(call, stopping()) from None
         except Exception as error:
-            raise _failed(call, error) from error
+            failure = _failed(call, error)
+            if failure is error:
+                # Its own cause, it would be kept, with what its frames hold, until a collection.
+                raise
+            raise failure from error
         finally:
             self._tasks.discard(task)
             if not self._tasks:

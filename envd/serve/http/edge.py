@@ -43,7 +43,7 @@ class Edge:
             call = self._begin(method, request)
             try:
                 with self.calls.under_way(call):
-                    async with self._in_time():
+                    async with self._in_time(request):
                         response = await answer(request)
             except EnvdError as error:
                 response = _response(form(error))
@@ -80,7 +80,8 @@ class Edge:
         limit = self.settings.daemon.max_message
         if int(request.headers.get("content-length", 0)) > limit:
             raise self._too_large()
-        parts, size, is_whole = [], 0, False
+        part, is_whole, found, size = b"", False, bytearray(), 0
+        request.state.is_coming_in = True
         try:
             while not is_whole:
                 part, is_whole = await self._part(request)
@@ -88,11 +89,13 @@ class Edge:
                 size += len(part)
                 if size > limit:
                     raise self._too_large()
-                parts.append(part)
+                # Not a list of parts: what is freed in parts is not used again for others.
+                found += part
         finally:
             # Whoever answers it takes all of it, in the same turn of the loop.
             self.in_flight.give_back(size)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        request.state.is_coming_in = False
+        return part if len(part) == size else bytes(found)
 
     @contextlib.asynccontextmanager
     async def while_there(self, request: Request) -> AsyncIterator[None]:
@@ -127,12 +130,15 @@ class Edge:
         return message["body"], not message.get("more_body", False)
 
     @contextlib.asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
+    async def _in_time(self, request: Request) -> AsyncIterator[None]:
         limit = self.settings.http.timeout
         try:
             async with asyncio.timeout(_finite(limit)):
                 yield
         except TimeoutError:
+            if request.state.is_coming_in:
+                said = f"the body did not come within {limit:g} s (`http.timeout`)"
+                raise TooSlowError(said) from None
             message = (
                 f"Request processing time exceeded limit: it took more than {limit:g} s "
                 "(`http.timeout`)"
@@ -140,7 +146,7 @@ class Edge:
             raise DeadlineExceededError(message, seconds=limit) from None
 
     def _begin(self, method: str, request: Request) -> Call:
-        request.state.has_left = False
+        request.state.has_left = request.state.is_coming_in = False
         loop = asyncio.get_running_loop()
         end = loop.time() + self.settings.http.timeout
         given = request.headers.get(REQUEST_ID)
