@@ -86,8 +86,9 @@ class Scoring:
         """Return the model that the settings name for this, or the only one there is."""
         if wanted := self.edge.settings.http.model:
             return self.entries.named(wanted)
-        named = [one for one in self.entries if one.served.name]
-        return named[0] if len(named) == 1 else None
+        # One may be there in several versions.
+        names = {one.served.name for one in self.entries} - {""}
+        return self.entries.named(names.pop()) if len(names) == 1 else None
 
     def _none(self) -> Entry:
         if wanted := self.edge.settings.http.model:
