@@ -16,6 +16,7 @@ from envd.cli.place import Place, where
 # name: what stands in `envctl --help`. The module of a verb is imported when it runs.
 _VERBS = {
     "predict": "Run a model on an input.",
+    "serve": "Serve one model over HTTP.",
     "run": "Run a command inside the environment of a model.",
     "build": "Build the environments of models.",
     "cancel": "Cancel a build.",

@@ -120,10 +120,10 @@ def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -
     click.echo(f"envd {envd.__version__} serves {settings.root}")
     click.echo(f"  predict  unix:{chosen.predict}")
     click.echo(f"  admin    unix:{chosen.admin}")
-    if daemon.http_url:
-        click.echo(f"  http     {daemon.http_url}")
-    if daemon.metrics_url:
-        click.echo(f"  metrics  {daemon.metrics_url}")
+    if daemon.core.http_url:
+        click.echo(f"  http     {daemon.core.http_url}")
+    if daemon.core.metrics_url:
+        click.echo(f"  metrics  {daemon.core.metrics_url}")
 
 
 if __name__ == "__main__":

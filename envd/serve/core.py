@@ -1,0 +1,175 @@
+"""What answers predictions, whoever asks for them and in whatever protocol, and its life."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpc_health.v1 import health
+
+from envd.builds import Builds
+from envd.config import Settings
+from envd.model import repository
+from envd.run.observer import Observer
+from envd.run.pool import Pool
+from envd.run.processes import Processes
+from envd.serve import tracing
+from envd.serve.calls import Calls
+from envd.serve.in_flight import InFlight
+from envd.serve.loading import Loading
+from envd.serve.models import ReadyModels
+from envd.serve.oip.catalog import Catalog
+from envd.serve.predicting import Predicting
+from envd.serve.served import Entries
+from envd.store import Store
+
+if TYPE_CHECKING:
+    from envd.serve.http.server import Http
+    from envd.serve.metrics import Metrics
+
+log = logging.getLogger(__name__)
+_LAST_ANSWERS_S = 0.3
+
+
+class Core:
+    """The models of some settings, their workers, and HTTP where it is to be served."""
+
+    builds: Builds
+    pool: Pool
+    models: ReadyModels
+    loading: Loading
+    predicting: Predicting
+    catalog: Catalog
+
+    def __init__(self, settings: Settings, processes: Processes) -> None:
+        """Put together what needs no loop; call `start` in the one that is to serve."""
+        self.settings = settings
+        self.store = Store(settings.root)
+        self.health = health.aio.HealthServicer()
+        folder = settings.models.repository
+        offered = repository.read(Path(folder)) if folder else ()
+        self.entries = Entries(settings.served, self.health, offered)
+        self.calls = Calls()
+        self.in_flight = InFlight(settings.daemon)
+        self.metrics_url = self.http_url = ""
+        self._processes = processes
+        self._tracing = tracing.start()
+        self._metrics: Metrics | None = None
+        self._http: Http | None = None
+        self._stop: list[asyncio.Future[None]] = []
+
+    async def start(self) -> None:
+        """Make the parts, in the order they need each other, and heed signals from now on."""
+        self._stop = [_stop_signal(), self._processes.attach()]
+        settings, observer = self.settings, self._observer()
+        self.builds = Builds(settings, self._processes, observer)
+        self.pool = Pool(settings, self.store, self._processes, observer=observer)
+        self.models = ReadyModels(settings, self.store, self.builds, self.entries)
+        self.loading = Loading(self.models, self.pool)
+        self.predicting = Predicting(self.models, self.pool, self.in_flight)
+        self.catalog = Catalog(settings.models.repository, self.models, self.loading, self.pool)
+        await self.builds.learn()
+
+    async def serve_http(self) -> None:
+        """Serve HTTP, if that is wanted: it costs memory and time to import."""
+        if not self.settings.http.listen:
+            return
+        from envd.serve.http.edge import Edge  # noqa: PLC0415
+        from envd.serve.http.routes import routes  # noqa: PLC0415
+        from envd.serve.http.server import Http  # noqa: PLC0415
+
+        edge = Edge(self.settings, self.calls, self.in_flight)
+        self._http = Http(edge, routes(edge, self.entries, self.predicting, self._metrics))
+        self.http_url = await self._http.start()
+
+    async def until_stopped(self, *beside: Coroutine[Any, Any, object]) -> bool:
+        """Serve, with what is done *beside*, until a signal comes, and then drain and stop.
+
+        Return whether all went well.
+        """
+        going_on = asyncio.gather(self.pool.run(), *beside)
+        # What was imported stays: looking through all of it takes 20 ms, in which nobody is served.
+        gc.freeze()
+        _notify("READY=1")
+        await asyncio.wait(self._stop, return_when=asyncio.FIRST_COMPLETED)
+        is_well = not self._stop[1].done()
+        if not is_well:
+            log.error("the spawner is gone, and all processes with it; stopping")
+        try:
+            await self._drain()
+        finally:
+            going_on.cancel()
+            # However it has ended: it is no reason to leave workers.
+            await asyncio.gather(going_on, return_exceptions=True)
+            await self.close()
+        return is_well
+
+    async def close(self) -> None:
+        """Stop the workers."""
+        await self.pool.close()
+        if self._tracing:
+            self._tracing.close()
+
+    async def _drain(self) -> None:
+        """Take no new requests and let those under way end."""
+        _notify("STOPPING=1")
+        log.info("stopping; waiting for the requests under way")
+        await self.health.enter_graceful_shutdown()
+        if self._http:
+            self._http.drain()
+        self.builds.leave_all()
+        await self.calls.drain(self.settings.daemon.drain)
+        # The last answers may still be on their way out.
+        await asyncio.sleep(_LAST_ANSWERS_S)
+        if self._http:
+            await self._http.close()
+
+    def _observer(self) -> Observer:
+        """Return who hears what happens: nobody, unless there are to be metrics."""
+        if self._tracing:
+            self.calls.watchers.append(self._tracing)
+        address = self.settings.daemon.metrics
+        if not address and not self.settings.http.listen:
+            return Observer()
+        from envd.serve.metrics import Metrics  # noqa: PLC0415
+
+        self._metrics = metrics = Metrics(self.calls, self.in_flight)
+        if address:
+            self.metrics_url = metrics.serve(address)
+        self.calls.watchers.append(metrics)
+        return metrics
+
+
+def _stop_signal() -> asyncio.Future[None]:
+    """Return a future that the first SIGTERM or SIGINT ends; the second ends the process."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if stopping.done():
+            os._exit(1)
+        stopping.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, where it asked for it (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection,
+        contextlib.suppress(OSError),
+    ):
+        connection.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
