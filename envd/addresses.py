@@ -102,10 +102,10 @@ def owned(root: Path, chosen: Sockets) -> Iterator[None]:
         yield
 
 
-def announce(root: Path, chosen: Sockets, profile: str, *, http: str = "") -> None:
+def announce(root: Path, chosen: Sockets, profile: str, *, http: str = "", grpc: str = "") -> None:
     """Write `daemon.json`, by which `envctl` finds the daemon of its root and its *profile*.
 
-    *http* is the URL of its HTTP, if it serves that.
+    *http* is the URL of its HTTP, and *grpc* what it serves on TCP, HOST:PORT, if it does.
     """
     document = {
         "pid": os.getpid(),
@@ -113,6 +113,7 @@ def announce(root: Path, chosen: Sockets, profile: str, *, http: str = "") -> No
         "admin": str(chosen.admin),
         "profile": profile,
         "http": http or None,
+        "grpc": grpc or None,
     }
     try:
         durable.write_json(root / "daemon.json", document)

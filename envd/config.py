@@ -219,6 +219,11 @@ class Daemon:
     metrics: Loopback = setting(
         Loopback(""), "Where Prometheus finds metrics, as in `127.0.0.1:9464`; none if empty."
     )
+    grpc: Loopback = setting(
+        Loopback(""),
+        "Where the Open Inference Protocol is served over TCP as well, as in `127.0.0.1:8001`; "
+        "nowhere if empty.",
+    )
     max_in_flight: Bytes = setting(
         Bytes(512 << 20), "What the requests under way may hold together, in bytes of input."
     )

@@ -48,6 +48,7 @@ class Daemon:
         self.core = Core(settings, processes)
         self._settings = settings
         self._sockets = sockets
+        self.grpc_address = ""
         self._servers: list[grpc.aio.Server] = []
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
@@ -66,34 +67,47 @@ class Daemon:
         with _private():
             for server in self._servers:
                 await server.start()
+        if self._settings.daemon.grpc:
+            await self._serve_tcp()
         await core.serve_http()
         await core.entries.announce()
         profile = policy.of(self._settings.security).profile
-        addresses.announce(self._settings.root, self._sockets, profile, http=core.http_url)
+        addresses.announce(
+            self._settings.root,
+            self._sockets,
+            profile,
+            http=core.http_url,
+            grpc=self.grpc_address,
+        )
         for name in ("", *_SERVICES):
             await core.health.set(name, health_pb2.HealthCheckResponse.SERVING)
         on_ready()
         return await core.until_stopped(upkeep.run(), core.loading.preload())
 
+    async def _serve_tcp(self) -> None:
+        """Serve the Open Inference Protocol over TCP, and health: names only, never paths."""
+        address, core = self._settings.daemon.grpc, self.core
+        server = self._bare_server()
+        gate: Any = Gate(server, {Role.PREDICT}, core.calls)
+        self._add_inference(gate, {Role.PREDICT})
+        health_pb2_grpc.add_HealthServicer_to_server(core.health, gate)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            message = f"the daemon cannot listen on `{address}`: {error}; set `daemon.grpc`"
+            raise SettingsInvalidError(message, setting="daemon.grpc") from error
+        await server.start()
+        self._servers.append(server)
+        self.grpc_address = f"{address.rpartition(':')[0]}:{port}"
+
     def _server(self, path: Path, roles: Collection[Role], upkeep: Upkeep) -> grpc.aio.Server:
-        limit, core = self._settings.daemon.max_message, self.core
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                ("grpc.so_reuseport", 0),
-                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-                ("grpc.max_concurrent_streams", _STREAMS),
-            ],
-        )
+        core, server = self.core, self._bare_server()
         gate: Any = Gate(server, roles, core.calls)
         environments = Environments(core.store, core.builds, core.models, core.pool, upkeep)
         services.add_EnvironmentsServicer_to_server(environments, gate)
         predictions = Predictions(core.models, core.pool, core.loading, roles, core.predicting)
         services.add_PredictionsServicer_to_server(predictions, gate)
-        asked = oip_service.Parts(core.catalog, core.predicting, core.calls)
-        inference = oip_service.Inference(asked, roles)
-        oip_services.add_GRPCInferenceServiceServicer_to_server(inference, gate)
+        self._add_inference(gate, roles)
         health_pb2_grpc.add_HealthServicer_to_server(core.health, gate)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, gate)
@@ -104,6 +118,24 @@ class Daemon:
             message = f"the daemon cannot listen on `{path}`: {error}; give another `--socket`"
             raise SettingsInvalidError(message, socket=path) from error
         return server
+
+    def _bare_server(self) -> grpc.aio.Server:
+        limit = self._settings.daemon.max_message
+        return grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.so_reuseport", 0),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.max_concurrent_streams", _STREAMS),
+            ],
+        )
+
+    def _add_inference(self, gate: Any, roles: Collection[Role]) -> None:
+        core = self.core
+        parts = oip_service.Parts(core.catalog, core.predicting, core.calls)
+        inference = oip_service.Inference(parts, roles)
+        oip_services.add_GRPCInferenceServiceServicer_to_server(inference, gate)
 
 
 @contextlib.contextmanager

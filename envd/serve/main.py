@@ -32,6 +32,7 @@ _LINE = "%(asctime)s %(levelname)s %(name)s%(request)s: %(message)s"
 @click.option("--socket", help="The predict socket.  [env: ENVD_SOCKET]")
 @click.option("--admin-socket", help="The admin socket; else admin.sock beside the other.")
 @click.option("--http", metavar="HOST:PORT", help="Serve MLflow's HTTP there, or at a socket.")
+@click.option("--grpc", metavar="HOST:PORT", help="Serve the Open Inference Protocol there, too.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, every request among it.")
 @click.version_option(envd.__version__, prog_name="envd")
 def main(
@@ -40,6 +41,7 @@ def main(
     socket: str | None,
     admin_socket: str | None,
     http: str | None,
+    grpc: str | None,
     verbose: bool,  # noqa: FBT001
 ) -> None:
     """Build the environments of MLflow models and run predictions in them.
@@ -53,13 +55,14 @@ def main(
       envd
       envd --root /var/lib/envd --socket /run/envd/predict.sock
       envd --http 127.0.0.1:5000
+      envd --grpc 127.0.0.1:8001
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_LINE, defaults={"request": ""}))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     try:
-        settings = _with_http(config.load(root=root, file=file), http)
+        settings = _with_ports(config.load(root=root, file=file), http, grpc)
         chosen = addresses.sockets(settings.root, predict=socket, admin=admin_socket)
         chosen.check()
         _serve(settings, chosen)
@@ -109,17 +112,26 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _with_http(settings: config.Settings, listen: str | None) -> config.Settings:
-    if listen is None:
-        return settings
-    found = config.value("http", "listen", listen, "--http")
-    return dataclasses.replace(settings, http=dataclasses.replace(settings.http, listen=found))
+def _with_ports(settings: config.Settings, http: str | None, grpc: str | None) -> config.Settings:
+    if http is not None:
+        found = config.value("http", "listen", http, "--http")
+        settings = dataclasses.replace(
+            settings, http=dataclasses.replace(settings.http, listen=found)
+        )
+    if grpc is not None:
+        found = config.value("daemon", "grpc", grpc, "--grpc")
+        settings = dataclasses.replace(
+            settings, daemon=dataclasses.replace(settings.daemon, grpc=found)
+        )
+    return settings
 
 
 def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -> None:
     click.echo(f"envd {envd.__version__} serves {settings.root}")
     click.echo(f"  predict  unix:{chosen.predict}")
     click.echo(f"  admin    unix:{chosen.admin}")
+    if daemon.grpc_address:
+        click.echo(f"  grpc     {daemon.grpc_address}")
     if daemon.core.http_url:
         click.echo(f"  http     {daemon.core.http_url}")
     if daemon.core.metrics_url:

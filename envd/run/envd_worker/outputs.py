@@ -91,8 +91,9 @@ def _of_value(label, value):
 def _of_plain(numpy, label, value):
     """Return lists that have a shape, or what might stand in them, as a tensor, else None."""
     try:
-        found = numpy.asarray(value) if numpy else None
-        if numpy and found.dtype.kind in "biuf":
+        # An empty list is one of texts, as MLServer has it.
+        found = numpy.asarray(value) if numpy and value != [] else None
+        if found is not None and found.dtype.kind in "biuf":
             return _of_array(label, found)
         shape, flat = _shape_of(value), list(tensors.flat(value))
         if tensors.nested(flat, shape) != value and shape:
@@ -132,8 +133,11 @@ def _shape_of(values):
 def _of_json(label, value):
     """Return whatever it is as JSON, the elements of a list each."""
     values = value if isinstance(value, list) else [value]
-    texts = [as_json(plain(one))[0] for one in values]
-    return Output(label, "BYTES", [len(values)], texts, "pd_json")
+    return Output(label, "BYTES", [len(values)], [_json(one) for one in values], "pd_json")
+
+
+def _json(value):
+    return as_json(plain(value), separators=(",", ":"), ensure_ascii=False)[0]
 
 
 def _of_array(label, array, kind="np"):
@@ -150,7 +154,7 @@ def _of_array(label, array, kind="np"):
         # A time of nanoseconds has no other form.
         values, kind = sys.modules["numpy"].datetime_as_string(array.ravel()).tolist(), "datetime"
     if not all(isinstance(one, (str, bytes)) for one in values):
-        values, kind = [as_json(plain(one))[0] for one in values], "pd_json"
+        values, kind = [_json(one) for one in values], "pd_json"
     texts = [one.encode() if isinstance(one, str) else one for one in values]
     return Output(label, "BYTES", array.shape, texts, kind)
 

@@ -24,7 +24,7 @@ _NO_PARAMS = frozenset(
         "sequence_id", "sequence_start", "timeout",
     )
 )  # fmt: skip
-_TRITONS = "triton_"
+_TRITONS, _MOST_ROOM = "triton_", 1 << 20
 # How the elements of a column are sent, by the type that MLflow says it has; all else is JSON.
 _OF_COLUMNS = {
     "boolean": "np", "integer": "np", "long": "np", "float": "np", "double": "np",
@@ -177,12 +177,23 @@ def _array_of_texts(numpy, tensor, kind):
         values = [_text(one) for one in values]
     if numpy is None:
         return tensors.nested(values, tensor.shape)
-    if kind in ("U", "S") or (kind is None and values and isinstance(values[0], str)):
+    if len(values) != tensor.count and not any(isinstance(one, str) for one in values):
+        # As MLServer writes one: the bytes of all elements, the last size is how long each is.
+        wanted = "S%d" % tensor.shape[-1]
+        return numpy.frombuffer(b"".join(values), wanted).reshape(tensor.shape)
+    is_text = kind is None and values and isinstance(values[0], str)
+    if (is_text or kind in ("U", "S")) and not _is_lopsided(values):
         return numpy.array(values, kind or "U").reshape(tensor.shape)
     # Others would lose the zeros that an element ends with.
     found = numpy.empty(len(values), object)
     found[:] = values
     return found.reshape(tensor.shape)
+
+
+def _is_lopsided(values):
+    """Whether an array with room for the longest in each place would be mostly empty."""
+    longest = max(map(len, values)) if values else 0
+    return longest * len(values) > _MOST_ROOM and longest * len(values) > 16 * sum(map(len, values))
 
 
 def _table(found, expected):

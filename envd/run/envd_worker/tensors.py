@@ -88,8 +88,8 @@ class Tensor:
         self.texts = self._listed(document) if buffer is None else texts(buffer, self.name)
         if not all(isinstance(one, (bytes, str)) for one in self.texts):
             raise Malformed("`%s` is BYTES, and has elements that are no texts" % self.name)
-        # MLServer's clients once called a single text as long as it is.
-        if len(self.texts) != self.count and len(self.texts) != 1:
+        # MLServer's clients may say how long texts are as well, and take one for its bytes.
+        if len(self.texts) not in (1, self.count, *self.shape[:1]):
             self._refuse(len(self.texts))
 
     def _read_numbers(self, document, buffer):

@@ -23,15 +23,18 @@ def write(raw, is_chat, limit):
     return body, notes
 
 
-def as_json(document):
-    """Return *document* as JSON bytes, and notes on what was changed in it."""
+def as_json(document, **form):
+    """Return *document* as JSON bytes, and notes on what was changed in it.
+
+    *form* is how `json.dumps` is to write it.
+    """
     try:
-        text, notes = json.dumps(document, default=_default, allow_nan=False), []
+        text, notes = json.dumps(document, default=_default, allow_nan=False, **form), []
     except ValueError:
         # NaN and infinities are not JSON; MLflow sends them all the same.
         finite = _finite(json.loads(json.dumps(document, default=_default)))
         note = "NaN and infinities in the answer are sent as null"
-        text, notes = json.dumps(finite), [{"code": "NAN_AS_NULL", "message": note}]
+        text, notes = json.dumps(finite, **form), [{"code": "NAN_AS_NULL", "message": note}]
     return text.encode(), notes
 
 
