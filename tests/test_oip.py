@@ -5,8 +5,12 @@ No stubs of envd's for it may be in this process: two copies of one proto are a 
 
 from __future__ import annotations
 
+import json
 import queue
+import re
 import shutil
+import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +22,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from envd_client import Client
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import Daemon, launch, one_python, stop
+from tests.conftest import Daemon, environment, launch, one_python, stop
 from tests.tiny import Tiny
 
 PACKAGES = ("numpy", "numpy.libs", "pandas", "dateutil", "tzdata", "six.py", "pytz")
@@ -41,6 +47,8 @@ class Model:
             return [f"{type(one).__name__} {getattr(one, 'dtype', '')}" for one in values]
         if do == "params":
             return [f"{key}={value!r}" for key, value in sorted(params.items())]
+        if do == "large":
+            return "x" * (4 << 20)
         if do == "wait":
             import os, time
             open(params["begun"], "w").close()
@@ -114,7 +122,13 @@ def session(
     echo(tiny, folder / "lazy", libraries)
     lines = [f'{one} = "{folder}/{one}"' for one in names]
     file.write_text("\n".join(["[models]", f'repository = "{folder}/repository"', *lines]))
-    settings = {**tiny.settings, **one_python(tools), "ENVD_CONFIG": str(file)}
+    settings = {
+        **tiny.settings,
+        **one_python(tools),
+        "ENVD_CONFIG": str(file),
+        "ENVD_DAEMON__GRPC": "127.0.0.1:0",
+        "ENVD_DAEMON__MAX_MESSAGE": "4MiB",
+    }
     daemon = launch(folder / "root", home, **settings)
     with triton.InferenceServerClient(f"unix:{daemon.root}/predict.sock") as client:
         yield Session(folder, daemon, client)
@@ -188,7 +202,7 @@ def test_half_the_bits_of_a_float_are_enough(session: Session) -> None:
 
 def test_texts_are_read_as_their_content_type_says(session: Session) -> None:
     texts = np.array(["a", "é"], object)
-    json = np.array(['{"a": [1]}', "null"], object)
+    documents = np.array(['{"a": [1]}', "null"], object)
     encoded = np.array(["YQ==", "no base64"], object)
     times = np.array(["2026-01-02T03:04:05", "2026-01-02"], object)
     what = {"do": "what"}
@@ -203,7 +217,7 @@ def test_texts_are_read_as_their_content_type_says(session: Session) -> None:
 
     assert types(texts, "str") == [b"list "]
     assert back(texts, "str") == [b"a", "é".encode()]
-    assert back(json, "pd_json") == [b'{"a": [1]}', b"null"]
+    assert back(documents, "pd_json") == [b'{"a":[1]}', b"null"]
     assert back(encoded, "base64") == [b"YQ==", b"bm8gYmFzZTY0"]
     assert back(times, "datetime") == [b"2026-01-02T03:04:05", b"2026-01-02T00:00:00"]
 
@@ -339,6 +353,65 @@ def test_what_is_compressed_is_understood(session: Session, algorithm: str) -> N
     np.testing.assert_array_equal(back.as_numpy("output-1"), sent)
 
 
+# Over TCP.
+
+
+def test_over_tcp_there_is_the_protocol_and_health_and_nothing_else(session: Session) -> None:
+    address = json.loads((session.daemon.root / "daemon.json").read_text())["grpc"]
+    with triton.InferenceServerClient(address) as client:
+        answer = client.infer("echo", [_ONE])
+        with pytest.raises(InferenceServerException, match="no served model is called") as raised:
+            client.infer(f"{session.folder}/echo", [_ONE])
+        is_live = client.is_server_live()
+    with grpc.insecure_channel(address) as channel:
+        asked = health_pb2.HealthCheckRequest(service="inference.GRPCInferenceService")
+        health = health_pb2_grpc.HealthStub(channel).Check(asked)
+        with pytest.raises(grpc.RpcError) as unknown:
+            channel.unary_unary("/envd.v1.Predictions/Predict")(b"")
+
+    assert answer.as_numpy("output-1").tolist() == [[1.5]]
+    assert raised.value.status() == "StatusCode.NOT_FOUND"
+    assert is_live
+    assert address.startswith("127.0.0.1:")
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_where_it_is_served_is_said_at_the_start_and_none_but_this_machine_may_ask(
+    tmp_path: Path, home: Path, tiny: Tiny
+) -> None:
+    envd = f"{Path(sys.executable).parent}/envd"
+    env = environment(tmp_path / "root", home, **tiny.settings)
+    with subprocess.Popen(
+        [envd, "--grpc", "localhost:0"], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        said = [process.stdout.readline() for _ in range(4)]
+        process.terminate()
+    refused = subprocess.run(
+        [envd, "--grpc", "0.0.0.0:8001"], env=env, capture_output=True, text=True, check=False
+    )
+
+    assert re.fullmatch(r"  grpc     localhost:[1-9]\d+\n", said[3])
+    assert refused.returncode == 2
+    assert "give a port of this machine's own" in refused.stderr
+
+
+def test_whoever_may_only_predict_loads_what_the_settings_offer(
+    session: Session, tiny: Tiny, tmp_path: Path
+) -> None:
+    with Client(session.daemon.root / "predict.sock", timeout_s=60) as envd:
+        envd.load_model(tiny.model(tmp_path / "given"), name="given")
+        answer = session.infer("given", _ONE)
+        with pytest.raises(InferenceServerException, match="ask on the admin socket"):
+            session.client.unload_model("given")
+        with triton.InferenceServerClient(f"unix:{session.daemon.root}/admin.sock") as admin:
+            admin.unload_model("given")
+    with pytest.raises(InferenceServerException, match="no served model is called `given`"):
+        session.infer("given", _ONE)
+
+    assert answer.as_numpy("output-1").tolist() == [[b'"2.0"'], [b"[[1.5]]"]]
+
+
 _ONE = tensor("x", np.array([[1.5]]))
 _TYPED = [
     ("BOOL", "bool_contents", [True, False]),
@@ -405,3 +478,43 @@ def test_what_does_not_fit_is_refused_and_says_why(stub: Any, request_: Any, why
 
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert why in raised.value.details()
+
+
+def test_what_is_too_large_is_refused(session: Session) -> None:
+    with pytest.raises(InferenceServerException) as large:
+        session.infer("echo", tensor("x", np.zeros((1 << 20, 1))))
+    answer = {"do": "large"}
+    with pytest.raises(InferenceServerException, match="more than the 4194304") as answered:
+        session.infer("echo", _ONE, parameters=answer)
+
+    assert large.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+    assert answered.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+
+
+def test_only_the_outputs_that_are_asked_for_are_sent(session: Session) -> None:
+    two = [tensor("a", np.array([[1]])), tensor("b", np.array([[2.5]]))]
+    wanted = [triton.InferRequestedOutput("b")]
+    answer = session.infer("echo", *two, outputs=wanted)
+    with pytest.raises(InferenceServerException, match="no output `c`; it answers a, b"):
+        session.infer("echo", *two, outputs=[triton.InferRequestedOutput("c")])
+    shared = triton.InferRequestedOutput("a")
+    shared.set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="no shared memory"):
+        session.infer("echo", *two, outputs=[shared])
+    counted = triton.InferRequestedOutput("a", class_count=1)
+    with pytest.raises(InferenceServerException, match="no classification"):
+        session.infer("echo", *two, outputs=[counted])
+
+    assert [one.name for one in answer.get_response().outputs] == ["b"]
+    assert answer.as_numpy("b").tolist() == [[2.5]]
+    assert answer.get_response().parameters["content_type"].string_param == "dict"
+
+
+def test_parameters_are_params_of_the_model_but_for_those_of_the_protocol(
+    session: Session,
+) -> None:
+    given = {"do": "params", "top": 3, "share": 0.5, "is_on": True}
+    answer = session.infer("echo", _ONE, parameters=given, priority=1, timeout=10**9)
+
+    told = [one.decode() for one in answer.as_numpy("output-1").ravel()]
+    assert told == ["do='params'", "is_on=True", "share=0.5", "top=3"]

@@ -1,0 +1,144 @@
+"""A stream of requests: how many are answered at once, in which order, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from envd.errors import ShuttingDownError
+from envd.serve.oip import streaming
+from tests.conftest import launch, one_python, stop
+from tests.tiny import Tiny
+
+
+class Asked:
+    """Requests that come when they are let, and answers that do as well."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, 0
+        self.begun: list[int] = []
+        self.let: dict[int, asyncio.Event] = {}
+        self.cancelled: list[int] = []
+        self.draining = asyncio.Event()
+
+    async def requests(self) -> AsyncIterator[int]:
+        for number in range(self.count):
+            self.read += 1
+            yield number
+
+    async def answer(self, number: int) -> int:
+        self.begun.append(number)
+        try:
+            await self.let.setdefault(number, asyncio.Event()).wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(number)
+            raise
+        return number
+
+    def answers(self) -> AsyncIterator[int]:
+        return streaming.answers(self.requests(), self.answer, self.draining)
+
+
+async def _settle() -> None:
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+def test_each_is_answered_when_it_is_ready_and_no_more_are_read_than_64() -> None:
+    async def play() -> None:
+        asked = Asked(100)
+        stream = asked.answers()
+        first = asyncio.ensure_future(anext(stream))
+        await _settle()
+        assert (len(asked.begun), asked.read) == (64, 65)
+        asked.let[40].set()
+        assert await first == 40
+        second = asyncio.ensure_future(anext(stream))
+        await _settle()
+        assert len(asked.begun) == 65
+        asked.let[3].set()
+        assert await second == 3
+        await stream.aclose()
+        assert len(asked.cancelled) == 64 - 1
+
+    asyncio.run(play())
+
+
+def test_it_ends_when_all_that_was_asked_is_answered() -> None:
+    async def play() -> list[int]:
+        asked = Asked(3)
+        for number in range(3):
+            asked.let[number] = asyncio.Event()
+            asked.let[number].set()
+        return [one async for one in asked.answers()]
+
+    assert sorted(asyncio.run(play())) == [0, 1, 2]
+    assert asyncio.run(_nothing()) == []
+
+
+async def _nothing() -> list[int]:
+    return [one async for one in Asked(0).answers()]
+
+
+def test_a_daemon_that_stops_answers_what_it_was_asked_and_then_ends_the_stream() -> None:
+    async def play() -> None:
+        asked = Asked(1)
+
+        async def for_ever() -> AsyncIterator[int]:
+            yield 0
+            await asyncio.Event().wait()
+
+        stream = streaming.answers(for_ever(), asked.answer, asked.draining)
+        first = asyncio.ensure_future(anext(stream))
+        await _settle()
+        asked.draining.set()
+        await _settle()
+        assert not first.done()
+        asked.let[0].set()
+        assert await first == 0
+        with pytest.raises(ShuttingDownError):
+            await anext(stream)
+
+    asyncio.run(play())
+
+
+def test_an_open_stream_does_not_keep_a_daemon(tmp_path: Path, home: Path, tiny: Tiny,
+                                               tools: Path) -> None:  # fmt: skip
+    model = tiny.model(tmp_path / "model")
+    file = tmp_path / "envd.toml"
+    file.write_text(f'[models]\nechoes = "{model}"\n')
+    settings = {**tiny.settings, **one_python(tools), "ENVD_CONFIG": str(file)}
+    daemon = launch(tmp_path / "root", home, **settings)
+    is_over = threading.Event()
+
+    def requests():
+        request = service_pb2.ModelInferRequest(model_name="echoes", id="1")
+        one = request.inputs.add(name="x", datatype="INT64", shape=[1])
+        one.contents.int64_contents.append(7)
+        yield request
+        is_over.wait(60)
+
+    try:
+        with grpc.insecure_channel(f"unix:{daemon.root}/predict.sock") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            answers = stub.ModelStreamInfer(requests())
+            first = next(answers)
+            daemon.process.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.RpcError) as raised:
+                next(answers)
+            is_over.set()
+        daemon.process.communicate(timeout=20)
+    finally:
+        stop(daemon)
+
+    assert first.infer_response.id == "1"
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "the daemon is stopping" in raised.value.details()
+    assert daemon.process.returncode == 0
