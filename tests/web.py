@@ -95,7 +95,8 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
 def served(folder: Path, home: Path, models: dict[str, Path], **more: str) -> Iterator[Web]:
     """Serve *models* in a daemon on a root in *folder*."""
     file = folder / "envd.toml"
-    file.write_text("[models]\n" + "".join(f'{name} = "{one}"\n' for name, one in models.items()))
+    lines = [f'"{name}" = "{one}"\n' for name, one in models.items()]
+    file.write_text("".join(["[models]\n", *lines]))
     daemon = launch(
         folder / "root",
         home,

@@ -82,12 +82,14 @@ class Core:
         """Serve HTTP, if that is wanted: it costs memory and time to import."""
         if not self.settings.http.listen:
             return
+        from envd.serve.http.bodies import Bodies  # noqa: PLC0415
         from envd.serve.http.edge import Edge  # noqa: PLC0415
         from envd.serve.http.routes import routes  # noqa: PLC0415
         from envd.serve.http.server import Http  # noqa: PLC0415
 
-        edge = Edge(self.settings, self.calls, self.in_flight)
-        self._http = Http(edge, routes(edge, self.entries, self.predicting, self._metrics))
+        edge = Edge(self.settings, self.calls, Bodies(self.settings, self.in_flight))
+        served = routes(edge, self.entries, self.catalog, self.predicting, self._metrics)
+        self._http = Http(edge, served)
         self.http_url = await self._http.start()
 
     async def until_stopped(self, *beside: Coroutine[Any, Any, object]) -> bool:

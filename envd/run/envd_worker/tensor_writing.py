@@ -38,14 +38,14 @@ class Wanted:
             return found
         by_name = {one.label: one for one in found}
         unknown = [one for one in self._outputs if one not in by_name]
+        if not unknown:
+            return [by_name[one] for one in self._outputs]
         if unknown == self._told() and [one.label for one in found] == [outputs.UNNAMED]:
             # The signature has another name for what the answer has none for.
             found[0].label = unknown[0]
             return found
-        if unknown:
-            message = "the model has no output `%s`; it answers %s"
-            raise Refused("PAYLOAD_INVALID", message % (unknown[0], ", ".join(sorted(by_name))))
-        return [by_name[one] for one in self._outputs]
+        message = "the model has no output `%s`; it answers %s"
+        raise Refused("PAYLOAD_INVALID", message % (unknown[0], ", ".join(sorted(by_name))))
 
     def _told(self):
         """Return the names of the outputs in the metadata of the model."""

@@ -16,8 +16,8 @@ from envd.errors import DeadlineExceededError, EnvdError
 from envd.serve import status
 from envd.serve.calls import REQUEST_ID, Call, Calls
 from envd.serve.http import failures
-from envd.serve.http.failures import BodyTooLargeError, Failure, TooSlowError
-from envd.serve.in_flight import InFlight
+from envd.serve.http.bodies import Bodies
+from envd.serve.http.failures import Failure, TooSlowError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 # How a protocol writes an error.
@@ -30,7 +30,7 @@ class Edge:
 
     settings: Settings
     calls: Calls
-    in_flight: InFlight
+    bodies: Bodies
     is_draining: bool = False
 
     def call(self, method: str, answer: Endpoint, form: Form = failures.of) -> Endpoint:
@@ -70,32 +70,11 @@ class Edge:
         return answered
 
     async def body(self, request: Request) -> bytes:
-        """Return the body of *request*, which counts as under way while it comes in.
-
-        Raises:
-            BodyTooLargeError: it is, or says that it will be, larger than is allowed.
-            InFlightFullError: there is no room for it.
-            TooSlowError: it does not come.
-        """
-        limit = self.settings.daemon.max_message
-        if int(request.headers.get("content-length", 0)) > limit:
-            raise self._too_large()
-        part, is_whole, found, size = b"", False, bytearray(), 0
+        """Return the body of *request*; as `Bodies.read`."""
         request.state.is_coming_in = True
-        try:
-            while not is_whole:
-                part, is_whole = await self._part(request)
-                self.in_flight.take(len(part))
-                size += len(part)
-                if size > limit:
-                    raise self._too_large()
-                # Not a list of parts: what is freed in parts is not used again for others.
-                found += part
-        finally:
-            # Whoever answers it takes all of it, in the same turn of the loop.
-            self.in_flight.give_back(size)
+        found = await self.bodies.read(request)
         request.state.is_coming_in = False
-        return part if len(part) == size else bytes(found)
+        return found
 
     @contextlib.asynccontextmanager
     async def while_there(self, request: Request) -> AsyncIterator[None]:
@@ -114,20 +93,6 @@ class Edge:
             yield
         finally:
             watching.cancel()
-
-    async def _part(self, request: Request) -> tuple[bytes, bool]:
-        """Return the next part of the body, and whether it is the last."""
-        pause = self.settings.http.read_timeout
-        try:
-            async with asyncio.timeout(_finite(pause)):
-                message = await request.receive()
-        except TimeoutError:
-            said = f"the body did not come: {pause:g} s without a byte (`http.read_timeout`)"
-            raise TooSlowError(said) from None
-        if message["type"] == "http.disconnect":
-            request.state.has_left = True
-            raise asyncio.CancelledError
-        return message["body"], not message.get("more_body", False)
 
     @contextlib.asynccontextmanager
     async def _in_time(self, request: Request) -> AsyncIterator[None]:
@@ -157,11 +122,6 @@ class Edge:
         if self.is_draining:
             response.headers["connection"] = "close"
         return response
-
-    def _too_large(self) -> BodyTooLargeError:
-        limit = self.settings.daemon.max_message
-        message = f"the body is more than the {limit} bytes that `daemon.max_message` allows"
-        return BodyTooLargeError(message, max_message=limit)
 
 
 def _has_left(request: Request) -> bool:

@@ -93,11 +93,12 @@ class BodyTooLargeError(PayloadTooLargeError):
     """The body is over the limit; send less."""
 
 
+_OF_MODELS = {"MODEL_RAISED", "IMPORT_FAILED"}
 _STATUS_OF = {MediaTypeError: 415, TooSlowError: 408, BodyTooLargeError: 413}
 
 
 def of(error: EnvdError) -> Failure:
-    """Return *error* as MLflow's server would answer it, with its reason in a header."""
+    """Return *error* as MLflow's server would answer it."""
     code = error.metadata.get("error_code") or _code(error)
     status = _STATUS_OF.get(type(error)) or STATUS.get(code, 500)
     state, kind = _CLASSES.get(code, (None, None))
@@ -108,17 +109,32 @@ def of(error: EnvdError) -> Failure:
         "error_class": error.metadata.get("error_class", kind),
         "stack_trace": error.metadata.get("traceback"),
     }
-    headers = {"content-type": "application/json", "x-envd-reason": error.reason}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(math.ceil(error.retry_after_s))
-    if isinstance(error, TooSlowError):
-        headers["connection"] = "close"
+    headers = _headers(error)
     if isinstance(error, MediaTypeError):
         # So does MLflow, of this alone.
         headers["content-type"] = "text/plain; charset=utf-8"
         return Failure(status, error.message.encode(), headers)
     content = {key: value for key, value in document.items() if value is not None}
     return Failure(status, json.dumps(content).encode(), headers)
+
+
+def of_inference(error: EnvdError) -> Failure:
+    """Return *error* as servers of the Open Inference Protocol answer it."""
+    if error.reason in _OF_MODELS:
+        # The request may be as good as any.
+        status = STATUS["INTERNAL_ERROR"]
+    else:
+        status = _STATUS_OF.get(type(error)) or STATUS[_code(error)]
+    return Failure(status, json.dumps({"error": error.message}).encode(), _headers(error))
+
+
+def _headers(error: EnvdError) -> dict[str, str]:
+    headers = {"content-type": "application/json", "x-envd-reason": error.reason}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, TooSlowError):
+        headers["connection"] = "close"
+    return headers
 
 
 def _code(error: EnvdError) -> str:

@@ -10,17 +10,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from envd.serve.http.edge import Edge, Endpoint
+from envd.serve.http.inference import Inference
 from envd.serve.http.scoring import Scoring
 from envd.serve.metrics import Metrics
+from envd.serve.oip.catalog import Catalog
 from envd.serve.predicting import Predicting
 from envd.serve.served import Entries
 
 
 def routes(
-    edge: Edge, entries: Entries, predicting: Predicting, metrics: Metrics | None
+    edge: Edge,
+    entries: Entries,
+    catalog: Catalog,
+    predicting: Predicting,
+    metrics: Metrics | None,
 ) -> list[Route]:
-    """Return them: MLflow's, and the metrics if there are any."""
+    """Return them: MLflow's, those of the Open Inference Protocol, the metrics if there are any."""
     found = Scoring(edge, entries, predicting).routes()
+    found += Inference(edge, catalog, predicting).routes()
     if metrics:
         found.append(Route("/metrics", edge.plain(_told(metrics)), methods=["GET"]))
     return found

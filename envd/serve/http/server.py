@@ -21,7 +21,7 @@ from envd.errors import SettingsInvalidError
 from envd.serve.http.connection import Connection
 from envd.serve.http.edge import Edge
 
-_UNIX = "unix:"
+_UNIX, _INFERENCE = "unix:", "/v2"
 _BACKLOG, _LOOK_S, _LAST_S = 512, 0.02, 5
 
 
@@ -147,7 +147,7 @@ def _is_left(path: str) -> bool:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Answer what no route takes as MLflow's server does."""
-    del request
+    """Answer what no route takes as servers of its protocol do."""
     assert isinstance(error, HTTPException)  # noqa: S101
-    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+    key = "error" if request.url.path.startswith(f"{_INFERENCE}/") else "detail"
+    return JSONResponse({key: error.detail}, error.status_code, error.headers)
