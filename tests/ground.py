@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from envd_client import Client
@@ -16,10 +15,10 @@ from envd_client.errors import EnvdError
 
 from tests import deeds
 from tests.conftest import Daemon, wait_for
+from tests.steady import Answers, Steady
 from tests.taken import Taken, resident, slope
 from tests.tiny import Tiny
 
-RATE = 20
 MANY = 20
 QUIET_S = 5
 GROWN_BYTES = 20_000
@@ -28,25 +27,26 @@ _BODY = "        import deeds\n        return deeds.do(data)"
 
 @dataclass(frozen=True)
 class Ground:
-    """A daemon with a steady model, and a nasty one that is forked, and one that is not."""
+    """A daemon with a model that is steadily asked, and a nasty one, forked and not."""
 
     daemon: Daemon
     client: Client
-    steady: Path
+    steady: Steady
     models: dict[str, Path]
 
     @classmethod
     def on(cls, daemon: Daemon, client: Client, tiny: Tiny, folder: Path) -> Ground:
         """Have the models loaded."""
-        steady = tiny.model(folder / "steady", "tiny-a==2.0", body="        return data")
+        calm = tiny.model(folder / "steady", "tiny-a==2.0", body="        return data")
         # The first model of an environment of its own, and the second one of another.
         models = {
             "fresh": _nasty(tiny, folder / "fresh", "tiny-a==1.0"),
             "forked": _nasty(tiny, folder / "forked", "tiny-a==2.0"),
         }
-        client.predict(steady, [0])
+        client.predict(calm, [0])
         for kind, one in models.items():
             assert client.predict(one, ["say", 0]).worker_origin == kind
+        steady = Steady.on(daemon.root / "predict.sock", calm, folder / "steady.txt")
         return cls(daemon, client, steady, models)
 
     def pid(self, kind: str) -> int:
@@ -87,18 +87,18 @@ class Ground:
         """
         before, sizes = self._settled(), []
         quiet = [self._quiet()] if times >= MANY else []
-        steady = Steady(self)
-        with steady.asking():
-            yield lambda: sizes.append(resident(self.daemon.pid))
+        begun = time.monotonic()
+        yield lambda: sizes.append(resident(self.daemon.pid))
+        meanwhile = self.steady.since(begun)
         wait_for(lambda: self._settled() == before, 20)
-        assert steady.seconds
-        assert steady.errors == []
+        assert meanwhile.seconds
+        assert meanwhile.errors == []
         if times >= MANY:
             quiet.append(self._quiet())
-            grown = slope(sizes[times // 2 :])
-            print(f"p99 {steady.p99 * 1e3:.1f} ms, when nothing else is done", end=" ")
+            late, grown = _p99(meanwhile), slope(sizes[times // 2 :])
+            print(f"p99 {late * 1e3:.1f} ms, when nothing else is done", end=" ")
             print(*(f"{one * 1e3:.1f}" for one in quiet), f"and {grown:.0f} bytes each time")
-            assert steady.p99 <= 5 * max(quiet)
+            assert late <= 5 * max(quiet)
             assert grown < GROWN_BYTES
 
     def _settled(self) -> Taken:
@@ -108,10 +108,13 @@ class Ground:
 
     def _quiet(self) -> float:
         """Return the p99 of the steady model when nothing else happens."""
-        steady = Steady(self)
-        with steady.asking():
-            time.sleep(QUIET_S)
-        return steady.p99
+        begun = time.monotonic()
+        time.sleep(QUIET_S)
+        return _p99(self.steady.since(begun))
+
+
+def _p99(answers: Answers) -> float:
+    return statistics.quantiles(answers.seconds, n=100)[-1]
 
 
 def _nasty(tiny: Tiny, path: Path, *requirements: str) -> Path:
@@ -119,40 +122,3 @@ def _nasty(tiny: Tiny, path: Path, *requirements: str) -> Path:
     tiny.model(path, *requirements, body=_BODY)
     shutil.copy(deeds.__file__, path / "code" / "deeds.py")
     return path
-
-
-@dataclass
-class Steady:
-    """Whoever asks the steady model, and how long after it was due each answer came."""
-
-    ground: Ground
-    seconds: list[float] = field(default_factory=list)
-    errors: list[EnvdError] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """Ask twenty times a second meanwhile."""
-        over = threading.Event()
-        asking = threading.Thread(target=self._ask, args=(over,))
-        asking.start()
-        try:
-            yield
-        finally:
-            over.set()
-            asking.join()
-
-    def _ask(self, over: threading.Event) -> None:
-        due = time.monotonic()
-        with self.ground.daemon.client() as client:
-            while not over.is_set():
-                try:
-                    client.predict(self.ground.steady, [1], timeout_s=30)
-                except EnvdError as error:
-                    self.errors.append(error)
-                self.seconds.append(time.monotonic() - due)
-                due += 1 / RATE
-                time.sleep(max(0.0, due - time.monotonic()))
-
-    @property
-    def p99(self) -> float:
-        return statistics.quantiles(self.seconds, n=100)[-1]

@@ -40,7 +40,9 @@ def start_ground(
             daemon = launch(folder / "root", home, **settings | more)
             stack.callback(stop, daemon)
             client = stack.enter_context(daemon.client(max_message_bytes=300 << 20))
-            return Ground.on(daemon, client, tiny, folder)
+            ground = Ground.on(daemon, client, tiny, folder)
+            stack.callback(ground.steady.stop)
+            return ground
 
         yield start
 
@@ -249,7 +251,7 @@ def test_who_answers_twice_has_answered(ground: Ground, times: int) -> None:
 
 
 def test_payloads_pass_up_to_the_limit_and_beyond_it_are_refused(ground: Ground) -> None:
-    room = _room(ground, LIMIT)
+    room = _room(ground, "fresh", LIMIT)
     with ground.unharmed(1):
         assert ground.ask("fresh", "take", "x" * room) == room
         assert _is_refused(ground.ask("fresh", "take", "x" * (room + 1)))
@@ -272,7 +274,7 @@ def test_large_payloads_and_answers_are_borne_many_times(
     start_ground: Callable[..., Ground], kind: str, limit: int, times: int
 ) -> None:
     ground = start_ground(ENVD_DAEMON__MAX_MESSAGE=f"{limit}")
-    room = _room(ground, limit)
+    room = _room(ground, kind, limit)
     with ground.unharmed(times) as done:
         for _ in range(times):
             assert ground.ask(kind, "take", "x" * (room - 1)) == room - 1
@@ -288,11 +290,11 @@ def _is_refused(given: object) -> bool:
     return isinstance(given, EnvdError) and given.reason == "PAYLOAD_TOO_LARGE"
 
 
-def _room(ground: Ground, limit: int) -> int:
-    """Return how long a text may be for its request to be *limit* bytes."""
+def _room(ground: Ground, kind: str, limit: int) -> int:
+    """Return how long a text may be for a request to that *kind* to be *limit* bytes."""
     few = 4 << 20  # whose length is written in four bytes, as that of *limit* is
     message = requests.predict(
-        ground.models["fresh"],
+        ground.models[kind],
         ["take", "x" * few],
         content_type=None,
         params=None,
