@@ -7,12 +7,13 @@ import itertools
 import random
 import sys
 
+import numpy as np
 import pandas as pd
 from mlflow.types import ColSpec, Schema
 from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
 sys.path.insert(0, sys.argv[1])
-from envd_worker import doubles
+from envd_worker import blocks, doubles
 
 OPTIONAL = {"optional": True} if hasattr(ColSpec("double"), "optional") else {"required": False}
 VALUES = (0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), 1, True, None, "1.5", [1.5], 2**60)
@@ -47,6 +48,18 @@ def made(value, orient, schema):
         return None
 
 
+def compare_joined(chance):
+    """See that tables made of joined blocks are what the tables would be, joined."""
+    for dtype in ("?", "i1", "u2", "<i4", "<i8", "<u8", "<f2", "<f4", "<f8"):
+        sizes = [chance.randrange(1, 4) for _ in range(3)]
+        made = [np.arange(2 * size).reshape(2, size).astype(dtype) for size in sizes]
+        parts = [blocks.Block(["a", "b"], one) for one in made]
+        apart = pd.concat([one.table() for one in parts], ignore_index=True)
+        pd.testing.assert_frame_equal(blocks.joined(parts).table(), apart, check_exact=True)
+        columns = {name: np.concatenate([one[at] for one in made]) for at, name in enumerate("ab")}
+        pd.testing.assert_frame_equal(apart, pd.DataFrame(columns), check_exact=True)
+
+
 def main():
     """Compare."""
     chance, at_once = random.Random(7), 0
@@ -54,14 +67,16 @@ def main():
         for schema in schemas(names):
             columns = doubles.names_of(schema)
             for orient, value in documents(chance, names):
-                found = doubles.table(value, orient, columns) if columns else None
-                if found is not None:
+                block = doubles.block(value, orient, columns) if columns else None
+                if block is not None:
                     at_once += 1
+                    found = block.table()
                     expected = made(value, orient, schema)
                     pd.testing.assert_frame_equal(found, expected, check_exact=True)
                     assert type(found.columns) is type(expected.columns)
                     assert found.columns.dtype == expected.columns.dtype
                     assert found.to_numpy().flags == expected.to_numpy().flags or len(found) < 2
+    compare_joined(chance)
     print(at_once)
 
 

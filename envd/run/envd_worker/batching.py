@@ -11,6 +11,8 @@ rows it has.
 
 import sys
 
+from .blocks import joined
+
 _INT64 = 1 << 63
 
 
@@ -36,6 +38,9 @@ def join(inputs):
     Raises:
         Apart: they do not make one input of the same form.
     """
+    if inputs[0].block:
+        blocks = [one.block for one in inputs]
+        return joined(blocks).table(), [one.rows for one in blocks]
     parts = [one.data for one in inputs]
     try:
         if isinstance(parts[0], list):
@@ -79,7 +84,7 @@ def split(raw, sizes):
 def _form_of(one):
     """Return the form of an Input, which is found out once."""
     if one.form is False:
-        one.form = _form(one.data)
+        one.form = one.block.form if one.block else _form(one.data)
     return one.form
 
 

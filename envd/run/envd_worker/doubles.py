@@ -1,9 +1,11 @@
-"""Makes a table of doubles at once, where MLflow casts it column by column.
+"""Reads a table of doubles at once, where MLflow casts it column by column.
 
 What comes out is the same; with a row of four columns it takes a fifth of the time.
 """
 
 import sys
+
+from .blocks import Block
 
 
 def names_of(schema):
@@ -22,7 +24,7 @@ def names_of(schema):
     return schema.input_names() if is_plain and specs else None
 
 
-def table(value, orient, names):
+def block(value, orient, names):
     """Return the table in *value*, laid out as *orient* says, with the columns *names*.
 
     None if anything in it is not as the schema has it: then it is up to MLflow.
@@ -32,9 +34,7 @@ def table(value, orient, names):
         return None
     if any(type(one) is not float for row in rows for one in row):
         return None
-    # In the order in which pandas keeps what it has made of lists: column by column.
-    columns = sys.modules["numpy"].array(list(zip(*rows)))
-    return sys.modules["pandas"].DataFrame(columns.T, columns=list(names))
+    return Block(names, sys.modules["numpy"].array(list(zip(*rows))))
 
 
 def _split(value, names):

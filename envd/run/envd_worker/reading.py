@@ -6,6 +6,7 @@ import json
 import sys
 
 from . import doubles, writing
+from .blocks import Block
 from .protocol import TENSORS
 from .refusals import Refused, short, told
 
@@ -26,7 +27,7 @@ class Metadata:
 
 
 class Input:
-    """What a model is asked: the data, and params or None.
+    """What a model is asked: the data, a Block maybe as long as nobody asks, and params or None.
 
     `is_chat` says whether it came in the form of the LLM providers, whose answer is not
     wrapped, and `write` what writes the answer, where that is not MLflow's JSON.
@@ -34,8 +35,16 @@ class Input:
 
     def __init__(self, data, params=None, is_chat=False, write=None):
         """Keep the parts. `form` is what `batching` finds out of the data."""
-        self.data, self.params, self.is_chat = data, params, is_chat
+        self.block = data if isinstance(data, Block) else None
+        self._data, self.params, self.is_chat = data, params, is_chat
         self.form, self._write = False, write
+
+    @property
+    def data(self):
+        """What the model is given."""
+        if isinstance(self._data, Block):
+            self._data = self._data.table()
+        return self._data
 
     def written(self, raw, limit):
         """Return the model's answer *raw* in at most *limit* bytes, and notes on it."""
@@ -170,7 +179,7 @@ def _dataframe(value, orient, metadata):
     schema = metadata.schema
     helpers = _mlflow_helpers()
     if hasattr(helpers, "dataframe_from_parsed_json"):
-        found = doubles.table(value, orient, metadata.doubles) if metadata.doubles else None
+        found = doubles.block(value, orient, metadata.doubles) if metadata.doubles else None
         if found is not None:
             return found
         return helpers.dataframe_from_parsed_json(value, orient, schema)

@@ -14,6 +14,7 @@ import json
 import sys
 
 from . import tensors
+from .blocks import Block
 from .refusals import Refused
 
 # Of the parameters of a request, those that are not params of the model: of the protocol, of
@@ -197,28 +198,32 @@ def _is_lopsided(values):
 
 
 def _table(found, expected):
+    """Return tensors as the columns of a table, or of a Block."""
     pandas = _module("pandas")
     if pandas is None:
         message = "the model's environment has no pandas to make a table of; send `dict` or `np`"
         raise Refused("PAYLOAD_INVALID", message)
-    columns = {one.name: _column(pandas, one, expected) for one in found}
+    columns = {one.name: _column(one, expected) for one in found}
     sizes = {name: len(one) for name, one in columns.items()}
     if len(set(sizes.values())) > 1:
         raise Refused("PAYLOAD_INVALID", "the columns are not of one length: %s" % sizes)
-    return pandas.DataFrame(columns)
+    types = {getattr(one, "dtype", None) for one in columns.values()}
+    if len(types) == 1 and getattr(types.pop(), "kind", "") in tuple("biuf"):
+        return Block(list(columns), _numpy().array(list(columns.values())))
+    return pandas.DataFrame({name: pandas.Series(one) for name, one in columns.items()})
 
 
-def _column(pandas, tensor, expected):
+def _column(tensor, expected):
     if tensor.datatype == "BYTES" and _kind(tensor, expected) is None:
-        return pandas.Series(tensor.texts)
+        return tensor.texts
     value = _value(tensor, expected)
     if isinstance(value, list) and tensor.datatype == "BYTES":
-        return pandas.Series(value)
+        return value
     rows = tensor.shape[0] if tensor.shape else 1
     if tensor.count != rows:
         message = "`%s` is to be a column, and has %d values for %d rows"
         raise Refused("PAYLOAD_INVALID", message % (tensor.name, tensor.count, rows))
-    return pandas.Series(value.reshape(rows))
+    return value.reshape(rows)
 
 
 def _plain(value):
