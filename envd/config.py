@@ -216,6 +216,9 @@ class Daemon:
 
     drain: Seconds = setting(Seconds(30), "How long SIGTERM waits for requests under way.")
     max_message: Bytes = setting(Bytes(64 << 20), "The largest request or answer.")
+    max_in_parts: Bytes = setting(
+        Bytes(1 << 30), "The largest input, or answer of `predict`, that comes in parts."
+    )
     metrics: Loopback = setting(
         Loopback(""), "Where Prometheus finds metrics, as in `127.0.0.1:9464`; none if empty."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Blame(enum.Enum):
@@ -38,6 +38,16 @@ class EnvdError(Exception):
         super().__init__(message)
         self.message = message
         self.metadata = {key: str(value) for key, value in metadata.items() if value is not None}
+
+    def anew(self) -> Self:
+        """Return the same error as nobody has raised it yet.
+
+        One that was raised has all that those who raised it had. What waits for it has it as
+        well: nobody would find such rubbish for a long time.
+        """
+        found = type(self)(self.message, **self.metadata)
+        found.retry_after_s = self.retry_after_s
+        return found
 
     def document(self) -> dict[str, object]:
         """Return what `from_document` needs to raise the same error elsewhere."""
@@ -127,6 +137,12 @@ class PayloadTooLargeError(EnvdError):
     """The input or the answer is over the limit; send less."""
 
     code, reason = "RESOURCE_EXHAUSTED", "PAYLOAD_TOO_LARGE"
+
+
+class StreamUnsupportedError(EnvdError):
+    """The model cannot answer item by item; ask for its prediction."""
+
+    code, reason, blame = "FAILED_PRECONDITION", "STREAM_UNSUPPORTED", Blame.SPEC
 
 
 class InFlightFullError(EnvdError):

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +96,18 @@ def load_head(model: Path, **more: Any) -> dict[str, Any]:
     return given | more
 
 
-def model(path: Path, predict: str = "return data", top: str = "", **modules: str) -> Path:
-    """Write a model of its own loader: *top* is run to load it, *predict* to predict."""
+def model(
+    path: Path, predict: str = "return data", top: str = "", methods: str = "", **modules: str
+) -> Path:
+    """Write a model of its own loader: *top* is run to load it, *predict* to predict.
+
+    It has more *methods*.
+    """
     (path / "code").mkdir(parents=True)
     (path / "MLmodel").write_text(
         "flavors:\n  python_function:\n    loader_module: loader\n    code: code\n"
     )
-    body = "\n".join(f"        {line}" for line in predict.splitlines())
+    body = textwrap.indent(predict, " " * 8) + "\n\n" + textwrap.indent(methods, " " * 4)
     (path / "code" / "loader.py").write_text(
         f"import os, sys\n{top}\n\nclass Model:\n    def predict(self, data):\n{body}\n\n\n"
         "def _load_pyfunc(path):\n    return Model()\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from envd.errors import EnvdError
 
@@ -13,6 +13,8 @@ _FIRST_S, _LONGEST_S, _MEMORY_S = 0.5, 30.0, 60.0
 # What loads well may die of one caller's requests, which must not keep the others out.
 _LONGEST_OF_LOADED_S = 1.0
 _MAX_SUSPECTS, _DEADLY, _SUSPECT_S = 256, 2, 600.0
+# Nobody is served while it is hashed: of a larger payload only its first pieces.
+_MOST_HASHED_BYTES = 64 << 20
 
 # How long its head and its payload are, and a digest of both.
 _Content = tuple[int, int, bytes]
@@ -74,7 +76,7 @@ class Suspects:
         # How many died of each, and when the last one did.
         self._deaths: OrderedDict[_Content, tuple[int, float]] = OrderedDict()
 
-    def accuse(self, head: bytes, payload: bytes) -> bool:
+    def accuse(self, head: bytes, payload: Sequence[bytes]) -> bool:
         """Count a worker that died of this request; return whether that is certain now."""
         key = _content(head, payload)
         count = self._count(key) + 1
@@ -84,18 +86,18 @@ class Suspects:
             self._deaths.popitem(last=False)
         return count >= _DEADLY
 
-    def clear(self, head: bytes, payload: bytes) -> None:
+    def clear(self, head: bytes, payload: Sequence[bytes]) -> None:
         """Forget what was held against this request: it was answered."""
         if self._has_like(head, payload):
             self._deaths.pop(_content(head, payload), None)
 
-    def are_deadly(self, head: bytes, payload: bytes) -> bool:
+    def are_deadly(self, head: bytes, payload: Sequence[bytes]) -> bool:
         """Whether workers are known to die of this request."""
         return self._has_like(head, payload) and self._count(_content(head, payload)) >= _DEADLY
 
-    def _has_like(self, head: bytes, payload: bytes) -> bool:
+    def _has_like(self, head: bytes, payload: Sequence[bytes]) -> bool:
         """Whether it may be a suspect at all: only then it is hashed."""
-        sizes = len(head), len(payload)
+        sizes = len(head), sum(map(len, payload))
         return any(one[:2] == sizes for one in self._deaths)
 
     def _count(self, key: _Content) -> int:
@@ -103,7 +105,10 @@ class Suspects:
         return count if self._clock() - last < _SUSPECT_S else 0
 
 
-def _content(head: bytes, payload: bytes) -> _Content:
-    found = hashlib.sha256(head)
-    found.update(payload)
-    return len(head), len(payload), found.digest()
+def _content(head: bytes, payload: Sequence[bytes]) -> _Content:
+    found, left = hashlib.sha256(head), _MOST_HASHED_BYTES
+    for one in payload:
+        if left > 0:
+            found.update(one)
+            left -= len(one)
+    return len(head), sum(map(len, payload)), found.digest()

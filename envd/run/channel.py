@@ -6,19 +6,40 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from envd.errors import EnvdError, from_document
-from envd.run.envd_worker.protocol import BEGUN, CANCEL, DONE, HEADER, MAX_HEAD_BYTES
+from envd.run.envd_worker.protocol import (
+    BEGUN,
+    CANCEL,
+    CREDIT,
+    DONE,
+    HEADER,
+    ITEM,
+    MAX_HEAD_BYTES,
+    PART,
+)
 
 log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], bytes]
+# Bytes in one piece or several, which nobody puts together.
+Payload = Sequence[bytes]
 _LAST_WORDS_S = 0.1
 
 
 class Caller(Protocol):
-    """Who sent a request, and hears what became of it, gone or not: one of these, once."""
+    """Who sent a request, and hears what became of it, gone or not: one of these, once.
+
+    Before an answer, or a refusal, there may be any number of parts.
+    """
+
+    def part(self, payload: bytes, *, ends: bool) -> None:
+        """Take a part of an item of the answer, which may end the item.
+
+        Raises:
+            ValueError: as `answered`.
+        """
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
         """Take the answer.
@@ -83,7 +104,7 @@ class Channel(asyncio.Protocol):
         since = max(self._turned, *(self._abandoned[number] for number in begun))
         return self._loop.time() - since >= limit_s
 
-    def send(self, kind: int, head: bytes, payload: bytes, caller: Caller) -> int:
+    def send(self, kind: int, head: bytes, payload: Payload, caller: Caller) -> int:
         """Send one request and return its id; *caller* hears what becomes of it."""
         if self.closed.done():
             self._loop.call_soon(lambda: caller.lost(is_begun=False))
@@ -92,7 +113,8 @@ class Channel(asyncio.Protocol):
         if not self._callers:
             self._turned = self._loop.time()
         self._callers[self._count] = caller
-        self._write(HEADER.pack(len(payload), self._count, kind, len(head)) + head, payload)
+        size = sum(map(len, payload))
+        self._write(HEADER.pack(size, self._count, kind, len(head)) + head, *payload)
         return self._count
 
     def abandon(self, number: int) -> None:
@@ -100,6 +122,12 @@ class Channel(asyncio.Protocol):
         if number in self._callers:
             self._abandoned[number] = self._loop.time()
             self._write(HEADER.pack(0, number, CANCEL, 0))
+
+    def grant(self, number: int, size: int) -> None:
+        """Let the worker send *size* bytes more of its answer to the request *number*."""
+        if number in self._callers:
+            head = json.dumps({"bytes": size}).encode()
+            self._write(HEADER.pack(0, number, CREDIT, len(head)) + head)
 
     async def call(self, kind: int, head: Mapping[str, object]) -> Answer:
         """Send one request and return the head and the payload of its answer.
@@ -109,7 +137,7 @@ class Channel(asyncio.Protocol):
             ConnectionError: the worker is gone.
         """
         caller = _Waiting(self._loop.create_future())
-        number = self.send(kind, json.dumps(head).encode(), b"", caller)
+        number = self.send(kind, json.dumps(head).encode(), (), caller)
         try:
             return await caller.answer
         except asyncio.CancelledError:
@@ -152,6 +180,11 @@ class Channel(asyncio.Protocol):
             self._begun = frozenset(head["ids"]) & self._callers.keys()
             return
         caller = self._callers[number]
+        if kind in {PART, ITEM}:
+            if number not in self._begun_now():
+                raise ValueError(number)
+            caller.part(payload, ends=kind == ITEM)
+            return
         if number in self._begun_now():
             self._turned = self._loop.time()
         if kind == DONE:
@@ -225,6 +258,11 @@ class _Waiting:
 
     def __init__(self, answer: asyncio.Future[Answer]) -> None:
         self.answer = answer
+
+    def part(self, payload: bytes, *, ends: bool) -> None:
+        del payload, ends
+        message = "loading a model has no parts"
+        raise ValueError(message)
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
         if not self.answer.done():

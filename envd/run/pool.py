@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,13 @@ from envd import values
 from envd.config import Settings
 from envd.model import Model
 from envd.run import memory
+from envd.run.channel import Payload
 from envd.run.observer import Observer
 from envd.run.processes import Processes
 from envd.run.queue import Queue
 from envd.run.recent import RecentUses
 from envd.run.serving import Serving
+from envd.run.stream import Stream
 from envd.run.templates import Template
 from envd.run.ticket import Answered
 from envd.run.workshop import Worker, Workshop
@@ -29,20 +31,41 @@ from envd.store import Environment, Store
 log = logging.getLogger(__name__)
 _SWEEP_S, _MEASURE_S = 1.0, 5.0
 _DEFAULT = Serving()
+# What of a model is asked: the answer of its `predict`, or each item of its `predict_stream`.
+Function = Literal["predict", "predict_stream"]
+# How large what it answers may be is said by these settings of the daemon's.
+_LIMITS = {"predict": "max_in_parts", "predict_stream": "max_message"}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One input for a model: bytes that are not looked into here."""
+    """One input for a model: bytes that are not looked into here.
+
+    A large one may go on in the `rest`.
+    """
 
     payload: bytes
     content_type: str
     params: dict[str, object] | None
+    rest: Sequence[bytes] = ()
 
     @property
     def head(self) -> bytes:
         """What the worker is told of it."""
-        return json.dumps({"content_type": self.content_type, "params": self.params}).encode()
+        return self._head()
+
+    @property
+    def parts(self) -> Payload:
+        """The whole input, in the pieces it came in."""
+        return (self.payload, *self.rest)
+
+    def stream_head(self, function: Function, limit: int) -> bytes:
+        """What the worker is told of it where the answer, of *function*, is to come in parts."""
+        return self._head(function=function, limit=limit, setting=f"daemon.{_LIMITS[function]}")
+
+    def _head(self, **more: object) -> bytes:
+        about = {"content_type": self.content_type, "params": self.params}
+        return json.dumps(about | more).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +127,41 @@ class Pool:
             EnvdError: the model cannot be loaded, or refused the request.
         """
         queue = self._queue(model, environment, serving)
-        answered = await queue.ask(request.head, request.payload)
-        found = _prediction(answered, self._clock())
+        answered = await queue.ask(request.head, request.parts)
+        return self._noted(_prediction(answered, self._clock()), model, environment)
+
+    async def stream(
+        self,
+        model: Model,
+        environment: Environment,
+        request: Request,
+        function: Function,
+        serving: Serving = _DEFAULT,
+    ) -> Stream:
+        """Return what the *function* of *model* answers to *request*, as it comes, once it begins.
+
+        It is to be closed. When it is over, `ended` says how it came about.
+
+        Raises:
+            EnvironmentNotFoundError: the environment has been removed meanwhile.
+            StreamUnsupportedError: the model has no `predict_stream`.
+            EnvdError: the model cannot be loaded, or refused the request.
+        """
+        limit: int = getattr(self._settings.daemon, _LIMITS[function])
+        queue = self._queue(model, environment, serving)
+        stream = queue.stream(request.stream_head(function, limit), request.parts, limit)
+        try:
+            await stream.begin()
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def ended(self, stream: Stream, model: Model, environment: Environment) -> Prediction:
+        """Return how the answer in *stream*, which is over, came about; it has no payload."""
+        return self._noted(_prediction(stream.answered, self._clock()), model, environment)
+
+    def _noted(self, found: Prediction, model: Model, environment: Environment) -> Prediction:
         self._uses.record(environment.id)
         if found.origin != "warm":
             self._store.uses.record_model(environment.id, model.path)
@@ -248,17 +304,16 @@ def _sizes(workers: list[Worker], templates: list[Template]) -> list[int]:
 
 
 def _prediction(answered: Answered, now: float) -> Prediction:
-    ticket = answered.ticket
-    worker = ticket.worker
-    is_new = worker is not None and worker.born > ticket.asked
+    worker = answered.worker
+    is_new = worker is not None and worker.born > answered.asked
     start: Any = worker.start_seconds if worker and is_new else 0.0
     return Prediction(
         payload=answered.payload,
         origin=worker.kind if worker and is_new else "warm",
         why=worker.why if worker and is_new else "",
-        queue_seconds=max(0.0, ticket.sent - ticket.asked - start),
+        queue_seconds=max(0.0, answered.sent - answered.asked - start),
         start_seconds=start,
-        predict_seconds=now - ticket.sent,
+        predict_seconds=now - answered.sent,
         model_seconds=answered.model_seconds,
         notes=answered.notes,
     )

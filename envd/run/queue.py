@@ -9,9 +9,11 @@ from collections import deque
 from envd.errors import EnvdError, QueueFullError, RequestKillsWorkersError
 from envd.model import Model
 from envd.run.breaker import Suspects
+from envd.run.channel import Payload
 from envd.run.crew import Crew
-from envd.run.envd_worker.protocol import PREDICT
+from envd.run.envd_worker.protocol import PREDICT, STREAM
 from envd.run.serving import Serving
+from envd.run.stream import Stream, Window
 from envd.run.ticket import Answered, Ticket
 from envd.run.workshop import Worker, Workshop
 from envd.store import Environment
@@ -51,7 +53,7 @@ class Queue:
         """Whether there is nothing here any more, and no failure to remember."""
         return not self._waiting and self.crew.is_over
 
-    async def ask(self, head: bytes, payload: bytes) -> Answered:
+    async def ask(self, head: bytes, payload: Payload) -> Answered:
         """Return the answer to one request.
 
         Raises:
@@ -59,11 +61,7 @@ class Queue:
             RequestKillsWorkersError: workers are known to die of it.
             EnvdError: no worker can be had, it died, or it refused.
         """
-        self._admit(head, payload)
-        # Whoever asks wants workers, though they were retired.
-        self.crew.is_current = True
-        loop = asyncio.get_running_loop()
-        ticket = Ticket(head, payload, self._clock(), loop.create_future(), self)
+        ticket = self._ticket(head, payload)
         self._wait(ticket)
         self._dispatch()
         try:
@@ -71,6 +69,31 @@ class Queue:
         except asyncio.CancelledError:
             self._leave(ticket)
             raise
+        finally:
+            # It has the error, which has what was here when it was raised.
+            del ticket
+
+    def stream(self, head: bytes, payload: Payload, limit: int) -> Stream:
+        """Return the answer to one request as it will come, in items of at most *limit* bytes.
+
+        A worker with nothing else to do sends it, and does nothing else meanwhile: nobody
+        waits behind a stream while another worker is free, nor a stream behind anybody.
+
+        Raises:
+            EnvdError: as `ask`, of what is known at once; the stream raises the rest.
+        """
+        ticket = self._ticket(head, payload)
+        ticket.is_alone, ticket.window = True, Window(limit)
+        self._wait(ticket)
+        self._dispatch()
+        return Stream(ticket, ticket.window, self._leave)
+
+    def _ticket(self, head: bytes, payload: Payload) -> Ticket:
+        self._admit(head, payload)
+        # Whoever asks wants workers, though they were retired.
+        self.crew.is_current = True
+        loop = asyncio.get_running_loop()
+        return Ticket(head, payload, self._clock(), loop.create_future(), self)
 
     def go_on(self) -> None:
         """Hand out what waits, and let those go who are to."""
@@ -136,7 +159,7 @@ class Queue:
                 ticket.answer.set_exception(self._deadly() if is_deadly else error)
         self._dispatch()
 
-    def _admit(self, head: bytes, payload: bytes) -> None:
+    def _admit(self, head: bytes, payload: Payload) -> None:
         if len(self._waiting) >= self._serving.queue:
             message = f"{len(self._waiting)} requests wait for `{self._model}` already; ask again"
             raise QueueFullError(message, model=self._model, waiting=len(self._waiting))
@@ -178,7 +201,8 @@ class Queue:
         ticket.worker = worker
         worker.is_reserved = ticket.is_alone
         ticket.sent = worker.last_used = self._clock()
-        ticket.number = worker.channel.send(PREDICT, ticket.head, ticket.payload, ticket)
+        kind = STREAM if ticket.window else PREDICT
+        ticket.number = worker.channel.send(kind, ticket.head, ticket.payload, ticket)
 
     def _leave(self, ticket: Ticket) -> None:
         """Let nobody work for a caller that has left."""

@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envd.errors import EnvdError, InternalError
+from envd.run.channel import Payload
 from envd.run.workshop import Worker, explained
 
 if TYPE_CHECKING:
     from envd.run.queue import Queue
+    from envd.run.stream import Window
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
     """A request on its way: `answer` gets what became of it.
 
-    One that a worker died with among others is handed out `alone`.
+    One that a worker died with among others is handed out `alone`, as is one whose answer
+    comes in parts, which go to the `window`.
     """
 
     head: bytes
-    payload: bytes
+    payload: Payload
     asked: float
     answer: asyncio.Future[Answered]
     queue: Queue
@@ -29,6 +32,19 @@ class Ticket:
     number: int = 0
     worker: Worker | None = None
     is_alone: bool = False
+    window: Window | None = None
+
+    def part(self, payload: bytes, *, ends: bool) -> None:
+        """Take a part of the answer.
+
+        Raises:
+            ValueError: no worker sends it.
+        """
+        if self.window is None:
+            message = "the answer has no parts"
+            raise ValueError(message)
+        if not self.answer.done():
+            self.window.put(payload, ends=ends)
 
     def answered(self, head: dict[str, Any], payload: bytes) -> None:
         """Take the answer.
@@ -38,7 +54,9 @@ class Ticket:
         """
         notes = tuple({"code": str(one["code"]), "message": str(one["message"])}
                       for one in head["notes"])  # fmt: skip
-        found = Answered(self, float(head["seconds"]), notes, payload)
+        found = Answered(self.worker, self.asked, self.sent, float(head["seconds"]), notes, payload)
+        if self.window and not self.answer.done():
+            self.window.check_end()
         self.queue.on_answer(self)
         if not self.answer.done():
             self.answer.set_result(found)
@@ -63,9 +81,14 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to a request, and the request with the worker that answered."""
+    """The answer to a request, the worker that gave it, and when both were asked.
 
-    ticket: Ticket
+    Not the request: it has this, and what refers to itself stays when nobody wants it.
+    """
+
+    worker: Worker | None
+    asked: float
+    sent: float
     model_seconds: float
     notes: tuple[dict[str, str], ...]
     payload: bytes

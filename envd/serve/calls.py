@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
+import grpc
+
 from envd.errors import DeadlineExceededError, EnvdError, ShuttingDownError
 from envd.serve import status
 from envd.serve.context import Context
@@ -27,6 +29,7 @@ REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 Unary = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
+Both = Callable[[AsyncIterator[Any], Context], Awaitable[None]]
 # How many seconds the caller still waits; None is for ever.
 LeftS = Callable[[], float | None]
 
@@ -145,7 +148,10 @@ class Calls:
                 with self.under_way(call):
                     return await answer(request, context)
             except EnvdError as failure:
-                await _abort(context, failure, call.id)
+                ended = status.of(failure, call.id)
+            # gRPC keeps what it raises for that, which knows this function and refers to itself.
+            del request
+            return await _abort(context, ended, call.id)
 
         return answered
 
@@ -159,7 +165,30 @@ class Calls:
                     async for message in answer(request, context):
                         yield message
             except EnvdError as failure:
-                await _abort(context, failure, call.id)
+                ended = status.of(failure, call.id)
+            else:
+                return
+            await _abort(context, ended, call.id)
+
+        return answered
+
+    def both(self, method: str, answer: Both) -> Both:
+        """Return *answer*, a coroutine function that reads and writes messages, likewise.
+
+        No generator: one that is left while its caller takes no message is only closed when
+        it is found to be rubbish.
+        """
+
+        async def answered(requests: AsyncIterator[Any], context: Context) -> None:
+            call = self._begin(method, context)
+            try:
+                with self.under_way(call):
+                    await answer(requests, context)
+            except EnvdError as failure:
+                ended = status.of(failure, call.id)
+            else:
+                return
+            await _abort(context, ended, call.id)
 
         return answered
 
@@ -233,7 +262,6 @@ def _failed(call: Call, error: Exception) -> EnvdError:
     return failure
 
 
-async def _abort(context: Context, failure: EnvdError, request_id: str) -> NoReturn:
-    answer = status.of(failure, request_id)
+async def _abort(context: Context, answer: grpc.Status, request_id: str) -> NoReturn:
     trailers = (*answer.trailing_metadata, (REQUEST_ID, request_id))
     await context.abort(answer.code, answer.details, trailers)

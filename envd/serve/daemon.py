@@ -18,6 +18,7 @@ from envd import addresses
 from envd.addresses import Sockets
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
+from envd.run.envd_worker.protocol import PART_BYTES
 from envd.run.processes import Processes
 from envd.serve.core import Core
 from envd.serve.environments import Environments
@@ -124,7 +125,7 @@ class Daemon:
         return grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
+                ("grpc.max_send_message_length", max(limit, 2 * PART_BYTES)),
                 ("grpc.so_reuseport", 0),
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 ("grpc.max_concurrent_streams", _STREAMS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -54,7 +55,9 @@ class Gate:
         if handler.unary_stream:
             events = self._calls.stream(method, handler.unary_stream)
             return grpc.unary_stream_rpc_method_handler(events, *coders)
-        answers = self._calls.stream(method, handler.stream_stream)
+        is_generator = inspect.isasyncgenfunction(handler.stream_stream)
+        wrapped = self._calls.stream if is_generator else self._calls.both
+        answers: Any = wrapped(method, handler.stream_stream)
         return grpc.stream_stream_rpc_method_handler(answers, *coders)
 
 

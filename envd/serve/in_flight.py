@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from google.protobuf.message import Message
 
 from envd import config
@@ -18,15 +21,25 @@ class InFlight:
         """Hold `max_in_flight` bytes, or one request of any size."""
         self._most = settings.max_in_flight
         self._largest = settings.max_message
+        self._largest_in_parts = settings.max_in_parts
         self.bytes = 0
 
-    def take(self, size: int) -> None:
-        """Hold *size* bytes more, until they are given back.
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Share]:
+        """Hold what comes of one request within, however much that gets to be."""
+        share = Share(self, self._largest_in_parts)
+        try:
+            yield share
+        finally:
+            self.give_back(share.bytes)
+
+    def take(self, size: int, held: int = 0) -> None:
+        """Hold *size* bytes more of a request that has *held* some, until they are given back.
 
         Raises:
             InFlightFullError: there is no room for them beside what is held.
         """
-        if self.bytes and self.bytes + size > self._most:
+        if self.bytes > held and self.bytes + size > self._most:
             message = (
                 f"{self.bytes} bytes of requests are under way, and `daemon.max_in_flight` is "
                 f"{self._most}; try again"
@@ -52,3 +65,26 @@ class InFlight:
             f"{self._largest} that `daemon.max_message` allows"
         )
         raise PayloadTooLargeError(message, bytes=payload_size, max_message=self._largest)
+
+
+class Share:
+    """The payload of one request that comes in parts."""
+
+    def __init__(self, in_flight: InFlight, largest: int) -> None:
+        """Hold at most *largest* bytes of what is *in_flight*."""
+        self._in_flight = in_flight
+        self._largest = largest
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Hold *size* bytes more.
+
+        Raises:
+            PayloadTooLargeError: nobody may send so much.
+            InFlightFullError: there is no room for them beside what is held of others.
+        """
+        if self.bytes + size > self._largest:
+            message = f"the input is more than the {self._largest} bytes of `daemon.max_in_parts`"
+            raise PayloadTooLargeError(message, max_in_parts=self._largest)
+        self._in_flight.take(size, self.bytes)
+        self.bytes += size

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 from envd.errors import EnvdError, EnvironmentNotFoundError
-from envd.run.pool import Pool, Prediction, Request
+from envd.run.pool import Function, Pool, Prediction, Request
+from envd.run.stream import Part, Stream
 from envd.serve import calls
-from envd.serve.in_flight import InFlight
+from envd.serve.calls import Call
+from envd.serve.in_flight import InFlight, Share
 from envd.serve.models import DEFAULT, ReadyModel, ReadyModels, again
 from envd.spec import Terms
+
+# An input that comes in smaller pieces is kept in pieces like this.
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +69,50 @@ class Predicting:
         call.bytes_in, call.bytes_out = size, len(answer.prediction.payload)
         return answer
 
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        asked: Asked,
+        request: Request,
+        function: Function,
+        more: AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[Answering]:
+        """Answer *request* in parts, within a call that is under way and as long as this is.
+
+        What the *function* of the model answers can be iterated within, and stops where that
+        does. The input goes on with *more*, of which no more is taken than there is room for,
+        and nothing before the environment is ready.
+
+        Raises:
+            EnvdError: it cannot be answered, and nothing has come of it.
+        """
+        call = calls.current()
+        call.is_prediction = True
+        with self.in_flight.share() as share:
+            share.add(len(request.payload))
+            if more is not None:
+                await again(lambda: self._ready(asked))
+                request = replace(request, rest=await _received(more, share))
+            call.bytes_in = share.bytes
+            answering = await again(lambda: self._begun(asked, request, function))
+            with contextlib.closing(answering):
+                yield answering
+
+    async def _begun(self, asked: Asked, request: Request, function: Function) -> Answering:
+        ready, seconds = await self._ready(asked)
+        try:
+            stream = await self._pool.stream(
+                ready.model, ready.environment, request, function, ready.serving
+            )
+        except EnvironmentNotFoundError:
+            self._models.forget(ready.model, asked.terms)
+            raise
+        except EnvdError as error:
+            raise await self.failed(ready, error) from error
+        return Answering(self, stream, ready, seconds)
+
     async def _answer(self, asked: Asked, request: Request) -> Answer:
-        call, started = calls.current(), time.perf_counter()
-        ready = await self._models.ready(
-            asked.model, asked.terms, asked.model_config, wait=asked.wait
-        )
-        seconds = call.stages["environment"] = time.perf_counter() - started
-        call.model = ready.entry.served.name if ready.entry else ""
-        call.check_deadline()
+        ready, seconds = await self._ready(asked)
         try:
             prediction = await self._pool.predict(
                 ready.model, ready.environment, request, ready.serving
@@ -78,12 +121,94 @@ class Predicting:
             self._models.forget(ready.model, asked.terms)
             raise
         except EnvdError as error:
-            raise await self._models.failed(ready, error) from error
+            raise await self.failed(ready, error) from error
+        return await self._answered(calls.current(), prediction, ready, seconds)
+
+    async def _ready(self, asked: Asked) -> tuple[ReadyModel, float]:
+        """Return the model that is *asked*, and how long this request has waited for it."""
+        call, started = calls.current(), time.perf_counter()
+        ready = await self._models.ready(
+            asked.model, asked.terms, asked.model_config, wait=asked.wait
+        )
+        seconds = call.stages.get("environment", 0.0) + time.perf_counter() - started
+        call.stages["environment"] = seconds
+        call.model = ready.entry.served.name if ready.entry else ""
+        call.check_deadline()
+        return ready, seconds
+
+    async def failed(self, ready: ReadyModel, error: EnvdError) -> EnvdError:
+        """Return what *error*, which came of running *ready*, is to the caller."""
+        return await self._models.failed(ready, error)
+
+    async def ended(self, call: Call, stream: Stream, ready: ReadyModel, seconds: float) -> Answer:
+        """Return the answer of which *stream* had the parts."""
+        prediction = self._pool.ended(stream, ready.model, ready.environment)
+        return await self._answered(call, prediction, ready, seconds)
+
+    async def _answered(
+        self, call: Call, prediction: Prediction, ready: ReadyModel, seconds: float
+    ) -> Answer:
+        """Return the answer that *prediction* is, and take note where the time went."""
         if ready.entry:
             await self._models.succeeded(ready)
-        call.stages["queue"] = prediction.queue_seconds
+        stages = call.stages
+        stages["queue"] = prediction.queue_seconds
         if prediction.start_seconds:
-            call.stages["start"] = prediction.start_seconds
-        call.stages["worker"] = prediction.predict_seconds
-        call.stages["model"] = prediction.model_seconds
+            stages["start"] = prediction.start_seconds
+        stages["worker"] = prediction.predict_seconds
+        stages["model"] = prediction.model_seconds
         return Answer(prediction, ready, seconds)
+
+
+class Answering:
+    """The parts of one answer as they come; `answer`, without a payload, when they are over."""
+
+    answer: Answer
+
+    def __init__(self, by: Predicting, stream: Stream, ready: ReadyModel, seconds: float) -> None:
+        """Pass on the *stream* of what is *ready*."""
+        self._by = by
+        self._stream = stream
+        self._ready, self._seconds = ready, seconds
+        # Whoever iterates may do that in another task.
+        self._call = calls.current()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Part:
+        """Return the next part.
+
+        Raises:
+            EnvdError: there are no more than those that have come.
+        """
+        try:
+            part = await anext(self._stream)
+        except StopAsyncIteration:
+            self.answer = await self._by.ended(self._call, self._stream, self._ready, self._seconds)
+            raise
+        except EnvdError as error:
+            raise await self._by.failed(self._ready, error) from error
+        self._call.bytes_out += len(part.payload)
+        return part
+
+    def close(self) -> None:
+        """Let the model stop."""
+        self._stream.close()
+
+
+async def _received(more: AsyncIterator[bytes], share: Share) -> list[bytes]:
+    """Return what comes of *more*: small pieces, which take more than they hold, in large ones."""
+    whole, last = [], bytearray()
+    async for part in more:
+        share.add(len(part))
+        if len(part) >= _PIECE_BYTES:
+            whole += [bytes(last), part] if last else [part]
+            last = bytearray()
+        else:
+            last += part
+        if len(last) >= _PIECE_BYTES:
+            whole.append(bytes(last))
+            last = bytearray()
+    return [*whole, bytes(last)]

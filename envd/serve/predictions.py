@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from typing import Any
 
+import grpc
 from envd_client.v1 import envd_pb2 as api
 
 from envd import messages
 from envd.errors import RequestInvalidError
-from envd.run.pool import Pool, Request
+from envd.run.pool import Function, Pool, Request
 from envd.serve.context import Context
 from envd.serve.loading import Loading
 from envd.serve.model_handlers import ModelHandlers, named
@@ -23,6 +26,10 @@ _ORIGINS = {
     "warm": api.PredictResponse.WARM,
     "forked": api.PredictResponse.FORKED,
     "fresh": api.PredictResponse.FRESH,
+}
+_FUNCTIONS: dict[int, Function] = {
+    api.PredictStreamRequest.PREDICT: "predict",
+    api.PredictStreamRequest.PREDICT_STREAM: "predict_stream",
 }
 
 
@@ -47,21 +54,62 @@ class Predictions(ModelHandlers, WorkerHandlers):
     ) -> api.PredictResponse:
         """Answer one request with one model."""
         del context
-        asked = Asked(
-            named(request.model),
-            Terms(tuple(request.pip_requirements_override), request.env_manager),
-            _object(request.model_config_json, "model_config_json"),
-            wait=request.wait if request.HasField("wait") else True,
-        )
-        parsed = Request(
-            payload=request.payload,
-            content_type=request.content_type or "application/json",
-            params=_object(request.params_json, "params_json"),
-        )
-        answer = await self._predicting.answer(asked, parsed)
+        answer = await self._predicting.answer(*_parsed(request))
         response = _response(answer)
         self._predicting.in_flight.check_answer(response, len(response.payload))
         return response
+
+    # The stubs know generators only.
+    async def PredictStream(  # type: ignore[override]  # noqa: N802
+        self, requests: AsyncIterator[api.PredictStreamRequest], context: Context
+    ) -> None:
+        """Answer one request, of which *requests* are the parts, in parts."""
+        first = await anext(requests, api.PredictStreamRequest())
+        function = _FUNCTIONS.get(first.function)
+        if function is None or not first.HasField("request"):
+            message = "the first message has to have a `request`, and the `function` to ask"
+            raise RequestInvalidError(message)
+        asked, request = _parsed(first.request)
+        async with self._predicting.stream(asked, request, function, _more(requests)) as answering:
+            async for part in answering:
+                await _send(context, payload=part.payload, item_ends=part.ends)
+        await _send(context, end=_response(answering.answer))
+
+
+async def _send(context: Context, **parts: Any) -> None:
+    try:
+        await context.write(api.PredictStreamResponse(**parts))
+    except grpc.aio.InternalError:
+        # The caller has left, which gRPC says in another way when it has seen it.
+        raise asyncio.CancelledError from None
+
+
+def _parsed(request: api.PredictRequest) -> tuple[Asked, Request]:
+    asked = Asked(
+        named(request.model),
+        Terms(tuple(request.pip_requirements_override), request.env_manager),
+        _object(request.model_config_json, "model_config_json"),
+        wait=request.wait if request.HasField("wait") else True,
+    )
+    parsed = Request(
+        payload=request.payload,
+        content_type=request.content_type or "application/json",
+        params=_object(request.params_json, "params_json"),
+    )
+    return asked, parsed
+
+
+async def _more(requests: AsyncIterator[api.PredictStreamRequest]) -> AsyncIterator[bytes]:
+    """Yield what *requests* have of the input.
+
+    Raises:
+        RequestInvalidError: one of them begins another request.
+    """
+    async for one in requests:
+        if one.HasField("request") or one.function:
+            message = "only the first message may have a `request` and a `function`"
+            raise RequestInvalidError(message)
+        yield one.payload
 
 
 def _response(answer: Answer) -> api.PredictResponse:

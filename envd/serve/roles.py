@@ -31,6 +31,7 @@ ROLES = {
     "/envd.v1.Predictions/LoadModel": Role.PREDICT,
     "/envd.v1.Predictions/ListWorkers": Role.PREDICT,
     "/envd.v1.Predictions/Predict": Role.PREDICT,
+    "/envd.v1.Predictions/PredictStream": Role.PREDICT,
     "/envd.v1.Predictions/RestartWorker": Role.ADMIN,
     "/envd.v1.Predictions/UnloadModel": Role.PREDICT,
     "/grpc.health.v1.Health/Check": Role.PREDICT,

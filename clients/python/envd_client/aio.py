@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 import grpc.aio
 
-from envd_client import connection, requests
+from envd_client import connection, requests, streams
 from envd_client.answer import answer
 from envd_client.errors import PermissionDeniedError, from_rpc_error
+from envd_client.streams import AsyncStream
 from envd_client.v1 import envd_pb2
 from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -80,10 +81,11 @@ class AsyncClient:
         wait: bool = True,
         pip_requirements_override: Sequence[str] = (),
         env_manager: str = "",
+        in_parts: bool = False,
         timeout_s: float | None = None,
     ) -> Answer:
         """Return what *model* says about *data*: see `Client.predict`."""
-        request = requests.predict(
+        request, payload = requests.apart(
             model,
             data,
             content_type=content_type,
@@ -93,7 +95,39 @@ class AsyncClient:
             override=pip_requirements_override,
             env_manager=env_manager,
         )
+        if in_parts or not streams.fits(request, payload, self._connection.max_message_bytes):
+            items = streams.Items()
+            parts = self._parts(request, payload, streams.PREDICT, timeout_s)
+            found = [item async for part in parts if (item := items.add(part)) is not None]
+            return items.whole(b"".join(found))
+        request.payload = payload
         return answer(await self._ask(self._predictions.Predict, request, timeout_s))
+
+    def predict_stream(
+        self,
+        model: str | os.PathLike[str],
+        data: object,
+        *,
+        content_type: str | None = None,
+        params: Mapping[str, object] | None = None,
+        model_config: Mapping[str, object] | None = None,
+        wait: bool = True,
+        pip_requirements_override: Sequence[str] = (),
+        env_manager: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncStream:
+        """Return what *model* says about *data*, item by item: see `Client.predict_stream`."""
+        request, payload = requests.apart(
+            model,
+            data,
+            content_type=content_type,
+            params=params,
+            model_config=model_config,
+            wait=wait,
+            override=pip_requirements_override,
+            env_manager=env_manager,
+        )
+        return AsyncStream(self._parts(request, payload, streams.PREDICT_STREAM, timeout_s))
 
     async def resolve(
         self,
@@ -264,6 +298,34 @@ class AsyncClient:
     async def get_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
         """Return what *model* says of itself, under `details`: its signature, its example."""
         return await self._ask(self._predictions.GetModel, requests.get_model(model))
+
+    async def _parts(
+        self,
+        request: envd_pb2.PredictRequest,
+        payload: bytes,
+        function: envd_pb2.PredictStreamRequest.Function.ValueType,
+        timeout_s: float | None,
+    ) -> AsyncGenerator[envd_pb2.PredictStreamResponse, None]:
+        """Yield what comes; the call is made again only as long as nothing has."""
+        attempts, has_begun = self._connection.attempts(timeout_s), False
+        largest = self._connection.max_message_bytes
+        while True:
+            call = self._predictions.PredictStream(
+                streams.messages(request, payload, function, largest), timeout=attempts.left_s()
+            )
+            try:
+                async for response in call:
+                    has_begun = True
+                    yield response
+            except grpc.RpcError as error:
+                if has_begun:
+                    raise from_rpc_error(error) from error
+                pause_s = attempts.pause_s(error)
+            else:
+                return
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause_s)
 
     async def _ask(
         self,

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from envd_client import connection, requests
+from envd_client import connection, requests, streams
 from envd_client.answer import answer
 from envd_client.errors import PermissionDeniedError, from_rpc_error
+from envd_client.streams import Stream
 from envd_client.v1 import envd_pb2
 from envd_client.v1.envd_pb2_grpc import EnvironmentsStub, PredictionsStub
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -96,6 +97,7 @@ class Client:
         wait: bool = True,
         pip_requirements_override: Sequence[str] = (),
         env_manager: str = "",
+        in_parts: bool = False,
         timeout_s: float | None = None,
     ) -> Answer:
         """Return what *model*, served by that name, a directory or a URI, says about *data*.
@@ -104,11 +106,14 @@ class Client:
         means as the daemon's settings say. A *model_config* is MLflow's: the model is loaded
         with it, in a worker of its own.
 
+        Data that is larger than a message is sent in parts, and the answer comes so. With
+        *in_parts* that is done in any case: the answer may be larger than a message then.
+
         Raises:
             PayloadInvalidError: the data cannot be sent, or does not fit the model.
             EnvironmentBuildingError: the environment is not ready, with `wait=False`.
         """
-        request = requests.predict(
+        request, payload = requests.apart(
             model,
             data,
             content_type=content_type,
@@ -118,7 +123,49 @@ class Client:
             override=pip_requirements_override,
             env_manager=env_manager,
         )
+        if in_parts or not streams.fits(request, payload, self._connection.max_message_bytes):
+            items = streams.Items()
+            parts = self._parts(request, payload, streams.PREDICT, timeout_s)
+            found = [item for part in parts if (item := items.add(part)) is not None]
+            return items.whole(b"".join(found))
+        request.payload = payload
         return answer(self._ask(self._predictions.Predict, request, timeout_s))
+
+    def predict_stream(
+        self,
+        model: str | os.PathLike[str],
+        data: object,
+        *,
+        content_type: str | None = None,
+        params: Mapping[str, object] | None = None,
+        model_config: Mapping[str, object] | None = None,
+        wait: bool = True,
+        pip_requirements_override: Sequence[str] = (),
+        env_manager: str = "",
+        timeout_s: float | None = None,
+    ) -> Stream:
+        """Return what the `predict_stream` of *model* says about *data*, item by item.
+
+        It is asked when the first item is wanted, and stops when whoever iterates leaves or
+        the *timeout_s* is over, which is for all of the items. The arguments are those of
+        `predict`, and the items whatever the model yields. Whatever is raised is raised by
+        the iteration; items that came before it are good.
+
+        Raises:
+            PayloadInvalidError: the data cannot be sent, or does not fit the model.
+            StreamUnsupportedError: the model has no `predict_stream`.
+        """
+        request, payload = requests.apart(
+            model,
+            data,
+            content_type=content_type,
+            params=params,
+            model_config=model_config,
+            wait=wait,
+            override=pip_requirements_override,
+            env_manager=env_manager,
+        )
+        return Stream(self._parts(request, payload, streams.PREDICT_STREAM, timeout_s))
 
     def resolve(
         self,
@@ -329,6 +376,34 @@ class Client:
     def get_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
         """Return what *model* says of itself, under `details`: its signature, its example."""
         return self._ask(self._predictions.GetModel, requests.get_model(model))
+
+    def _parts(
+        self,
+        request: envd_pb2.PredictRequest,
+        payload: bytes,
+        function: envd_pb2.PredictStreamRequest.Function.ValueType,
+        timeout_s: float | None,
+    ) -> Generator[envd_pb2.PredictStreamResponse, None, None]:
+        """Yield what comes; the call is made again only as long as nothing has."""
+        attempts, has_begun = self._connection.attempts(timeout_s), False
+        largest = self._connection.max_message_bytes
+        while True:
+            call = self._predictions.PredictStream(
+                streams.messages(request, payload, function, largest), timeout=attempts.left_s()
+            )
+            try:
+                for response in call:
+                    has_begun = True
+                    yield response
+            except grpc.RpcError as error:
+                if has_begun:
+                    raise from_rpc_error(error) from error
+                pause_s = attempts.pause_s(error)
+            else:
+                return
+            finally:
+                call.cancel()
+            time.sleep(pause_s)
 
     def _ask(
         self,

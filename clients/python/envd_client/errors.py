@@ -175,6 +175,12 @@ class ImportFailedError(ModelError):
     reason = "IMPORT_FAILED"
 
 
+class StreamUnsupportedError(ModelError):
+    """The model has no `predict_stream`; ask for its prediction."""
+
+    reason = "STREAM_UNSUPPORTED"
+
+
 class ModelRaisedError(ModelError):
     """The model's own code raised; mend the model."""
 

@@ -36,10 +36,41 @@ def predict(
         PayloadInvalidError: JSON has no form for the data, the params or the model_config.
         RequestInvalidError: the override is one text.
     """
+    request, payload = apart(
+        model,
+        data,
+        content_type=content_type,
+        params=params,
+        model_config=model_config,
+        wait=wait,
+        override=override,
+        env_manager=env_manager,
+    )
+    request.payload = payload
+    return request
+
+
+def apart(
+    model: str | os.PathLike[str],
+    data: object,
+    *,
+    content_type: str | None,
+    params: Mapping[str, object] | None,
+    model_config: Mapping[str, object] | None,
+    wait: bool,
+    override: Sequence[str],
+    env_manager: str,
+) -> tuple[envd_pb2.PredictRequest, bytes]:
+    """Ask *model* about *data*: return all but the payload, and the payload.
+
+    A message may be smaller than that, and every look into one is a copy of it.
+
+    Raises:
+        EnvdError: as `predict`.
+    """
     payload, payload_type = inputs.encode(data, content_type)
-    return envd_pb2.PredictRequest(
+    request = envd_pb2.PredictRequest(
         model=model_name(model),
-        payload=payload,
         content_type=payload_type,
         params_json=inputs.to_json(dict(params), of="params") if params else "",
         model_config_json=(
@@ -49,6 +80,7 @@ def predict(
         pip_requirements_override=_texts(override),
         env_manager=env_manager,
     )
+    return request, payload
 
 
 def resolve(

@@ -4,7 +4,7 @@ import collections
 import json
 import socket
 
-from .protocol import CANCEL, HEADER
+from .protocol import BESIDE_BYTES, CANCEL, CREDIT, HEADER, WINDOW_BYTES
 
 _CHUNK_BYTES = 1 << 16
 _MAX_HELD_BYTES = 64 << 20
@@ -22,6 +22,23 @@ class Request:
         self.prepared, self.size = None, len(payload)
 
 
+class Flow:
+    """How much of one answer may be sent, as far as that is known, and whether it is wanted."""
+
+    def __init__(self, number, inbox):
+        """Watch *inbox* for what is said of the request *number*."""
+        self.number, self.left, self.is_cancelled = number, WINDOW_BYTES, False
+        self._inbox = inbox
+
+    def takes(self, size):
+        """Wait until *size* bytes more may be sent; return whether anybody wants them."""
+        self.left -= size + BESIDE_BYTES
+        is_open = self._inbox.look(self, wait=self.left < 0)
+        while is_open and self.left < 0 and not self.is_cancelled:
+            is_open = self._inbox.look(self, wait=True)
+        return is_open and not self.is_cancelled
+
+
 class Inbox:
     """The requests that have come and are yet to begin."""
 
@@ -31,6 +48,7 @@ class Inbox:
         self._buffer, self._filled = bytearray(_CHUNK_BYTES), 0
         self._requests, self._held_bytes = collections.deque(), 0
         self._may_be_more, self._is_over = False, False
+        self._flow = None
 
     def take(self):
         """Return the oldest request, once there is one; None when the daemon is gone.
@@ -55,6 +73,16 @@ class Inbox:
         request = self._requests.popleft()
         self._held_bytes -= request.size
         return request
+
+    def look(self, flow, wait):
+        """Tell *flow* what has come for it, once there is something if it is to *wait*.
+
+        Return whether the daemon is still there.
+        """
+        self._flow = flow
+        self._read(0 if wait else socket.MSG_DONTWAIT)
+        self._flow = None
+        return not self._is_over
 
     def _has_room(self):
         return self._held_bytes <= _MAX_HELD_BYTES and len(self._requests) <= _MAX_HELD
@@ -104,7 +132,13 @@ class Inbox:
         if kind == CANCEL:
             self._cancel(number)
             return
+        if kind == CREDIT and not (self._flow and self._flow.number == number):
+            # It was on its way when that request ended.
+            return
         head = json.loads(bytes(view[start + HEADER.size : body]).decode() or "{}")
+        if kind == CREDIT:
+            self._flow.left += head["bytes"]
+            return
         payload = view[body : start + size]
         # A buffer of the frame's own is not used again; there is no need for a copy.
         if len(self._buffer) == _CHUNK_BYTES:
@@ -113,6 +147,8 @@ class Inbox:
         self._held_bytes += self._requests[-1].size
 
     def _cancel(self, number):
+        if self._flow and self._flow.number == number:
+            self._flow.is_cancelled = True
         for request in self._requests:
             if request.number == number:
                 request.kind, request.payload, request.prepared = CANCEL, b"", None

@@ -46,11 +46,14 @@ class Input:
             self._data = self._data.table()
         return self._data
 
-    def written(self, raw, limit):
-        """Return the model's answer *raw* in at most *limit* bytes, and notes on it."""
+    def written(self, raw, limit, *setting):
+        """Return the model's answer *raw* in at most *limit* bytes, and notes on it.
+
+        The *setting* is the one that says so, if that is not `daemon.max_message`.
+        """
         if self._write:
             return self._write(raw, limit)
-        return writing.write(raw, self.is_chat, limit)
+        return writing.write(raw, self.is_chat, limit, *setting)
 
 
 def metadata_of(model):

@@ -5,6 +5,7 @@ import sys
 import traceback
 
 _MAX_TRACEBACK = 8000
+_SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
 
 
 class Refused(Exception):
@@ -32,6 +33,18 @@ def refuse_missing(error):
         return
     if module not in sys.modules and importlib.util.find_spec(module) is None:
         raise Refused("IMPORT_FAILED", str(error), module=module, traceback=trace())
+
+
+def refuse(error):
+    """Refuse a request because *error*, which is being handled, was raised in the model."""
+    refuse_missing(error)
+    functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    if any(one.startswith(_SCHEMA_FUNCTIONS) for one in functions):
+        message = "the input does not fit the model: " + short(error)
+        raise Refused("PAYLOAD_INVALID", message, **told(error))
+    message = "the model raised " + name(error) + ": " + short(error)
+    about = dict(told(error), exception=name(error), traceback=trace())
+    raise Refused("MODEL_RAISED", message, **about)
 
 
 def short(error):

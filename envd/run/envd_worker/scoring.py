@@ -1,16 +1,12 @@
 """Answers requests with a model, several in one call where that is asked for."""
 
-import inspect
-import sys
 import time
-import traceback
 
-from . import batching
-from .protocol import BEGUN, DONE, FAILED, PREDICT
+from . import batching, streaming
+from .asking import ask
+from .protocol import BEGUN, DONE, FAILED, PREDICT, STREAM
 from .reading import metadata_of, read
-from .refusals import Refused, name, refuse_missing, short, told, trace
-
-_SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
+from .refusals import Refused
 
 
 class Prepared:
@@ -41,6 +37,10 @@ class Scorer:
         Its like are those that wait in *inbox* directly behind it and fit into one call.
         """
         self._prepare(request)
+        if request.kind == STREAM:
+            for frame in streaming.frames(self._model, request, inbox):
+                yield [frame]
+            return
         group = [request, *self._beside(request, inbox)]
         good = [one for one in group if one.prepared.input]
         is_batch = len(good) > 1
@@ -84,7 +84,7 @@ class Scorer:
         try:
             if prepared.refused:
                 raise prepared.refused
-            raw = self._call(prepared.input.data, prepared.input.params)
+            raw = ask(self._model.predict, prepared.input.data, prepared.input.params)
             body, notes = prepared.input.written(raw, self._limit)
         except Refused as refused:
             return request.number, FAILED, refused.document(), b""
@@ -97,7 +97,7 @@ class Scorer:
         inputs = [one.prepared.input for one in good]
         try:
             data, sizes = batching.join(inputs)
-            raw = self._call(data, inputs[0].params)
+            raw = ask(self._model.predict, data, inputs[0].params)
             parts = batching.split(raw, sizes)
         except (batching.Apart, Refused):
             return None
@@ -114,22 +114,6 @@ class Scorer:
         except Refused as refused:
             return request.number, FAILED, refused.document(), b""
         return request.number, DONE, {"seconds": seconds, "notes": notes, "batch": count}, body
-
-    def _call(self, data, params):
-        predict = self._model.predict
-        try:
-            if params is not None and "params" in inspect.signature(predict).parameters:
-                return predict(data, params=params)
-            return predict(data)
-        except (Exception, SystemExit) as error:
-            refuse_missing(error)
-            functions = [frame.name for frame in traceback.extract_tb(sys.exc_info()[2])]
-            if any(one.startswith(_SCHEMA_FUNCTIONS) for one in functions):
-                message = "the input does not fit the model: " + short(error)
-                raise Refused("PAYLOAD_INVALID", message, **told(error))
-            message = "the model raised " + name(error) + ": " + short(error)
-            about = dict(told(error), exception=name(error), traceback=trace())
-            raise Refused("MODEL_RAISED", message, **about)
 
 
 def _begun(requests):

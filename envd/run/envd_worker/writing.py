@@ -9,8 +9,11 @@ import sys
 from .refusals import Refused, name, short
 
 
-def write(raw, is_chat, limit):
-    """Return what a model answered as JSON of at most *limit* bytes, and notes on it."""
+def write(raw, is_chat, limit, setting="daemon.max_message"):
+    """Return what a model answered as JSON of at most *limit* bytes, and notes on it.
+
+    Which *setting* the limit is can be read in the error of what is larger.
+    """
     try:
         body, notes = as_json(plain(raw) if is_chat else {"predictions": plain(raw)})
     except Exception as error:
@@ -18,8 +21,8 @@ def write(raw, is_chat, limit):
         message = "the model's answer cannot be written as JSON: " + short(error)
         raise Refused("MODEL_RAISED", message, exception=name(error))
     if len(body) > limit:
-        message = "the answer is %d bytes, more than the %d that `daemon.max_message` allows"
-        raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit))
+        message = "the answer is %d bytes, more than the %d that `%s` allows"
+        raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit, setting))
     return body, notes
 
 

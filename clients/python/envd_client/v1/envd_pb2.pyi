@@ -1218,6 +1218,95 @@ class PredictResponse(_message.Message):
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
+class PredictStreamRequest(_message.Message):
+    """A part of one request to a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Function:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PredictStreamRequest._Function.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FUNCTION_UNSPECIFIED: PredictStreamRequest._Function.ValueType  # 0
+        """An error."""
+        PREDICT: PredictStreamRequest._Function.ValueType  # 1
+        """Its `predict`: the answer is one item, the payload that Predict would have."""
+        PREDICT_STREAM: PredictStreamRequest._Function.ValueType  # 2
+        """Its `predict_stream`: each item is what that yields, as JSON by itself."""
+
+    class Function(_Function, metaclass=_FunctionEnumTypeWrapper):
+        """What of a model may be asked."""
+
+    FUNCTION_UNSPECIFIED: PredictStreamRequest.Function.ValueType  # 0
+    """An error."""
+    PREDICT: PredictStreamRequest.Function.ValueType  # 1
+    """Its `predict`: the answer is one item, the payload that Predict would have."""
+    PREDICT_STREAM: PredictStreamRequest.Function.ValueType  # 2
+    """Its `predict_stream`: each item is what that yields, as JSON by itself."""
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    function: Global___PredictStreamRequest.Function.ValueType
+    """What of the model is asked. In the first message only."""
+    payload: _builtins.bytes
+    """More of the input. In all messages but the first."""
+    @_builtins.property
+    def request(self) -> Global___PredictRequest:
+        """All but the input, which may be in it or begin in it. In the first message only."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___PredictRequest | None = ...,
+        function: Global___PredictStreamRequest.Function.ValueType = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "payload", b"payload", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictStreamRequest: _TypeAlias = PredictStreamRequest  # noqa: Y015
+
+@_typing.final
+class PredictStreamResponse(_message.Message):
+    """A part of the answer of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    ITEM_ENDS_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    payload: _builtins.bytes
+    """A piece of an item, of at most 256 KiB."""
+    item_ends: _builtins.bool
+    """Whether the item ends with it."""
+    @_builtins.property
+    def end(self) -> Global___PredictResponse:
+        """How the answer came about; it has no payload. In the last message, which has nothing
+        else.
+        """
+
+    def __init__(
+        self,
+        *,
+        payload: _builtins.bytes = ...,
+        item_ends: _builtins.bool = ...,
+        end: Global___PredictResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "item_ends", b"item_ends", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictStreamResponse: _TypeAlias = PredictStreamResponse  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A model that has a name, was loaded, or has a worker."""
 

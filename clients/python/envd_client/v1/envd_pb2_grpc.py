@@ -584,6 +584,11 @@ class PredictionsStub(object):
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.PredictRequest.SerializeToString,
                 response_deserializer=envd__client_dot_v1_dot_envd__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/envd.v1.Predictions/PredictStream',
+                request_serializer=envd__client_dot_v1_dot_envd__pb2.PredictStreamRequest.SerializeToString,
+                response_deserializer=envd__client_dot_v1_dot_envd__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
         self.LoadModel = channel.unary_unary(
                 '/envd.v1.Predictions/LoadModel',
                 request_serializer=envd__client_dot_v1_dot_envd__pb2.LoadModelRequest.SerializeToString,
@@ -631,6 +636,22 @@ class PredictionsServicer(object):
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
         An error of loading the model has `stage` = `load` in its metadata.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """Answers one request like Predict, in parts: item by item as the model's
+        `predict_stream` yields them, or what its `predict` returns, which may be larger
+        than a message. So may the input: the caller sends it in any number of messages and
+        ends its half of the call.
+
+        Items are sent when they are there, and the model goes on as the caller takes them;
+        whoever leaves stops it. An error may come after items, and holds for those that did
+        not come. Codes as for Predict, and FAILED_PRECONDITION for a model that has no
+        `predict_stream` (STREAM_UNSUPPORTED), RESOURCE_EXHAUSTED for an input that is too
+        large (PAYLOAD_TOO_LARGE) or for which there is no room now (IN_FLIGHT_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -696,6 +717,11 @@ def add_PredictionsServicer_to_server(servicer, server):
                     request_deserializer=envd__client_dot_v1_dot_envd__pb2.PredictRequest.FromString,
                     response_serializer=envd__client_dot_v1_dot_envd__pb2.PredictResponse.SerializeToString,
             ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=envd__client_dot_v1_dot_envd__pb2.PredictStreamRequest.FromString,
+                    response_serializer=envd__client_dot_v1_dot_envd__pb2.PredictStreamResponse.SerializeToString,
+            ),
             'LoadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadModel,
                     request_deserializer=envd__client_dot_v1_dot_envd__pb2.LoadModelRequest.FromString,
@@ -755,6 +781,33 @@ class Predictions(object):
             '/envd.v1.Predictions/Predict',
             envd__client_dot_v1_dot_envd__pb2.PredictRequest.SerializeToString,
             envd__client_dot_v1_dot_envd__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/envd.v1.Predictions/PredictStream',
+            envd__client_dot_v1_dot_envd__pb2.PredictStreamRequest.SerializeToString,
+            envd__client_dot_v1_dot_envd__pb2.PredictStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -310,6 +310,18 @@ class PredictionsStub:
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
     An error of loading the model has `stage` = `load` in its metadata.
     """
+    PredictStream: _grpc.StreamStreamMultiCallable[_envd_pb2.PredictStreamRequest, _envd_pb2.PredictStreamResponse]
+    """Answers one request like Predict, in parts: item by item as the model's
+    `predict_stream` yields them, or what its `predict` returns, which may be larger
+    than a message. So may the input: the caller sends it in any number of messages and
+    ends its half of the call.
+
+    Items are sent when they are there, and the model goes on as the caller takes them;
+    whoever leaves stops it. An error may come after items, and holds for those that did
+    not come. Codes as for Predict, and FAILED_PRECONDITION for a model that has no
+    `predict_stream` (STREAM_UNSUPPORTED), RESOURCE_EXHAUSTED for an input that is too
+    large (PAYLOAD_TOO_LARGE) or for which there is no room now (IN_FLIGHT_FULL).
+    """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]
     """Builds the environment of a model and loads it, so that it is ready when asked.
 
@@ -353,6 +365,18 @@ class PredictionsAsyncStub(PredictionsStub):
     (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
     RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
     An error of loading the model has `stage` = `load` in its metadata.
+    """
+    PredictStream: _aio.StreamStreamMultiCallable[_envd_pb2.PredictStreamRequest, _envd_pb2.PredictStreamResponse]  # type: ignore[assignment]
+    """Answers one request like Predict, in parts: item by item as the model's
+    `predict_stream` yields them, or what its `predict` returns, which may be larger
+    than a message. So may the input: the caller sends it in any number of messages and
+    ends its half of the call.
+
+    Items are sent when they are there, and the model goes on as the caller takes them;
+    whoever leaves stops it. An error may come after items, and holds for those that did
+    not come. Codes as for Predict, and FAILED_PRECONDITION for a model that has no
+    `predict_stream` (STREAM_UNSUPPORTED), RESOURCE_EXHAUSTED for an input that is too
+    large (PAYLOAD_TOO_LARGE) or for which there is no room now (IN_FLIGHT_FULL).
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
     """Builds the environment of a model and loads it, so that it is ready when asked.
@@ -400,6 +424,24 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
         (only with wait = false), WORKER_DIED, INDEX_UNREACHABLE, SHUTTING_DOWN.
         RESOURCE_EXHAUSTED: the disk is full, or the payload too large.
         An error of loading the model has `stage` = `load` in its metadata.
+        """
+
+    @_abc_1.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_envd_pb2.PredictStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_envd_pb2.PredictStreamResponse], _abc.AsyncIterator[_envd_pb2.PredictStreamResponse]]:
+        """Answers one request like Predict, in parts: item by item as the model's
+        `predict_stream` yields them, or what its `predict` returns, which may be larger
+        than a message. So may the input: the caller sends it in any number of messages and
+        ends its half of the call.
+
+        Items are sent when they are there, and the model goes on as the caller takes them;
+        whoever leaves stops it. An error may come after items, and holds for those that did
+        not come. Codes as for Predict, and FAILED_PRECONDITION for a model that has no
+        `predict_stream` (STREAM_UNSUPPORTED), RESOURCE_EXHAUSTED for an input that is too
+        large (PAYLOAD_TOO_LARGE) or for which there is no room now (IN_FLIGHT_FULL).
         """
 
     @_abc_1.abstractmethod
