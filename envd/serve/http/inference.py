@@ -133,11 +133,15 @@ class Inference:
 
     async def _index(self, request: Request) -> Response:
         given = _object(await self.edge.body(request))
-        found = self.catalog.index(only_ready=given.get("ready") is True)
+        only_ready = given.get("ready", False)
+        if not isinstance(only_ready, bool):
+            message = "`ready` is to be true or false"
+            raise RequestInvalidError(message)
+        found = self.catalog.index(only_ready=only_ready)
         return JSONResponse([_indexed(one) for one in found])
 
     async def _load(self, request: Request) -> Response:
-        if _object(await self.edge.body(request)).get("parameters"):
+        if _object(await self.edge.body(request)).get("parameters") not in (None, {}):
             message = "envd loads models as the settings say; send no parameters"
             raise RequestInvalidError(message)
         await self.catalog.load(request.path_params["name"], is_admin=False)

@@ -6,9 +6,10 @@ import asyncio
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from envd.serve.http import openapi
 from envd.serve.http.edge import Edge, Endpoint
 from envd.serve.http.inference import Inference
 from envd.serve.http.scoring import Scoring
@@ -28,9 +29,19 @@ def routes(
     """Return them: MLflow's, those of the Open Inference Protocol, the metrics if there are any."""
     found = Scoring(edge, entries, predicting).routes()
     found += Inference(edge, catalog, predicting).routes()
+    found.append(Route("/openapi.json", edge.plain(_described(entries)), methods=["GET"]))
     if metrics:
         found.append(Route("/metrics", edge.plain(_told(metrics)), methods=["GET"]))
     return found
+
+
+def _described(entries: Entries) -> Endpoint:
+    async def describe(request: Request) -> Response:
+        del request
+        names = {one.served.name for one in entries} - {""}
+        return JSONResponse(openapi.document(sorted(names)))
+
+    return describe
 
 
 def _told(metrics: Metrics) -> Endpoint:
