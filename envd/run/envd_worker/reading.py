@@ -153,7 +153,8 @@ def _json(document, metadata):
         raise Refused("PAYLOAD_INVALID", message)
     params = document.get("params")
     if params is not None and not isinstance(params, dict):
-        raise Refused("PAYLOAD_INVALID", "`params` must be a JSON object")
+        message = "`params` must be a JSON object"
+        raise Refused("PAYLOAD_INVALID", message, error_code="INVALID_PARAMETER_VALUE")
     return Input(_data(found[0], document[found[0]], metadata), params)
 
 

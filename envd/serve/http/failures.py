@@ -102,12 +102,16 @@ def of(error: EnvdError) -> Failure:
     code = error.metadata.get("error_code") or _code(error)
     status = _STATUS_OF.get(type(error)) or STATUS.get(code, 500)
     state, kind = _CLASSES.get(code, (None, None))
+    trace = error.metadata.get("traceback")
+    if error.reason == "MODEL_RAISED" and "error_code" in error.metadata:
+        # An exception of MLflow's own has said all there is to say.
+        trace = None
     document = {
         "error_code": code,
         "message": error.message,
         "sqlstate": error.metadata.get("sqlstate", state),
         "error_class": error.metadata.get("error_class", kind),
-        "stack_trace": error.metadata.get("traceback"),
+        "stack_trace": trace,
     }
     headers = _headers(error)
     if isinstance(error, MediaTypeError):
