@@ -75,7 +75,7 @@ class Tensor:
         self.raw = self.texts = None
         if self.datatype == "BYTES":
             self._read_texts(document, buffer)
-        elif self.datatype in CODES:
+        elif isinstance(self.datatype, str) and self.datatype in CODES:
             self._read_numbers(document, buffer)
         else:
             raise Malformed("the tensor `%s` has no datatype that is known" % self.name)
