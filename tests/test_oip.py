@@ -23,10 +23,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from envd_client import Client
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from envd.serve.roles import ROLES
 from tests.conftest import Daemon, environment, launch, one_python, stop
 from tests.tiny import Tiny
 
@@ -351,6 +354,24 @@ def test_what_is_compressed_is_understood(session: Session, algorithm: str) -> N
     back = session.infer("echo", tensor("x", sent), compression_algorithm=algorithm)
 
     np.testing.assert_array_equal(back.as_numpy("output-1"), sent)
+
+
+def test_reflection_tells_of_it_and_every_call_has_a_role(session: Session) -> None:
+    name = "inference.GRPCInferenceService"
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=name),
+    ]
+    with grpc.insecure_channel(f"unix:{session.daemon.root}/admin.sock") as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        listed, described = stub.ServerReflectionInfo(iter(asked))
+
+    file = FileDescriptorProto.FromString(
+        described.file_descriptor_response.file_descriptor_proto[0]
+    )
+    methods = {f"/{name}/{one.name}" for one in file.service[0].method}
+    assert name in {one.name for one in listed.list_services_response.service}
+    assert methods == {one for one in ROLES if one.startswith(f"/{name}/")}
 
 
 # Over TCP.
