@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ from envd.errors import EnvdError
 from envd.events import Note, OnEvent
 
 Document = dict[str, Any]
+# Takes an item of an answer, JSON, when it is there.
+OnItem = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ class Engine(Protocol):
 
     def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*."""
+
+    def predict_stream(
+        self, wanted: Wanted, given: Input, on_event: OnEvent, on_item: OnItem
+    ) -> Predicted:
+        """Run the `predict_stream` of a model on *given*; what is returned has no payload."""
 
     def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
         """Build an environment and see it through; failures are in the document."""

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from envd import elsewhere, messages
 from envd.asked import Asked
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted, Purge, UnreachableError
+from envd.cli.engine import Document, Input, OnItem, Predicted, Purge, UnreachableError
 from envd.cli.engine import Wanted as WantedEnvironment
 from envd.environments import Environments, Ready
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent, ignore
 from envd.model import Model, naming, read
 from envd.model.location import locate
-from envd.run.pool import Pool, Prediction, Request
+from envd.run.pool import Function, Pool, Prediction, Request
 from envd.run.processes import Processes
 from envd.run.serving import Serving, Servings
+from envd.run.stream import Stream
 from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import collecting, prefixes, removal, sweep, trash
@@ -50,13 +51,26 @@ class Local:
 
     def predict(self, wanted: WantedEnvironment, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*, in a worker that ends with this command."""
+        return self._predict_again(wanted, given, on_event, None)
+
+    def predict_stream(
+        self, wanted: WantedEnvironment, given: Input, on_event: OnEvent, on_item: OnItem
+    ) -> Predicted:
+        """Run the `predict_stream` of a model on *given*, likewise."""
+        return self._predict_again(wanted, given, on_event, on_item)
+
+    def _predict_again(
+        self, wanted: WantedEnvironment, given: Input, on_event: OnEvent, on_item: OnItem | None
+    ) -> Predicted:
         for _ in range(_ATTEMPTS - 1):
             # Another process may remove an environment after it was found.
             with contextlib.suppress(EnvironmentNotFoundError):
-                return self._predict(wanted, given, on_event)
-        return self._predict(wanted, given, on_event)
+                return self._predict(wanted, given, on_event, on_item)
+        return self._predict(wanted, given, on_event, on_item)
 
-    def _predict(self, wanted: WantedEnvironment, given: Input, on_event: OnEvent) -> Predicted:
+    def _predict(
+        self, wanted: WantedEnvironment, given: Input, on_event: OnEvent, on_item: OnItem | None
+    ) -> Predicted:
         found = self._read(wanted.model)
         served = naming.find(wanted.model, self._settings.served)
         serving = Servings(self._settings).of(found, served, given.model_config)
@@ -67,7 +81,7 @@ class Local:
         build_seconds = time.perf_counter() - started
         request = Request(given.payload, given.content_type, given.params)
         try:
-            answer = asyncio.run(self._ask_worker(found, environment, serving, request))
+            answer = asyncio.run(self._ask_worker(found, environment, serving, request, on_item))
         except EnvdError as error:
             raise serving.explained(error) from error
         self._tidy(ready)
@@ -254,18 +268,44 @@ class Local:
         return read(locate(model, self._settings))
 
     async def _ask_worker(
-        self, model: Model, environment: Environment, serving: Serving, request: Request
+        self,
+        model: Model,
+        environment: Environment,
+        serving: Serving,
+        request: Request,
+        on_item: OnItem | None,
     ) -> Prediction:
+        is_large = len(request.payload) > self._settings.daemon.max_message
         processes = Processes.create()
         try:
             processes.attach()
             pool = Pool(self._settings, self._store, processes)
             try:
-                return await pool.predict(model, environment, request, serving)
+                if on_item is None and not is_large:
+                    return await pool.predict(model, environment, request, serving)
+                function: Function = "predict_stream" if on_item else "predict"
+                stream = await pool.stream(model, environment, request, function, serving)
+                with contextlib.closing(stream):
+                    item = await _taken(stream, on_item)
+                answer = pool.ended(stream, model, environment)
+                return dataclasses.replace(answer, payload=b"" if on_item else item)
             finally:
                 await pool.close()
         finally:
             processes.close()
+
+
+async def _taken(stream: Stream, on_item: OnItem | None) -> bytes:
+    """Return the last item of *stream*; *on_item* gets each."""
+    parts, item = bytearray(), b""
+    async for part in stream:
+        parts += part.payload
+        if part.ends:
+            item = bytes(parts)
+            parts.clear()
+            if on_item:
+                on_item(item)
+    return item
 
 
 def _terms(wanted: WantedEnvironment) -> Terms:

@@ -69,7 +69,7 @@ class Place:
         if sockets:
             from envd.cli.remote import Remote  # noqa: PLC0415
 
-            return Remote(*sockets)
+            return Remote(*sockets, settings.daemon.max_message)
         from envd.cli.local import Local  # noqa: PLC0415
 
         return Local(settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
     from envd.cli.engine import Predicted
+    from envd.cli.progress import Progress
 
 _TYPES = {
     "json": "application/json",
@@ -48,6 +51,7 @@ def _object(
 @click.option(
     "--model-config", metavar="JSON", callback=_object, help="What the model is loaded with."
 )
+@click.option("--stream", "is_stream", is_flag=True, help="Ask item by item, a line each.")
 @with_terms
 @click.option("-v", "--verbose", is_flag=True, help="Say what took how long.")
 @as_json
@@ -61,6 +65,7 @@ def command(
     kind: str | None,
     params: dict[str, object] | None,
     model_config: dict[str, object] | None,
+    is_stream: bool,  # noqa: FBT001
     terms: Terms,
     verbose: bool,  # noqa: FBT001
     is_json: bool,  # noqa: FBT001
@@ -69,7 +74,8 @@ def command(
 
     The environment is built if it is not there. The answer, MLflow's
     `{"predictions": ...}`, is all that goes to standard output; with --json it stands
-    under "answer", beside how it came about.
+    under "answer", beside how it came about. With --stream it is what the model's
+    `predict_stream` yields, a line of JSON as soon as each is there.
 
     \b
     Examples:
@@ -77,15 +83,25 @@ def command(
       envctl predict -m models:/iris@champion -i rows.csv -o answer.json
       echo '{"inputs": [1, 2]}' | envctl predict -m ./model
       envctl predict -m ./model -i input.json --pip-requirements-override bs4,six==1.17.0
+      envctl predict -m ./chat -i question.json --stream
     """
     from envd.cli.engine import Input, Wanted  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
 
+    if is_stream and is_json:
+        message = "with --stream every line is JSON already; leave out --json"
+        raise click.UsageError(message)
     engine = place.engine()
     given = Input(_read(source), _TYPES[kind or _kind_of(source)], params, model_config)
+    wanted = Wanted(names.model(model), **terms)
     with Progress() as progress:
-        answer = engine.predict(Wanted(names.model(model), **terms), given, progress)
-    _write(_document(answer) if is_json else answer.payload, output)
+        if is_stream:
+            with _lines(output, progress) as write:
+                answer = engine.predict_stream(wanted, given, progress, write)
+        else:
+            answer = engine.predict(wanted, given, progress)
+    if not is_stream:
+        _write(_document(answer) if is_json else answer.payload, output)
     for note in answer.notes:
         click.echo(f"note: {note.message}", err=True)
     if verbose:
@@ -126,6 +142,20 @@ def _write(text: bytes, output: Path | None) -> None:
         output.write_bytes(text)
     else:
         click.echo(text)
+
+
+@contextlib.contextmanager
+def _lines(output: Path | None, progress: Progress) -> Iterator[Callable[[bytes], None]]:
+    """Yield what writes items, each at once."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(output.open("wb")) if output else sys.stdout.buffer
+
+        def write(item: bytes) -> None:
+            progress.clear()
+            file.write(item + b"\n")
+            file.flush()
+
+        yield write
 
 
 def _say(answer: Predicted) -> None:

@@ -35,8 +35,13 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         """Clear the live line."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Leave the terminal to what else is written, until there is an event."""
         if self._live:
             self._live.stop()
+            self._live = None
 
     def __call__(self, event: Event) -> None:
         """Show *event*."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import envd_client
 import grpc
@@ -13,13 +13,23 @@ from envd_client.v1 import envd_pb2 as api
 
 from envd.addresses import target
 from envd.cli import documents
-from envd.cli.engine import Document, Input, Predicted, Purge, UnreachableError, Wanted
+from envd.cli.engine import (
+    Document,
+    Input,
+    OnItem,
+    Predicted,
+    Purge,
+    UnreachableError,
+    Wanted,
+)
 from envd.errors import EnvdError, EnvironmentNotFoundError, from_document
 from envd.events import Event, Line, Note, OnEvent, Progress, Stage
 from envd.model.mlmodel import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from envd_client import Answer
 
 _DAY_S = 86400.0
 _CONNECT_S = 5.0
@@ -28,39 +38,42 @@ _CONNECT_S = 5.0
 class Remote:
     """The verbs, asked of the daemon behind two sockets."""
 
-    def __init__(self, predict: Path, admin: Path) -> None:
-        """Connect to the daemon.
+    def __init__(self, predict: Path, admin: Path, max_message: int) -> None:
+        """Connect to the daemon, which takes messages of *max_message* bytes.
 
         Raises:
             UnreachableError: it does not answer, though its process may be there.
         """
         _greet(predict)
-        self._client = envd_client.Client(predict, admin_target=admin, timeout_s=_DAY_S)
+        self._client = envd_client.Client(
+            predict, admin_target=admin, timeout_s=_DAY_S, max_message_bytes=max_message
+        )
 
     def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*, showing the build if there is one."""
         with self._errors():
-            built = self._built(wanted, on_event)
-            if built.HasField("failure"):
-                # Asking for the prediction would build it once more.
-                raise _failure(built)
-            answer = self._client.predict(
-                wanted.model,
-                given.payload,
-                content_type=given.content_type,
-                params=given.params,
-                model_config=given.model_config,
-                pip_requirements_override=wanted.override,
-                env_manager=wanted.env_manager,
-            )
-        return Predicted(
-            answer.payload,
-            answer.environment_id,
-            answer.worker_origin,
-            answer.worker_reason,
-            answer.stage_seconds,
-            [Note(one.code, one.message, one.subject) for one in answer.notes],
-        )
+            self._have_built(wanted, on_event)
+            answer = self._client.predict(wanted.model, given.payload, **_asked_with(wanted, given))
+        return _predicted(answer)
+
+    def predict_stream(
+        self, wanted: Wanted, given: Input, on_event: OnEvent, on_item: OnItem
+    ) -> Predicted:
+        """Run the `predict_stream` of a model on *given*, showing the build if there is one."""
+        with self._errors():
+            self._have_built(wanted, on_event)
+            with self._client.predict_stream(
+                wanted.model, given.payload, **_asked_with(wanted, given)
+            ) as stream:
+                for item in stream.payloads():
+                    on_item(item)
+                return _predicted(stream.answer)
+
+    def _have_built(self, wanted: Wanted, on_event: OnEvent) -> None:
+        built = self._built(wanted, on_event)
+        if built.HasField("failure"):
+            # Asking for the prediction would build it once more.
+            raise _failure(built)
 
     def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
         """Build an environment."""
@@ -231,6 +244,27 @@ class Remote:
                 "reason": error.reason, "message": error.message, "metadata": error.metadata,
             }  # fmt: skip
             raise from_document(document) from error
+
+
+def _asked_with(wanted: Wanted, given: Input) -> dict[str, Any]:
+    return {
+        "content_type": given.content_type,
+        "params": given.params,
+        "model_config": given.model_config,
+        "pip_requirements_override": wanted.override,
+        "env_manager": wanted.env_manager,
+    }
+
+
+def _predicted(answer: Answer) -> Predicted:
+    return Predicted(
+        answer.payload,
+        answer.environment_id,
+        answer.worker_origin,
+        answer.worker_reason,
+        answer.stage_seconds,
+        [Note(one.code, one.message, one.subject) for one in answer.notes],
+    )
 
 
 def _event(message: api.EnvironmentEvent) -> Event:

@@ -99,7 +99,7 @@ class AsyncClient:
             items = streams.Items()
             parts = self._parts(request, payload, streams.PREDICT, timeout_s)
             found = [item async for part in parts if (item := items.add(part)) is not None]
-            return items.whole(b"".join(found))
+            return items.answered(b"".join(found))
         request.payload = payload
         return answer(await self._ask(self._predictions.Predict, request, timeout_s))
 

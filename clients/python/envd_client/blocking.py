@@ -127,7 +127,7 @@ class Client:
             items = streams.Items()
             parts = self._parts(request, payload, streams.PREDICT, timeout_s)
             found = [item for part in parts if (item := items.add(part)) is not None]
-            return items.whole(b"".join(found))
+            return items.answered(b"".join(found))
         request.payload = payload
         return answer(self._ask(self._predictions.Predict, request, timeout_s))
 

@@ -44,17 +44,17 @@ def messages(
 
 
 class Items:
-    """The items that come in parts, and the answer that says how they came about."""
+    """Puts items together that come in parts, and keeps what is said in the end."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.answer: Answer | None = None
+        self._answer: Answer | None = None
         self._parts: list[bytes] = []
 
     def add(self, response: envd_pb2.PredictStreamResponse) -> bytes | None:
         """Return the item that ends with *response*, if one does."""
         if response.HasField("end"):
-            self.answer = answer(response.end)
+            self._answer = answer(response.end)
             return None
         self._parts.append(response.payload)
         if not response.item_ends:
@@ -63,12 +63,16 @@ class Items:
         self._parts.clear()
         return item
 
-    def whole(self, payload: bytes) -> Answer:
-        """Return the answer whose one item is *payload*."""
-        if self.answer is None:
-            message = "the daemon has not said how the answer came about"
+    def answered(self, payload: bytes = b"") -> Answer:
+        """Return the answer, of which *payload* is the one item.
+
+        Raises:
+            ValueError: it is not over.
+        """
+        if self._answer is None:
+            message = "the answer is not over"
             raise ValueError(message)
-        return replace(self.answer, payload=payload)
+        return replace(self._answer, payload=payload)
 
 
 class Stream:
@@ -84,9 +88,13 @@ class Stream:
         self._items = Items()
 
     @property
-    def answer(self) -> Answer | None:
-        """How the answer came about; None until it is over."""
-        return self._items.answer
+    def answer(self) -> Answer:
+        """How the answer came about, without its payload, when it is over.
+
+        Raises:
+            ValueError: it is not.
+        """
+        return self._items.answered()
 
     def payloads(self) -> Iterator[bytes]:
         """Yield the items as they come, JSON each."""
@@ -126,9 +134,13 @@ class AsyncStream:
         self._items = Items()
 
     @property
-    def answer(self) -> Answer | None:
-        """How the answer came about; None until it is over."""
-        return self._items.answer
+    def answer(self) -> Answer:
+        """How the answer came about, without its payload, when it is over.
+
+        Raises:
+            ValueError: it is not.
+        """
+        return self._items.answered()
 
     async def payloads(self) -> AsyncGenerator[bytes, None]:
         """Yield the items as they come, JSON each."""
