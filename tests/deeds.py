@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 HEADER = struct.Struct("!QIBI")
-DONE, FAILED, _, BEGUN = range(2, 6)
+DONE, FAILED, _, BEGUN, _, PART, ITEM = range(2, 9)
+PART_BYTES = 1 << 18
 
 
 def do(asked):
@@ -136,12 +137,33 @@ def speak(word, _):
         "unasked": _frame(0xFFFFFFFE, DONE, head, b"{}"),
         "batch": _frame(0, BEGUN, b'{"ids": [[], {}]}', b""),
         "kind": _frame(0, 77, b"{}", b""),
+        "part": _frame(_number(), ITEM, b"{}", b"1"),
+        "part unasked": _frame(0xFFFFFFFE, ITEM, b"{}", b"1"),
         "size": HEADER.pack(1 << 60, 1, DONE, 2) + b"{}",
         "deep": _frame(1, DONE, b"[" * 100_000, b""),
         "noise": os.urandom(4096),
     }[word]
     _socket().sendall(said)
     return "answered"
+
+
+def stream(asked):
+    """Yield an item, and then say over that socket what the second one asked is."""
+    word, *_ = asked
+    yield 0
+    part, whole = _frame(_number(), PART, b"{}", b"1"), _frame(_number(), ITEM, b"{}", b"1")
+    done = _frame(_number(), DONE, b'{"seconds": 0, "notes": []}', b"")
+    _socket().sendall(
+        {
+            "large": _frame(_number(), PART, b"{}", b"x" * (PART_BYTES + 1)),
+            "more than an item": _frame(_number(), PART, b"{}", b"x" * PART_BYTES) * 257,
+            "more than can be counted": whole * 10_000,
+            "no end": part + done,
+            "after the end": done + whole,
+            "of another": _frame(0xFFFFFFFE, ITEM, b"{}", b"1"),
+        }[word]
+    )
+    time.sleep(600)
 
 
 def answer(kind, head, _=None):

@@ -22,7 +22,14 @@ from tests.tiny import Tiny
 MANY = 20
 QUIET_S = 5
 GROWN_BYTES = 20_000
-_BODY = "        import deeds\n        return deeds.do(data)"
+_BODY = """
+        import deeds
+        return deeds.do(data)
+
+    def predict_stream(self, data):
+        import deeds
+        yield from deeds.stream(data)
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,16 @@ class Ground:
         except EnvdError as error:
             return error
         return answer.predictions
+
+    def stream(self, kind: str, *asked: object) -> tuple[list[object], str]:
+        """Return what the nasty model yields, and why it did not go on."""
+        items: list[object] = []
+        try:
+            for item in self.client.predict_stream(self.models[kind], [*asked]):
+                items.append(item)  # noqa: PERF402
+        except EnvdError as error:
+            return items, error.reason
+        return items, ""
 
     def hang(self, kind: str, is_over: Callable[[], bool], *asked: object) -> None:
         """Have the nasty model hang until its caller leaves, and see what becomes of that.

@@ -201,7 +201,9 @@ def test_what_a_worker_survives_costs_nothing(
 
 
 @OFTEN
-@pytest.mark.parametrize("word", ["unasked", "batch", "kind", "size", "deep", "noise"])
+@pytest.mark.parametrize(
+    "word", ["unasked", "batch", "kind", "size", "deep", "noise", "part", "part unasked"]
+)
 def test_who_says_what_no_worker_says_is_ended(ground: Ground, word: str, times: int) -> None:
     with ground.unharmed(times) as done:
         for number in range(times):
@@ -234,6 +236,40 @@ def test_an_answer_that_no_worker_gives_is_no_fault_of_envds(
     given = ground.ask("forked", "answer", kind, head)
     assert isinstance(given, EnvdError)
     assert given.reason == "WORKER_DIED"
+
+
+@OFTEN
+@pytest.mark.parametrize(
+    ("word", "items"),
+    [
+        ("large", [0]),
+        ("more than an item", [0]),
+        ("more than can be counted", [0]),
+        ("no end", [0]),
+        ("of another", [0]),
+    ],
+)
+def test_who_says_in_a_stream_what_no_worker_says_is_ended(
+    ground: Ground, word: str, items: list[int], times: int
+) -> None:
+    with ground.unharmed(times) as done:
+        for number in range(times):
+            pid = ground.pid("forked")
+            given, reason = ground.stream("forked", word, f"{times} {number}")
+            assert reason == "WORKER_DIED"
+            assert given[: len(items)] == items
+            assert not is_running(pid)
+            done()
+
+
+@OFTEN
+def test_who_ends_a_stream_and_goes_on_is_ended(ground: Ground, times: int) -> None:
+    with ground.unharmed(times) as done:
+        for number in range(times):
+            pid = ground.pid("forked")
+            assert ground.stream("forked", "after the end", f"{times} {number}") == ([0], "")
+            wait_for(lambda: not is_running(pid), 20)  # noqa: B023
+            done()
 
 
 @OFTEN
