@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -326,6 +327,54 @@ def test_a_request_whose_deadline_has_passed_goes_no_further(left_s, is_late) ->
 
     with late:
         Call("1", "/a/Method", (), lambda: left_s).check_deadline()
+
+
+def test_a_stream_is_counted_logged_and_traced_as_other_predictions_are(
+    front: Front, tiny: Tiny, tmp_path: Path
+) -> None:
+    # The one that begins with 0 has no end.
+    body = """
+        return 1
+
+    def predict_stream(self, data):
+        yield from data
+        while not data[0]:
+            yield 0
+"""
+    path = str(tiny.model(tmp_path / "model", body=body))
+    before = front.metrics()
+    with grpc.insecure_channel(front.socket) as channel:
+
+        def ask(first: bytes, request_id: str) -> Any:
+            asked = api.PredictRequest(model=path, payload=b'{"inputs": [' + first)
+            messages = [
+                api.PredictStreamRequest(request=asked, function="PREDICT_STREAM"),
+                api.PredictStreamRequest(payload=b", 22, 3]}"),
+            ]
+            stream = services.PredictionsStub(channel).PredictStream
+            return stream(iter(messages), metadata=[(ID, request_id)])
+
+        call = ask(b"1", "streamed")
+        assert [one.payload for one in call][:-1] == [b"1", b"22", b"3"]
+        left = ask(b"0", "left")
+        assert next(left).payload == b"0"
+        left.cancel()
+    wait_for(lambda: "PredictStream CANCELLED" in "".join(front.lines("left")))
+    after = front.metrics()
+
+    def more(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        return after.get(key, 0) - before.get(key, 0)
+
+    assert dict(call.trailing_metadata())[ID] == "streamed"
+    assert "PredictStream OK" in "".join(front.lines("streamed"))
+    assert more("envd_requests_total", method="PredictStream", outcome="OK") == 1
+    assert more("envd_requests_total", method="PredictStream", outcome="CANCELLED") == 1
+    assert more("envd_predict_seconds_count", stage="model", model="") == 1
+    assert more("envd_payload_bytes_total", direction="in") == 2 * len(b'{"inputs": [1, 22, 3]}')
+    assert more("envd_payload_bytes_total", direction="out") >= 4
+    assert after["envd_in_flight_bytes", frozenset()] == 0
+    assert set(front.collector.of("streamed")) == {"predict", "environment", "queue", "worker"}
 
 
 def test_metrics_count_what_happened(front: Front, tiny: Tiny, tmp_path: Path) -> None:
