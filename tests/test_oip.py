@@ -59,6 +59,12 @@ class Model:
                 time.sleep(0.002)
         return data
 
+    def predict_stream(self, data, params=None):
+        for number in range(int((params or {}).get("count", 3))):
+            if number == 2 and (params or {}).get("do") == "raise":
+                raise RuntimeError("two were enough")
+            yield {"number": number} if number % 2 else f"item {number}"
+
 
 def _load_pyfunc(path):
     return Model()
@@ -121,8 +127,10 @@ def session(
     echo(tiny, folder / "repository" / "grown" / "2", libraries)
     echo(tiny, folder / "repository" / "grown" / "10", libraries)
     file = folder / "envd.toml"
-    names = ("echo", "bare", "signed", "batched", "broken", "lazy")
+    names = ("echo", "bare", "signed", "batched", "broken", "lazy", "talks")
     echo(tiny, folder / "lazy", libraries)
+    talks = echo(tiny, folder / "talks", libraries) / "MLmodel"
+    talks.write_text(talks.read_text() + "    streamable: true\n")
     lines = [f'{one} = "{folder}/{one}"' for one in names]
     file.write_text("\n".join(["[models]", f'repository = "{folder}/repository"', *lines]))
     settings = {
@@ -345,6 +353,35 @@ def test_a_stream_answers_each_when_it_can_and_outlives_errors(
     messages = sorted(str(error) for _, error in first if error)
     assert "MODEL_NOT_FOUND: no served model is called `nobody`" in messages[0]
     assert "MODEL_RAISED: the model raised RuntimeError: it was asked to" in messages[1]
+
+
+def test_a_model_that_streams_answers_a_request_item_by_item(session: Session) -> None:
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client = session.client
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    client.async_stream_infer("talks", [_ONE], request_id="a", enable_empty_final_response=True)
+    found = [answers.get(timeout=60)[0].get_response() for _ in range(4)]
+    client.async_stream_infer("talks", [_ONE], request_id="b", parameters={"do": "raise"})
+    *said, (last, error) = [answers.get(timeout=60) for _ in range(3)]
+    client.async_stream_infer("talks", [_ONE], request_id="c", parameters={"count": 0})
+    client.async_stream_infer("bare", [_ONE], request_id="d")
+    plain = answers.get(timeout=60)[0].get_response()
+    client.stop_stream()
+
+    texts = [[(one.name, one.datatype) for one in answer.outputs] for answer in found]
+    assert texts == [[("output-1", "BYTES")], [("number", "INT64")], [("output-1", "BYTES")], []]
+    assert {one.id for one in found} == {"a"}
+    is_final = [one.parameters["triton_final_response"].bool_param for one in found]
+    assert is_final == [False, False, False, True]
+    assert [one.get_response().id for one, _ in said] == ["b", "b"]
+    assert last is None
+    assert "MODEL_RAISED: the model raised RuntimeError: two were enough" in str(error)
+    assert (plain.id, plain.parameters["triton_final_response"].bool_param) == ("d", True)
+    # Asked for one answer, it is not guessed at.
+    assert session.infer("talks", _ONE).as_numpy("output-1").tolist() == [[1.5]]
+    config = client.get_model_config("talks").config
+    assert config.model_transaction_policy.decoupled
+    assert not client.get_model_config("bare").config.model_transaction_policy.decoupled
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])

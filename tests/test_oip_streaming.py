@@ -19,31 +19,34 @@ from tests.tiny import Tiny
 
 
 class Asked:
-    """Requests that come when they are let, and answers that do as well."""
+    """Requests, and answers that come when they are let."""
 
-    def __init__(self, count: int) -> None:
-        self.count, self.read = count, 0
+    def __init__(self, count: int, *, is_endless: bool = False) -> None:
+        self.count, self.read, self.is_endless = count, 0, is_endless
         self.begun: list[int] = []
-        self.let: dict[int, asyncio.Event] = {}
+        self.ended: list[int] = []
         self.cancelled: list[int] = []
+        self.let = [asyncio.Event() for _ in range(count)]
         self.draining = asyncio.Event()
 
     async def requests(self) -> AsyncIterator[int]:
         for number in range(self.count):
             self.read += 1
             yield number
+        if self.is_endless:
+            await asyncio.Event().wait()
 
-    async def answer(self, number: int) -> int:
+    async def answer(self, number: int) -> None:
         self.begun.append(number)
         try:
-            await self.let.setdefault(number, asyncio.Event()).wait()
+            await self.let[number].wait()
         except asyncio.CancelledError:
             self.cancelled.append(number)
             raise
-        return number
+        self.ended.append(number)
 
-    def answers(self) -> AsyncIterator[int]:
-        return streaming.answers(self.requests(), self.answer, self.draining)
+    def start(self) -> asyncio.Task[None]:
+        return asyncio.create_task(streaming.each(self.requests(), self.answer, self.draining))
 
 
 async def _settle() -> None:
@@ -54,57 +57,46 @@ async def _settle() -> None:
 def test_each_is_answered_when_it_is_ready_and_no_more_are_read_than_64() -> None:
     async def play() -> None:
         asked = Asked(100)
-        stream = asked.answers()
-        first = asyncio.ensure_future(anext(stream))
+        task = asked.start()
         await _settle()
         assert (len(asked.begun), asked.read) == (64, 65)
-        asked.let[40].set()
-        assert await first == 40
-        second = asyncio.ensure_future(anext(stream))
+        for number in (40, 3):
+            asked.let[number].set()
         await _settle()
-        assert len(asked.begun) == 65
-        asked.let[3].set()
-        assert await second == 3
-        await stream.aclose()
-        assert len(asked.cancelled) == 64 - 1
+        assert asked.ended == [40, 3]
+        assert (len(asked.begun), asked.read) == (66, 67)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asked.cancelled) == 64
 
     asyncio.run(play())
 
 
 def test_it_ends_when_all_that_was_asked_is_answered() -> None:
-    async def play() -> list[int]:
-        asked = Asked(3)
-        for number in range(3):
-            asked.let[number] = asyncio.Event()
-            asked.let[number].set()
-        return [one async for one in asked.answers()]
+    async def play(count: int) -> list[int]:
+        asked = Asked(count)
+        for one in asked.let:
+            one.set()
+        await asked.start()
+        return sorted(asked.ended)
 
-    assert sorted(asyncio.run(play())) == [0, 1, 2]
-    assert asyncio.run(_nothing()) == []
-
-
-async def _nothing() -> list[int]:
-    return [one async for one in Asked(0).answers()]
+    assert asyncio.run(play(100)) == list(range(100))
+    assert asyncio.run(play(0)) == []
 
 
 def test_a_daemon_that_stops_answers_what_it_was_asked_and_then_ends_the_stream() -> None:
     async def play() -> None:
-        asked = Asked(1)
-
-        async def for_ever() -> AsyncIterator[int]:
-            yield 0
-            await asyncio.Event().wait()
-
-        stream = streaming.answers(for_ever(), asked.answer, asked.draining)
-        first = asyncio.ensure_future(anext(stream))
+        asked = Asked(1, is_endless=True)
+        task = asked.start()
         await _settle()
         asked.draining.set()
         await _settle()
-        assert not first.done()
+        assert not task.done()
         asked.let[0].set()
-        assert await first == 0
         with pytest.raises(ShuttingDownError):
-            await anext(stream)
+            await task
+        assert asked.ended == [0]
 
     asyncio.run(play())
 

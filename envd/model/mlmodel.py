@@ -39,7 +39,8 @@ class Model:
     `code`, `conda_file` and `virtualenv_file` are relative to `path` and lie inside it.
     `digest` changes when anything a worker loads changes. `env_vars` are the variables it
     reads, and `batch` whether its answer to a row depends on that row alone, as far as the
-    model says. `input_example` is relative to `path`, and was not looked for.
+    model says; `is_streamable`, whether it has a `predict_stream`. `input_example` is relative
+    to `path`, and was not looked for.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Model:
     signature: Document
     env_vars: tuple[str, ...]
     batch: bool
+    is_streamable: bool
     input_example: str | None
     flavors: dict[str, Document]
 
@@ -122,6 +124,7 @@ def _model(path: Path, document: dict[str, Document]) -> Model:
         signature=document.get("signature"),
         env_vars=_variables(document.get("env_vars"), own.get("env_vars")),
         batch=_is_true(path, own, "batch"),
+        is_streamable=flavor.get("streamable") in _TRUE,
         input_example=_input_example(document),
         flavors=flavors,
     )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
-from typing import Any
 
-import grpc
 from envd_client.v1 import envd_pb2 as api
 
 from envd import messages
 from envd.errors import RequestInvalidError
 from envd.run.pool import Function, Pool, Request
-from envd.serve.context import Context
+from envd.serve.context import Context, write
 from envd.serve.loading import Loading
 from envd.serve.model_handlers import ModelHandlers, named
 from envd.serve.models import ReadyModels
@@ -72,16 +69,9 @@ class Predictions(ModelHandlers, WorkerHandlers):
         asked, request = _parsed(first.request)
         async with self._predicting.stream(asked, request, function, _more(requests)) as answering:
             async for part in answering:
-                await _send(context, payload=part.payload, item_ends=part.ends)
-        await _send(context, end=_response(answering.answer))
-
-
-async def _send(context: Context, **parts: Any) -> None:
-    try:
-        await context.write(api.PredictStreamResponse(**parts))
-    except grpc.aio.InternalError:
-        # The caller has left, which gRPC says in another way when it has seen it.
-        raise asyncio.CancelledError from None
+                found = api.PredictStreamResponse(payload=part.payload, item_ends=part.ends)
+                await write(context, found)
+        await write(context, api.PredictStreamResponse(end=_response(answering.answer)))
 
 
 def _parsed(request: api.PredictRequest) -> tuple[Asked, Request]:

@@ -51,9 +51,16 @@ class Input:
 
         The *setting* is the one that says so, if that is not `daemon.max_message`.
         """
+        return self._written(raw, self.is_chat, limit, *setting)
+
+    def item_written(self, raw, limit, *setting):
+        """Return one of the things that `predict_stream` yields, likewise."""
+        return self._written(raw, True, limit, *setting)
+
+    def _written(self, raw, is_bare, limit, *setting):
         if self._write:
-            return self._write(raw, limit)
-        return writing.write(raw, self.is_chat, limit, *setting)
+            return self._write(raw, limit, *setting)
+        return writing.write(raw, is_bare, limit, *setting)
 
 
 def metadata_of(model):

@@ -8,7 +8,6 @@ from .asking import ask, call
 from .inbox import Flow
 from .protocol import DONE, FAILED, ITEM, PART, PART_BYTES
 from .refusals import Refused, refuse, short
-from .writing import write
 
 
 def frames(model, request, inbox):
@@ -37,7 +36,7 @@ def frames(model, request, inbox):
 
 
 def _items(model, request):
-    """Yield each item as JSON bytes, with notes on it."""
+    """Yield each item as bytes, with notes on it."""
     given, head = request.prepared, request.head
     if given.refused:
         raise given.refused
@@ -48,7 +47,7 @@ def _items(model, request):
         return
     with contextlib.closing(_said(_function(model), data, params)) as said:
         for item in said:
-            yield write(item, True, limit, setting)
+            yield given.input.item_written(item, limit, setting)
 
 
 def _function(model):

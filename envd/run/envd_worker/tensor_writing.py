@@ -22,15 +22,22 @@ class Wanted:
             if self._outputs[label].get("classification"):
                 raise Refused("PAYLOAD_INVALID", "envd has no classification of outputs")
 
-    def written(self, raw, limit):
-        """Return what a model answered as a payload of at most *limit* bytes, and notes on it."""
+    def written(self, raw, limit, setting="daemon.max_message"):
+        """Return what a model answered as a payload of at most *limit* bytes, and notes on it.
+
+        Which *setting* the limit is can be read in the error of what is larger.
+        """
         try:
             kind, found = outputs.of(raw)
         except Exception as error:
             # Whatever it is: it was the model's objects that were asked.
             message = "the model's answer cannot be written as tensors: " + short(error)
             raise Refused("MODEL_RAISED", message, exception=name(error))
-        return self._sealed(kind, self._chosen(found), limit)
+        body, notes = self._sealed(kind, self._chosen(found))
+        if len(body) > limit:
+            message = "the answer is %d bytes, more than the %d that `%s` allows"
+            raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit, setting))
+        return body, notes
 
     def _chosen(self, found):
         """Return those of the tensors that are wanted."""
@@ -52,7 +59,7 @@ class Wanted:
         specs = getattr(self._schema, "inputs", None) or []
         return [one.name or "output-%d" % place for place, one in enumerate(specs)]
 
-    def _sealed(self, kind, found, limit):
+    def _sealed(self, kind, found):
         documents, buffers, notes = [], [], []
         for one in found:
             document = {"name": one.label, "shape": one.shape, "datatype": one.datatype}
@@ -69,11 +76,7 @@ class Wanted:
         if kind:
             header["parameters"] = {"content_type": kind}
         header["outputs"] = documents
-        body = tensors.sealed(header, buffers)
-        if len(body) > limit:
-            message = "the answer is %d bytes, more than the %d that `daemon.max_message` allows"
-            raise Refused("PAYLOAD_TOO_LARGE", message % (len(body), limit))
-        return body, notes
+        return tensors.sealed(header, buffers), notes
 
 
 def _finite(values, datatype, notes):

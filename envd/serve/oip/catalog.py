@@ -69,6 +69,15 @@ class Catalog:
         """
         return signature.of(await self._models.read(entry.served.uri))
 
+    async def is_streamable(self, entry: Entry) -> bool:
+        """Whether *entry* answers a stream item by item, as its `MLmodel` says.
+
+        Raises:
+            EnvdError: it cannot be read.
+        """
+        model = entry.model or await self._models.read(entry.served.uri)
+        return model.is_streamable
+
     def index(self, *, only_ready: bool) -> list[Entry]:
         """Return all versions of all models, or those that are loaded."""
         return [

@@ -146,7 +146,10 @@ class GRPCInferenceServiceServicer(object):
 
     def ModelStreamInfer(self, request_iterator, context):
         """Asks models: each request is answered when its answer is there, whatever came before it.
-        A request that fails is answered with an error, and the others go on.
+        A request that fails is answered with an error, and the others go on. A model that MLflow
+        saved as `streamable` answers with each item of its `predict_stream`; the parameter
+        `triton_final_response` of an answer says whether it is the last, and a request with
+        `triton_enable_empty_final_response` gets one without outputs behind the items.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,10 @@ class GRPCInferenceServiceStub:
     """Asks a model."""
     ModelStreamInfer: _grpc.StreamStreamMultiCallable[_inference_pb2.ModelInferRequest, _inference_pb2.ModelStreamInferResponse]
     """Asks models: each request is answered when its answer is there, whatever came before it.
-    A request that fails is answered with an error, and the others go on.
+    A request that fails is answered with an error, and the others go on. A model that MLflow
+    saved as `streamable` answers with each item of its `predict_stream`; the parameter
+    `triton_final_response` of an answer says whether it is the last, and a request with
+    `triton_enable_empty_final_response` gets one without outputs behind the items.
     """
     ModelConfig: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ModelConfigRequest, _inference_pb2.ModelConfigResponse]
     """As much of Triton's configuration of a model as its clients look at."""
@@ -93,7 +96,10 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """Asks a model."""
     ModelStreamInfer: _aio.StreamStreamMultiCallable[_inference_pb2.ModelInferRequest, _inference_pb2.ModelStreamInferResponse]  # type: ignore[assignment]
     """Asks models: each request is answered when its answer is there, whatever came before it.
-    A request that fails is answered with an error, and the others go on.
+    A request that fails is answered with an error, and the others go on. A model that MLflow
+    saved as `streamable` answers with each item of its `predict_stream`; the parameter
+    `triton_final_response` of an answer says whether it is the last, and a request with
+    `triton_enable_empty_final_response` gets one without outputs behind the items.
     """
     ModelConfig: _aio.UnaryUnaryMultiCallable[_inference_pb2.ModelConfigRequest, _inference_pb2.ModelConfigResponse]  # type: ignore[assignment]
     """As much of Triton's configuration of a model as its clients look at."""
@@ -168,7 +174,10 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.ModelStreamInferResponse], _abc.AsyncIterator[_inference_pb2.ModelStreamInferResponse]]:
         """Asks models: each request is answered when its answer is there, whatever came before it.
-        A request that fails is answered with an error, and the others go on.
+        A request that fails is answered with an error, and the others go on. A model that MLflow
+        saved as `streamable` answers with each item of its `predict_stream`; the parameter
+        `triton_final_response` of an answer says whether it is the last, and a request with
+        `triton_enable_empty_final_response` gets one without outputs behind the items.
         """
 
     @_abc_1.abstractmethod

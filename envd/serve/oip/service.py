@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import envd
 from envd.errors import EnvdError, RequestInvalidError
@@ -11,7 +14,7 @@ from envd.model import signature
 from envd.run.envd_worker.protocol import TENSORS
 from envd.run.pool import Request
 from envd.serve.calls import Calls
-from envd.serve.context import Context
+from envd.serve.context import Context, write
 from envd.serve.oip import codec, streaming
 from envd.serve.oip import inference_pb2 as oip
 from envd.serve.oip import inference_pb2_grpc as services
@@ -22,6 +25,8 @@ from envd.serve.served import Entry, State
 
 # What a request in a stream is to whoever counts.
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
+# Triton's parameters of requests and answers in streams.
+_WITH_END, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +104,30 @@ class Inference(services.GRPCInferenceServiceServicer):
         del context
         return await self._infer(request)
 
-    async def ModelStreamInfer(  # noqa: N802
-        self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context
-    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
-        """Ask models, each request in a task of its own."""
+    # The stubs know generators only.
+    async def ModelStreamInfer(  # type: ignore[override]  # noqa: N802
+        self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
+    ) -> None:
+        """Ask models, each request in a task of its own; what streams answers as it goes on."""
         metadata, left_s = context.invocation_metadata(), context.time_remaining
+        turn = asyncio.Lock()
 
-        async def answer(request: oip.ModelInferRequest) -> oip.ModelStreamInferResponse:
+        async def send(**parts: Any) -> None:
+            async with turn:
+                await write(context, oip.ModelStreamInferResponse(**parts))
+
+        async def answer(request: oip.ModelInferRequest) -> None:
             call = self._calls.begin(_INFER, request.id, metadata, left_s)
             try:
                 with self._calls.under_way(call):
-                    answer = await self._infer(request)
-                    return oip.ModelStreamInferResponse(infer_response=answer)
+                    async with contextlib.aclosing(self._answers(request)) as answers:
+                        async for one in answers:
+                            await send(infer_response=one)
             except EnvdError as error:
-                named = oip.ModelInferResponse(model_name=request.model_name, id=request.id)
                 text = f"{error.reason}: {error.message}"
-                return oip.ModelStreamInferResponse(error_message=text, infer_response=named)
+                await send(error_message=text, infer_response=_empty(request))
 
-        async for one in streaming.answers(request_iterator, answer, self._calls.draining):
-            yield one
+        await streaming.each(requests, answer, self._calls.draining)
 
     async def ModelConfig(  # noqa: N802
         self, request: oip.ModelConfigRequest, context: Context
@@ -139,6 +149,9 @@ class Inference(services.GRPCInferenceServiceServicer):
                     oip.ModelOutput(name=one.name, data_type=_type(one), dims=one.shape)
                     for one in said.outputs
                 ],
+                model_transaction_policy=oip.ModelTransactionPolicy(
+                    decoupled=await self._catalog.is_streamable(entry)
+                ),
             )
         )
 
@@ -170,12 +183,55 @@ class Inference(services.GRPCInferenceServiceServicer):
         return oip.RepositoryModelUnloadResponse()
 
     async def _infer(self, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
+        entry, asked, parsed = self._parsed(request)
+        answer = await self._predicting.answer(asked, parsed)
+        return self._response(answer.prediction.payload, request, entry)
+
+    async def _answers(
+        self, request: oip.ModelInferRequest
+    ) -> AsyncGenerator[oip.ModelInferResponse]:
+        """Yield what a model answers in a stream: several things, if it is one that streams.
+
+        The last is marked as Triton does that, or nothing behind it is sent if that is wanted.
+        """
+        entry, asked, parsed = self._parsed(request)
+        if not await self._catalog.is_streamable(entry):
+            yield _marked(await self._infer(request), is_final=True)
+            return
+        async with self._predicting.stream(asked, parsed, "predict_stream") as answering:
+            item: list[bytes] = []
+            async for part in answering:
+                item.append(part.payload)
+                if part.ends:
+                    found = self._response(b"".join(item), request, entry)
+                    item.clear()
+                    yield _marked(found, is_final=False)
+        if request.parameters[_WITH_END].bool_param:
+            yield _marked(_empty(request, version_of(entry)), is_final=True)
+
+    def _parsed(self, request: oip.ModelInferRequest) -> tuple[Entry, Asked, Request]:
         entry = self._catalog.find(request.model_name, request.model_version)
-        asked = Request(codec.payload(request), TENSORS, None)
-        answer = await self._predicting.answer(Asked(entry.address), asked)
-        found = codec.response(answer.prediction.payload, request, version_of(entry))
-        self._predicting.in_flight.check_answer(found, len(answer.prediction.payload))
+        return entry, Asked(entry.address), Request(codec.payload(request), TENSORS, None)
+
+    def _response(
+        self, payload: bytes, request: oip.ModelInferRequest, entry: Entry
+    ) -> oip.ModelInferResponse:
+        found = codec.response(payload, request, version_of(entry))
+        self._predicting.in_flight.check_answer(found, len(payload))
         return found
+
+
+def _empty(request: oip.ModelInferRequest, version: str = "") -> oip.ModelInferResponse:
+    """Return an answer to *request* with nothing in it."""
+    return oip.ModelInferResponse(
+        model_name=request.model_name, model_version=version, id=request.id
+    )
+
+
+def _marked(found: oip.ModelInferResponse, *, is_final: bool) -> oip.ModelInferResponse:
+    """Return *found*, in which it says whether it is the last for its request."""
+    found.parameters[_IS_FINAL].bool_param = is_final
+    return found
 
 
 def _tensor(spec: signature.TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:
