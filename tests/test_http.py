@@ -304,6 +304,16 @@ def test_a_request_keeps_the_id_it_came_with(web: Web) -> None:
     assert len({one.headers["x-request-id"] for one in made} - {"", "a b"}) == 2
 
 
+def test_a_page_of_another_site_may_not_ask(web: Web) -> None:
+    found = [
+        web("POST", "/invocations", {"inputs": 1}, {"sec-fetch-site": site})
+        for site in ("cross-site", "same-origin", "none")
+    ]
+
+    assert [one.status for one in found] == [403, 200, 200]
+    assert found[0].document["error_code"] == "PERMISSION_DENIED"
+
+
 def test_the_metrics_are_there_and_count(web: Web) -> None:
     web("POST", "/invocations", {"inputs": 1})
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
@@ -20,7 +22,7 @@ import envd
 from envd import errors
 from envd.errors import EnvdError
 from envd.serve.http import failures
-from tests.conftest import one_python
+from tests.conftest import Envctl, environment, one_python
 from tests.test_oip import _ARRAYS, _datatype, echo, packages
 from tests.tiny import Tiny
 from tests.web import JSON, Web, served
@@ -305,6 +307,34 @@ def test_every_error_has_a_status() -> None:
     assert all(json.loads(one.content) == {"error": "m"} for one in found.values())
     assert found[errors.ModelRaisedError].status == 500
     assert found[errors.QueueFullError].headers["retry-after"] == "1"
+
+
+def test_parquet_is_read_where_the_models_environment_can(
+    session: Session, tiny: Tiny, home: Path, tmp_path: Path
+) -> None:
+    table = pd.DataFrame({"a": [1, 2], "b": ["x", None]})
+    table.to_parquet(tmp_path / "rows.parquet")
+    body, kind = (tmp_path / "rows.parquet").read_bytes(), "application/vnd.apache.parquet"
+    libraries = packages(tmp_path / "libraries")
+    (libraries / "pyarrow").symlink_to(Path(pa.__file__).parent)
+    model = echo(tiny, tmp_path / "model", libraries)
+    with session.web.daemon.client() as client:
+        client.load_model(model, name="tables")
+        by_grpc = client.predict("tables", body, content_type=kind).predictions
+    by_http = session.web("POST", "/models/tables/invocations", body, {"content-type": kind})
+    root = session.web.daemon.root
+    by_hand = Envctl(root, environment(root, home))(
+        "predict", "-m", "tables", "-i", tmp_path / "rows.parquet"
+    )
+    without = session.web("POST", "/models/echo/invocations", body, {"content-type": kind})
+    broken = session.web("POST", "/models/tables/invocations", b"PAR1", {"content-type": kind})
+
+    rows = [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+    assert (by_grpc, by_http.document) == (rows, {"predictions": rows})
+    assert json.loads(by_hand.stdout) == {"predictions": rows}
+    assert (without.status, broken.status) == (400, 400)
+    assert "neither pyarrow nor fastparquet" in without.document["message"]
+    assert "stack_trace" in broken.document
 
 
 def test_a_body_of_tensors_is_taken_as_it_is(session: Session) -> None:

@@ -306,7 +306,10 @@ def _refused(web: Web, *parts: bytes) -> Answer:
 def large(tiny: Tiny, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     folder = tmp_path_factory.mktemp("large")
     model = tiny.model(folder / "model", body=MODEL)
-    more = tiny.settings | {"ENVD_DAEMON__MAX_IN_FLIGHT": "64MiB"}
+    more = tiny.settings | {
+        "ENVD_DAEMON__MAX_IN_FLIGHT": "64MiB",
+        "ENVD_HTTP__IDLE_TIMEOUT": "2s",
+    }
     with served(folder, home, {"model": model}, **more) as found:
         found("POST", "/invocations", {"inputs": ""})
         yield found
@@ -337,6 +340,49 @@ def _peak(web: Web) -> int:
     """Return how much memory the daemon has had at most."""
     status = Path(f"/proc/{web.daemon.pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * KIB
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_reads_is_not_kept(large: Web) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        connection.connect(large.address)
+        connection.settimeout(60)
+        connection.sendall(post("/invocations", b'{"inputs": %d}' % (48 * MIB)))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        port = connection.getsockname()[1]
+        assert _is_open(large, port)
+
+        # The kernel goes on with what it has; envd keeps no more for it.
+        wait_for(lambda: not _is_open(large, port))
+
+
+def _is_open(web: Web, port: int) -> bool:
+    """Whether the daemon has its connection to *port* still open (proc_pid_net(5))."""
+    ends, established = f":{web.address[1]:04X}", "01"
+    rows = [one.split() for one in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(
+        local.endswith(ends) and remote.endswith(f":{port:04X}") and state == established
+        for _, local, remote, state, *_ in rows
+    )
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_read_slowly_is_sent_to_its_end(large: Web) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        connection.connect(large.address)
+        connection.settimeout(60)
+        connection.sendall(
+            post("/invocations", b'{"inputs": %d}' % (16 * MIB), "Connection: close")
+        )
+        size = 0
+        # For several times as long as a connection may be idle.
+        while part := connection.recv(128 * KIB):
+            size += len(part)
+            time.sleep(0.05)
+
+    assert size > 16 * MIB
 
 
 def test_a_large_body_is_taken_and_holds_up_nobody(large: Web) -> None:

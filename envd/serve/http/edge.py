@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from envd.config import Settings
-from envd.errors import DeadlineExceededError, EnvdError
+from envd.errors import DeadlineExceededError, EnvdError, PermissionDeniedError
 from envd.serve import status
 from envd.serve.calls import REQUEST_ID, Call, Calls
 from envd.serve.http import failures
@@ -43,6 +43,7 @@ class Edge:
             call = self._begin(method, request)
             try:
                 with self.calls.under_way(call):
+                    _check_site(request)
                     async with self._in_time(request):
                         response = await answer(request)
             except EnvdError as error:
@@ -122,6 +123,19 @@ class Edge:
         if self.is_draining:
             response.headers["connection"] = "close"
         return response
+
+
+def _check_site(request: Request) -> None:
+    """See that it is no page of another site that asks, through the browser of a user here.
+
+    It could not read the answer, and need not: a model would run, or be unloaded.
+
+    Raises:
+        PermissionDeniedError: it is one.
+    """
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        message = "a page of another site may not ask this"
+        raise PermissionDeniedError(message)
 
 
 def _has_left(request: Request) -> bool:

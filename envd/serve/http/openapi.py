@@ -16,7 +16,7 @@ _PARAMETERS: Document = {"type": ["object", "null"]}
 _MEANINGS = {
     200: "What was asked for.",
     400: "The request is wrong or does not fit the model; for MLflow, too, that the model raised.",
-    403: "Only models of the settings are loaded and unloaded here.",
+    403: "A page of another site may not ask; only models of the settings are loaded and unloaded.",
     404: "No model is served by that name.",
     408: "The body did not come in time.",
     409: "The build was cancelled, or workers die of this very request.",
@@ -27,7 +27,7 @@ _MEANINGS = {
     503: "Not now; Retry-After says when to ask again.",
     504: "It took longer than `http.timeout`.",
 }
-_ASKED = (400, 404, 408, 409, 413, 415, 429, 500, 503, 504)
+_ASKED = (400, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504)
 
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _CHATS = ("messages", "prompt", "input")
@@ -152,7 +152,7 @@ def _inference(names: Sequence[str]) -> Document:
         "/v2/repository/index": {"post": listed},
     }
     for verb, schema in (("load", load), ("unload", _OBJECT)):
-        done = _operation(f"{verb.title()} a model", {}, failures=(*_ASKED, 403),
+        done = _operation(f"{verb.title()} a model", {}, failures=_ASKED,
                           body=_body(schema), failure="InferFailure")  # fmt: skip
         paths[f"/v2/repository/models/{{name}}/{verb}"] = {"parameters": [one], "post": done}
     for prefix, parameters in (
@@ -171,7 +171,7 @@ def _inference(names: Sequence[str]) -> Document:
     return paths
 
 
-_SENT = (400, 408, 413, 415, 429, 503, 504)
+_SENT = (400, 403, 408, 413, 415, 429, 503, 504)
 _READ = (404, 500, 503)
 
 
