@@ -86,7 +86,7 @@ class Local:
             raise serving.explained(error) from error
         self._tidy(ready)
         return Predicted(
-            answer.payload,
+            bytes(answer.payload),
             environment.id,
             answer.origin,
             answer.why,

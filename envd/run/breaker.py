@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from envd.errors import EnvdError
+from envd.run.channel import Payload
 
 _FIRST_S, _LONGEST_S, _MEMORY_S = 0.5, 30.0, 60.0
 # What loads well may die of one caller's requests, which must not keep the others out.
@@ -76,7 +77,7 @@ class Suspects:
         # How many died of each, and when the last one did.
         self._deaths: OrderedDict[_Content, tuple[int, float]] = OrderedDict()
 
-    def accuse(self, head: bytes, payload: Sequence[bytes]) -> bool:
+    def accuse(self, head: bytes, payload: Payload) -> bool:
         """Count a worker that died of this request; return whether that is certain now."""
         key = _content(head, payload)
         count = self._count(key) + 1
@@ -86,16 +87,16 @@ class Suspects:
             self._deaths.popitem(last=False)
         return count >= _DEADLY
 
-    def clear(self, head: bytes, payload: Sequence[bytes]) -> None:
+    def clear(self, head: bytes, payload: Payload) -> None:
         """Forget what was held against this request: it was answered."""
         if self._has_like(head, payload):
             self._deaths.pop(_content(head, payload), None)
 
-    def are_deadly(self, head: bytes, payload: Sequence[bytes]) -> bool:
+    def are_deadly(self, head: bytes, payload: Payload) -> bool:
         """Whether workers are known to die of this request."""
         return self._has_like(head, payload) and self._count(_content(head, payload)) >= _DEADLY
 
-    def _has_like(self, head: bytes, payload: Sequence[bytes]) -> bool:
+    def _has_like(self, head: bytes, payload: Payload) -> bool:
         """Whether it may be a suspect at all: only then it is hashed."""
         sizes = len(head), sum(map(len, payload))
         return any(one[:2] == sizes for one in self._deaths)
@@ -105,7 +106,7 @@ class Suspects:
         return count if self._clock() - last < _SUSPECT_S else 0
 
 
-def _content(head: bytes, payload: Sequence[bytes]) -> _Content:
+def _content(head: bytes, payload: Payload) -> _Content:
     found, left = hashlib.sha256(head), _MOST_HASHED_BYTES
     for one in payload:
         if left > 0:

@@ -22,10 +22,12 @@ from envd.run.envd_worker.protocol import (
 )
 
 log = logging.getLogger(__name__)
-Answer = tuple[dict[str, Any], bytes]
 # Bytes in one piece or several, which nobody puts together.
-Payload = Sequence[bytes]
+Buffer = bytes | bytearray | memoryview
+Payload = Sequence[Buffer]
+Answer = tuple[dict[str, Any], Buffer]
 _LAST_WORDS_S = 0.1
+_LARGE_BYTES = 1 << 18
 
 
 class Caller(Protocol):
@@ -34,14 +36,14 @@ class Caller(Protocol):
     Before an answer, or a refusal, there may be any number of parts.
     """
 
-    def part(self, payload: bytes, *, ends: bool) -> None:
+    def part(self, payload: Buffer, *, ends: bool) -> None:
         """Take a part of an item of the answer, which may end the item.
 
         Raises:
             ValueError: as `answered`.
         """
 
-    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+    def answered(self, head: dict[str, Any], payload: Buffer) -> None:
         """Take the answer.
 
         Raises:
@@ -76,7 +78,7 @@ class Channel(asyncio.Protocol):
         self._begun: Collection[int] = ()
         self._turned = 0.0
         self._received = bytearray()
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[Buffer] = []
         self._count = 0
 
     @classmethod
@@ -170,7 +172,7 @@ class Channel(asyncio.Protocol):
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             self._give_up()
 
-    def _take(self, number: int, kind: int, head: dict[str, Any], payload: bytes) -> None:
+    def _take(self, number: int, kind: int, head: dict[str, Any], payload: Buffer) -> None:
         """Take one frame.
 
         Raises:
@@ -205,7 +207,7 @@ class Channel(asyncio.Protocol):
         for number, caller in callers.items():
             caller.lost(is_begun=number in begun)
 
-    def _write(self, *parts: bytes) -> None:
+    def _write(self, *parts: Buffer) -> None:
         """Send *parts* with all else that is sent in this turn of the loop.
 
         A write of its own for each would wake the worker each time, and on a busy machine
@@ -234,7 +236,7 @@ class Channel(asyncio.Protocol):
         self._transport.abort()
         self._received.clear()
 
-    def _frame(self) -> tuple[int, int, dict[str, Any], bytes] | None:
+    def _frame(self) -> tuple[int, int, dict[str, Any], Buffer] | None:
         if len(self._received) < HEADER.size:
             return None
         size, number, kind, head_size = HEADER.unpack_from(self._received)
@@ -246,11 +248,20 @@ class Channel(asyncio.Protocol):
             return None
         with memoryview(self._received) as view:
             head = json.loads(bytes(view[HEADER.size : start]))
-            payload = bytes(view[start : start + size])
         if not isinstance(head, dict):
             raise TypeError
-        del self._received[: start + size]
-        return number, kind, head, payload
+        return number, kind, head, self._cut(start, size)
+
+    def _cut(self, start: int, size: int) -> Buffer:
+        """Take out *size* bytes from *start* on, and all that is before them."""
+        if size < _LARGE_BYTES or len(self._received) > start + size:
+            payload = bytes(memoryview(self._received)[start : start + size])
+            del self._received[: start + size]
+            return payload
+        # Nobody is served while it is copied.
+        whole, self._received = self._received, bytearray()
+        del whole[:start]
+        return whole
 
 
 class _Waiting:
@@ -259,12 +270,12 @@ class _Waiting:
     def __init__(self, answer: asyncio.Future[Answer]) -> None:
         self.answer = answer
 
-    def part(self, payload: bytes, *, ends: bool) -> None:
+    def part(self, payload: Buffer, *, ends: bool) -> None:
         del payload, ends
         message = "loading a model has no parts"
         raise ValueError(message)
 
-    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+    def answered(self, head: dict[str, Any], payload: Buffer) -> None:
         if not self.answer.done():
             self.answer.set_result((head, payload))
 

@@ -16,7 +16,7 @@ from envd import values
 from envd.config import Settings
 from envd.model import Model
 from envd.run import memory
-from envd.run.channel import Payload
+from envd.run.channel import Buffer, Payload
 from envd.run.observer import Observer
 from envd.run.processes import Processes
 from envd.run.queue import Queue
@@ -44,10 +44,10 @@ class Request:
     A large one may go on in the `rest`.
     """
 
-    payload: bytes
+    payload: Buffer
     content_type: str
     params: dict[str, object] | None
-    rest: Sequence[bytes] = ()
+    rest: Sequence[Buffer] = ()
 
     @property
     def head(self) -> bytes:
@@ -77,7 +77,7 @@ class Prediction:
     from its being asked to its answer, of which `model_seconds` in the model.
     """
 
-    payload: bytes
+    payload: Buffer
     origin: Literal["warm", "forked", "fresh"]
     why: str
     queue_seconds: float

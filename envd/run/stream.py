@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from envd.errors import EnvdError
+from envd.run.channel import Buffer
 from envd.run.envd_worker.protocol import BESIDE_BYTES, PART_BYTES, WINDOW_BYTES
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _TOLD_BYTES = WINDOW_BYTES // 4
 class Part:
     """A piece of an item, or the last one of it, which `ends` it."""
 
-    payload: bytes
+    payload: Buffer
     ends: bool
 
 
@@ -39,7 +40,7 @@ class Window:
         self._item_bytes = 0
         self._is_within = False
 
-    def put(self, payload: bytes, *, ends: bool) -> None:
+    def put(self, payload: Buffer, *, ends: bool) -> None:
         """Have the next part.
 
         Raises:

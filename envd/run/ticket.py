@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envd.errors import EnvdError, InternalError
-from envd.run.channel import Payload
+from envd.run.channel import Buffer, Payload
 from envd.run.workshop import Worker, explained
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Ticket:
     is_alone: bool = False
     window: Window | None = None
 
-    def part(self, payload: bytes, *, ends: bool) -> None:
+    def part(self, payload: Buffer, *, ends: bool) -> None:
         """Take a part of the answer.
 
         Raises:
@@ -46,7 +46,7 @@ class Ticket:
         if not self.answer.done():
             self.window.put(payload, ends=ends)
 
-    def answered(self, head: dict[str, Any], payload: bytes) -> None:
+    def answered(self, head: dict[str, Any], payload: Buffer) -> None:
         """Take the answer.
 
         Raises:
@@ -91,4 +91,4 @@ class Answered:
     sent: float
     model_seconds: float
     notes: tuple[dict[str, str], ...]
-    payload: bytes
+    payload: Buffer

@@ -9,12 +9,17 @@ from typing import Any
 import grpc
 
 from envd.errors import PermissionDeniedError
+from envd.serve import large
 from envd.serve.calls import Calls
 from envd.serve.context import Context
 from envd.serve.roles import ROLES, Role
 
 # Those of health and reflection are answered by gRPC itself.
 _OWN = ("/envd.", "/inference.")
+# What reads requests and writes answers otherwise than by their messages alone.
+_CODERS: dict[str, tuple[Any, Any]] = {
+    "/envd.v1.Predictions/Predict": (large.request, large.response)
+}
 
 
 class Gate:
@@ -48,7 +53,7 @@ class Gate:
             return grpc.unary_unary_rpc_method_handler(denied)
         if not method.startswith(_OWN):
             return handler
-        coders = (handler.request_deserializer, handler.response_serializer)
+        coders = _CODERS.get(method, (handler.request_deserializer, handler.response_serializer))
         if handler.unary_unary:
             answer = self._calls.unary(method, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(answer, *coders)

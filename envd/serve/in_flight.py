@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-
-from google.protobuf.message import Message
+from collections.abc import Callable, Iterator
 
 from envd import config
 from envd.errors import InFlightFullError, PayloadTooLargeError
+from envd.run.channel import Buffer
 
 # What is said of an answer beside it: notes, reasons, seconds.
 _MAX_BESIDE = 1 << 16
@@ -51,20 +50,20 @@ class InFlight:
         """Hold *size* bytes less."""
         self.bytes -= size
 
-    def check_answer(self, answer: Message, payload_size: int) -> None:
-        """See that *answer* can be sent.
+    def check_answer(self, payload: Buffer, size: Callable[[], int]) -> None:
+        """See that an answer can be sent, which has *payload* in it and is so many bytes.
 
         Raises:
             PayloadTooLargeError: with what is said of it, its payload is too large.
         """
         # Measuring a message is writing it.
-        if payload_size + _MAX_BESIDE <= self._largest or answer.ByteSize() <= self._largest:
+        if len(payload) + _MAX_BESIDE <= self._largest or size() <= self._largest:
             return
         message = (
-            f"the answer is {payload_size} bytes, and with what is said of it more than the "
+            f"the answer is {len(payload)} bytes, and with what is said of it more than the "
             f"{self._largest} that `daemon.max_message` allows"
         )
-        raise PayloadTooLargeError(message, bytes=payload_size, max_message=self._largest)
+        raise PayloadTooLargeError(message, bytes=len(payload), max_message=self._largest)
 
 
 class Share:

@@ -9,8 +9,11 @@ from envd_client.v1 import envd_pb2 as api
 
 from envd import messages
 from envd.errors import RequestInvalidError
+from envd.run.channel import Buffer
 from envd.run.pool import Function, Pool, Request
+from envd.serve import large
 from envd.serve.context import Context, write
+from envd.serve.large import Laden
 from envd.serve.loading import Loading
 from envd.serve.model_handlers import ModelHandlers, named
 from envd.serve.models import ReadyModels
@@ -46,17 +49,18 @@ class Predictions(ModelHandlers, WorkerHandlers):
         WorkerHandlers.__init__(self, pool)
         self._predicting = predicting
 
-    async def Predict(  # noqa: N802
-        self, request: api.PredictRequest, context: Context
-    ) -> api.PredictResponse:
+    # The stubs know messages only, with their payload in them.
+    async def Predict(  # type: ignore[override]  # noqa: N802
+        self, request: Laden[api.PredictRequest], context: Context
+    ) -> Laden[api.PredictResponse]:
         """Answer one request with one model."""
         del context
-        answer = await self._predicting.answer(*_parsed(request))
-        response = _response(answer)
-        self._predicting.in_flight.check_answer(response, len(response.payload))
-        return response
+        answer = await self._predicting.answer(*_parsed(request.message, request.payload))
+        laden = Laden(_response(answer), answer.prediction.payload)
+        self._predicting.in_flight.check_answer(laden.payload, lambda: large.size(laden))
+        return laden
 
-    # The stubs know generators only.
+    # And generators only.
     async def PredictStream(  # type: ignore[override]  # noqa: N802
         self, requests: AsyncIterator[api.PredictStreamRequest], context: Context
     ) -> None:
@@ -66,15 +70,16 @@ class Predictions(ModelHandlers, WorkerHandlers):
         if function is None or not first.HasField("request"):
             message = "the first message has to have a `request`, and the `function` to ask"
             raise RequestInvalidError(message)
-        asked, request = _parsed(first.request)
+        asked, request = _parsed(first.request, first.request.payload)
         async with self._predicting.stream(asked, request, function, _more(requests)) as answering:
             async for part in answering:
-                found = api.PredictStreamResponse(payload=part.payload, item_ends=part.ends)
+                payload = bytes(part.payload)
+                found = api.PredictStreamResponse(payload=payload, item_ends=part.ends)
                 await write(context, found)
         await write(context, api.PredictStreamResponse(end=_response(answering.answer)))
 
 
-def _parsed(request: api.PredictRequest) -> tuple[Asked, Request]:
+def _parsed(request: api.PredictRequest, payload: Buffer) -> tuple[Asked, Request]:
     asked = Asked(
         named(request.model),
         Terms(tuple(request.pip_requirements_override), request.env_manager),
@@ -82,7 +87,7 @@ def _parsed(request: api.PredictRequest) -> tuple[Asked, Request]:
         wait=request.wait if request.HasField("wait") else True,
     )
     parsed = Request(
-        payload=request.payload,
+        payload=payload,
         content_type=request.content_type or "application/json",
         params=_object(request.params_json, "params_json"),
     )
@@ -105,7 +110,6 @@ async def _more(requests: AsyncIterator[api.PredictStreamRequest]) -> AsyncItera
 def _response(answer: Answer) -> api.PredictResponse:
     prediction, ready = answer.prediction, answer.ready
     response = api.PredictResponse(
-        payload=prediction.payload,
         content_type="application/json",
         environment_id=ready.environment.id,
         worker_origin=_ORIGINS[prediction.origin],

@@ -121,7 +121,7 @@ class Inference:
         async with self.edge.while_there(request):
             asked = pool.Request(payload, TENSORS, None)
             answer = await self.predicting.answer(Asked(entry.address), asked)
-        body, size = opened(answer.prediction.payload, entry)
+        body, size = opened(bytes(answer.prediction.payload), entry)
         accepted = request.headers.get("accept-encoding", "")
         content, encoding = await bodies.packed(body, accepted)
         headers = {"content-type": "application/json"}

@@ -51,7 +51,7 @@ class Scoring:
         asked = pool.Request(payload, kind, None)
         async with self.edge.while_there(request):
             answer = await self.predicting.answer(Asked(entry.served.name), asked)
-        return Response(answer.prediction.payload, media_type="application/json")
+        return Response(bytes(answer.prediction.payload), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
         """Say whether the model was loaded; without one, whether there is a daemon."""

@@ -11,6 +11,7 @@ from typing import Any
 import envd
 from envd.errors import EnvdError, RequestInvalidError
 from envd.model import signature
+from envd.run.channel import Buffer
 from envd.run.envd_worker.protocol import TENSORS
 from envd.run.pool import Request
 from envd.serve.calls import Calls
@@ -199,7 +200,7 @@ class Inference(services.GRPCInferenceServiceServicer):
             yield _marked(await self._infer(request), is_final=True)
             return
         async with self._predicting.stream(asked, parsed, "predict_stream") as answering:
-            item: list[bytes] = []
+            item: list[Buffer] = []
             async for part in answering:
                 item.append(part.payload)
                 if part.ends:
@@ -214,10 +215,10 @@ class Inference(services.GRPCInferenceServiceServicer):
         return entry, Asked(entry.address), Request(codec.payload(request), TENSORS, None)
 
     def _response(
-        self, payload: bytes, request: oip.ModelInferRequest, entry: Entry
+        self, payload: Buffer, request: oip.ModelInferRequest, entry: Entry
     ) -> oip.ModelInferResponse:
-        found = codec.response(payload, request, version_of(entry))
-        self._predicting.in_flight.check_answer(found, len(payload))
+        found = codec.response(bytes(payload), request, version_of(entry))
+        self._predicting.in_flight.check_answer(payload, found.ByteSize)
         return found
 
 

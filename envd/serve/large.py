@@ -1,0 +1,102 @@
+"""Predict's messages with their payload beside them.
+
+A message of protobuf copies what it holds when it is read, when it is asked for it, when it is
+given it and when it is written: with 64 MiB nobody else is served for a third of a second. But the
+fields of a message may stand in any order, and the bytes of two are those of one with the fields
+of both (https://protobuf.dev/programming-guides/encoding/#last-one-wins), so that a payload can be
+cut out of the bytes of one, and joined to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from envd_client.v1 import envd_pb2 as api
+
+from envd.run.channel import Buffer
+
+_Message = TypeVar("_Message")
+_LARGE_BYTES = 1 << 18
+_REQUEST_TAG = api.PredictRequest.PAYLOAD_FIELD_NUMBER << 3 | 2
+_RESPONSE_TAG = bytes([api.PredictResponse.PAYLOAD_FIELD_NUMBER << 3 | 2])
+_BYTES, _VARINT = 2, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Laden(Generic[_Message]):
+    """A message, and the payload that it has or is to have."""
+
+    message: _Message
+    payload: Buffer
+
+
+def request(encoded: bytes) -> Laden[api.PredictRequest]:
+    """Read a request.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    place = _payload(encoded) if len(encoded) > _LARGE_BYTES else None
+    if place is None:
+        message = api.PredictRequest.FromString(encoded)
+        return Laden(message, message.payload)
+    tag, start, end = place
+    message = api.PredictRequest.FromString(encoded[:tag] + encoded[end:])
+    # One that stands there twice is the last one.
+    return Laden(message, message.payload or memoryview(encoded)[start:end])
+
+
+def response(laden: Laden[api.PredictResponse]) -> bytes:
+    """Write an answer, which has no payload of its own."""
+    length = _varint(len(laden.payload))
+    return b"".join([laden.message.SerializeToString(), _RESPONSE_TAG, length, laden.payload])
+
+
+def size(laden: Laden[api.PredictResponse]) -> int:
+    """Return how long an answer is when it is written."""
+    length = len(laden.payload)
+    return laden.message.ByteSize() + len(_RESPONSE_TAG) + len(_varint(length)) + length
+
+
+def _payload(encoded: bytes) -> tuple[int, int, int] | None:
+    """Return where the payload begins with its tag, and by itself, and where it ends.
+
+    None where that takes more than a look at a few fields: protobuf will know.
+    """
+    place = 0
+    try:
+        while place < len(encoded):
+            tag, begin = place, place + 1
+            if encoded[tag] >= 1 << 7:
+                return None
+            if encoded[tag] & 7 == _VARINT:
+                _, place = _read_varint(encoded, begin)
+                continue
+            if encoded[tag] & 7 != _BYTES:
+                return None
+            length, begin = _read_varint(encoded, begin)
+            place = begin + length
+            if encoded[tag] == _REQUEST_TAG and length > _LARGE_BYTES:
+                return (tag, begin, place) if place <= len(encoded) else None
+    except IndexError:
+        return None
+    return None
+
+
+def _read_varint(encoded: bytes, place: int) -> tuple[int, int]:
+    """Return the number at *place*, and the place behind it."""
+    value = shift = 0
+    while encoded[place] >= 1 << 7:
+        value |= (encoded[place] & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+    return value | encoded[place] << shift, place + 1
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value >= 1 << 7:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
