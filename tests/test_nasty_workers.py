@@ -311,7 +311,8 @@ def test_large_payloads_and_answers_are_borne_many_times(
 ) -> None:
     ground = start_ground(ENVD_DAEMON__MAX_MESSAGE=f"{limit}")
     room = _room(ground, kind, limit)
-    with ground.unharmed(times) as done:
+    # Nobody is served while gRPC copies a message, and three processes share the processors.
+    with ground.unharmed(times, most=20 * limit // LIMIT) as done:
         for _ in range(times):
             assert ground.ask(kind, "take", "x" * (room - 1)) == room - 1
             assert ground.ask(kind, "take", "x" * room) == room
