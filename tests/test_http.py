@@ -174,6 +174,7 @@ def test_a_model_that_is_not_loaded_is_not_healthy(web: Web) -> None:
     after = web("GET", "/models/bad/health")
 
     assert (before.status, before.document["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
+    assert before.headers["x-envd-reason"] == "NOT_LOADED"
     assert (asked.status, asked.document["error_code"]) == (500, "INVALID_STATE")
     assert asked.headers["x-envd-reason"] == "SOLVE_FAILED"
     assert after.status == 503
@@ -402,7 +403,9 @@ def test_a_daemon_that_stops_ends_its_requests_and_takes_no_others(
     # What a daemon that was killed left.
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
+    timeouts = ("TIMEOUT", "READ_TIMEOUT", "IDLE_TIMEOUT")
     more = tiny.settings | {"ENVD_HTTP__LISTEN": str(path)}
+    more |= {f"ENVD_HTTP__{one}": "never" for one in timeouts}
 
     def connect() -> socket.socket:
         found = socket.socket(socket.AF_UNIX)

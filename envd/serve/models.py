@@ -149,6 +149,7 @@ class ReadyModels:
             return
         entry.serving, entry.notes = ready.serving, ready.notes
         entry.environment_id = ready.environment.id
+        entry.mlflow_version = _mlflow_of(ready.environment)
         await self.entries.change(entry, State.READY)
 
     async def failed(self, ready: ReadyModel, error: EnvdError) -> EnvdError:
@@ -208,6 +209,12 @@ class ReadyModels:
             raise EnvironmentBuildingError(message, spec_key=build.asked.spec.key)
         # Shielded: a caller that leaves never cancels the build.
         return await asyncio.shield(build.done)
+
+
+def _mlflow_of(environment: Environment) -> str:
+    """Return the version of the mlflow in *environment*, empty if there is none."""
+    versions = {one.name: one.version for one in environment.manifest.lock.artifacts}
+    return versions.get("mlflow") or versions.get("mlflow-skinny", "")
 
 
 async def again(attempt: Callable[[], Awaitable[_Result]]) -> _Result:

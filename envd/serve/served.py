@@ -45,6 +45,7 @@ class Entry:
     model: Model | None = None
     serving: Serving | None = None
     environment_id: str = ""
+    mlflow_version: str = ""
     notes: tuple[Note, ...] = ()
 
     @property

@@ -7,6 +7,7 @@ client may take for them or for reading an answer.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import httptools
@@ -44,7 +45,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let nothing be due any more."""
-        self._wait(None)
+        self._wait(math.inf)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -91,7 +92,7 @@ class Connection(HttpToolsProtocol):
             return
         self._is_in_headers, self._is_in_body = False, True
         self._is_upgrade = self.parser.should_upgrade()
-        self._wait(None)
+        self._wait(math.inf)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -105,6 +106,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of one that was refused."""
         super().on_response_complete()
+        self._unread_bytes = 0
         self._unset_keepalive_if_required()
         if not self._is_answering():
             rest = self._is_in_headers or self._is_in_body
@@ -144,11 +146,12 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
         self._wait(self._limits.idle_timeout)
 
-    def _wait(self, seconds: float | None) -> None:
-        """Have `_late` called after *seconds*, or not at all, and not when it was to be."""
+    def _wait(self, seconds: float) -> None:
+        """Have `_late` called after *seconds*, which may be never, and not when it was to be."""
         if self._timer:
             self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, self._late) if seconds is not None else None
+        is_due = seconds != math.inf
+        self._timer = self.loop.call_later(seconds, self._late) if is_due else None
 
     def _late(self) -> None:
         """End what has taken too long: headers, or an answer that is not read, or nothing."""

@@ -83,6 +83,12 @@ class MediaTypeError(EnvdError):
     code, reason = "INVALID_ARGUMENT", "MEDIA_TYPE"
 
 
+class NotLoadedError(EnvdError):
+    """The model is not loaded (yet); ask it, or come back."""
+
+    code, reason, retry_after_s = "UNAVAILABLE", "NOT_LOADED", 2.0
+
+
 class TooSlowError(DeadlineExceededError):
     """The client took too long to send its request; be faster."""
 

@@ -9,10 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import envd
-from envd.errors import EnvdError, EnvironmentBuildingError, ModelNotFoundError, ShuttingDownError
+from envd.errors import ModelNotFoundError, ShuttingDownError
 from envd.run import pool
 from envd.serve.http.edge import Edge
-from envd.serve.http.failures import MediaTypeError
+from envd.serve.http.failures import MediaTypeError, NotLoadedError
 from envd.serve.predicting import Asked, Predicting
 from envd.serve.served import Entries, Entry, State
 
@@ -63,9 +63,11 @@ class Scoring:
         return Response("\n", media_type="text/plain")
 
     async def _version(self, request: Request) -> Response:
-        """Say which mlflow the model has; without a model, or one of its own, which envd."""
+        """Say which mlflow the model has, or before it is loaded was logged by; else which envd."""
         entry = self._entry(request) if "name" in request.path_params else self._only()
-        version = entry.model.mlflow_version if entry and entry.model else None
+        version = entry.mlflow_version if entry else ""
+        if not version and entry and entry.model:
+            version = entry.model.mlflow_version or ""
         return Response(version or envd.__version__, media_type="text/plain")
 
     def _entry(self, request: Request) -> Entry:
@@ -102,11 +104,11 @@ def _check_ready(entry: Entry) -> None:
     if entry.state is State.READY:
         return
     name = entry.served.name
-    if isinstance(entry.failure, EnvdError):
+    if entry.failure:
         message = f"the model `{name}` could not be loaded: {entry.failure.message}"
     else:
         message = f"the model `{name}` is not loaded; ask it, or set `preload` of it"
-    raise EnvironmentBuildingError(message, model=name)
+    raise NotLoadedError(message, model=name)
 
 
 def _content_type(header: str | None) -> str:
