@@ -244,9 +244,16 @@ def predict_stream(self, data):
 _SAVE = """
 import mlflow, sys
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import ChatAgent, ChatModel, PythonModel, ResponsesAgent
+from mlflow.types.agent import ChatAgentChunk, ChatAgentMessage, ChatAgentResponse
+from mlflow.types.llm import (
+    ChatChoice, ChatChoiceDelta, ChatChunkChoice, ChatCompletionChunk, ChatCompletionResponse,
+    ChatMessage,
+)
+from mlflow.types.responses import ResponsesAgentResponse, ResponsesAgentStreamEvent
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
-class Plain(mlflow.pyfunc.PythonModel):
+class Plain(PythonModel):
     def predict(self, context, model_input, params=None):
         return model_input
 
@@ -255,9 +262,40 @@ class Streams(Plain):
         yield {"given": model_input}
         yield params
 
+class SilentChat(ChatModel):
+    def predict(self, context, messages, params):
+        return ChatCompletionResponse([ChatChoice(ChatMessage("assistant", "a"))])
+
+class Chat(SilentChat):
+    def predict_stream(self, context, messages, params):
+        for word in messages[-1].content.split():
+            yield ChatCompletionChunk([ChatChunkChoice(ChatChoiceDelta("assistant", word))])
+
+class Agent(ChatAgent):
+    def predict(self, messages, context=None, custom_inputs=None):
+        said = ChatAgentMessage(role="assistant", content="a", id="1")
+        return ChatAgentResponse(messages=[said])
+
+    def predict_stream(self, messages, context=None, custom_inputs=None):
+        for word in messages[-1].content.split():
+            said = ChatAgentMessage(role="assistant", content=word, id="1")
+            yield ChatAgentChunk(delta=said)
+
+class Responses(ResponsesAgent):
+    def predict(self, request):
+        return ResponsesAgentResponse(output=[])
+
+    def predict_stream(self, request):
+        for word in request.input[-1].content.split():
+            kind = "response.output_text.delta"
+            yield ResponsesAgentStreamEvent(
+                type=kind, delta=word, item_id="1", output_index=0, content_index=0
+            )
+
 params = ParamSchema([ParamSpec("n", "long", 1)])
 signature = ModelSignature(Schema([ColSpec("string", "q")]), params=params)
-for one, more in ((Plain, {}), (Streams, {"signature": signature})):
+for one in (Plain, Streams, SilentChat, Chat, Agent, Responses):
+    more = {"signature": signature} if one is Streams else {}
     path = sys.argv[1] + one.__name__
     mlflow.pyfunc.save_model(path, python_model=one(), pip_requirements=["mlflow"], **more)
 """
@@ -267,13 +305,26 @@ for one, more in ((Plain, {}), (Streams, {"signature": signature})):
 def test_mlflows_models_stream_as_mlflow_has_them(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
     subprocess.run([sys.executable, "-c", _SAVE, f"{tmp_path}/"], env=env, cwd=tmp_path, check=True)
+    says = [{"role": "user", "content": "two words"}]
 
     with worker(cwd=tmp_path, env=env) as (talk, _):
-        for name, given, expected in [
-            ("Streams", {"q": "hello"}, [{"given": {"q": "hello"}}, {"n": 2}]),
-            ("Streams", {"z": "hello"}, "PAYLOAD_INVALID"),
-            ("Plain", "hello", "STREAM_UNSUPPORTED"),
-        ]:
+
+        def told(name: str, **document: object) -> tuple[list[Any], str]:
             talk.load(tmp_path / name, loader_module="mlflow.pyfunc.model")
-            items, end = hear(talk, ask(talk, given, params={"n": 2}))
-            assert (items or end.head["reason"]) == expected, end.head
+            head = JSON | {"function": "predict_stream", "limit": 1 << 20, "setting": ""}
+            (number,) = talk.send((STREAM, head, json.dumps(document).encode()))
+            items, end = hear(talk, number)
+            return items, end.head.get("reason", "")
+
+        given: dict[str, Any] = {"inputs": {"q": "hello"}, "params": {"n": 2}}
+        assert told("Streams", **given) == ([{"given": {"q": "hello"}}, {"n": 2}], "")
+        assert told("Streams", inputs={"z": "hello"}) == ([], "PAYLOAD_INVALID")
+        assert told("Plain", inputs=["hello"]) == ([], "STREAM_UNSUPPORTED")
+        assert told("SilentChat", messages=says) == ([], "STREAM_UNSUPPORTED")
+        assert told("Chat", messages=7) == ([], "PAYLOAD_INVALID")
+        items, _ = told("Chat", messages=says, stream=True)
+        assert [one["choices"][0]["delta"]["content"] for one in items] == ["two", "words"]
+        items, _ = told("Agent", messages=says)
+        assert [one["delta"]["content"] for one in items] == ["two", "words"]
+        items, _ = told("Responses", input=says)
+        assert [one["delta"] for one in items] == ["two", "words"]
