@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -18,6 +18,7 @@ from envd_client.errors import (
     InFlightFullError,
     ModelRaisedError,
     PayloadTooLargeError,
+    RequestKillsWorkersError,
     ShuttingDownError,
     StreamUnsupportedError,
     WorkerDiedError,
@@ -25,8 +26,11 @@ from envd_client.errors import (
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
+from envd import config, errors
 from envd.run.pool import Pool
 from envd.run.serving import Serving
+from envd.serve.in_flight import InFlight
+from envd.serve.predicting import received
 from tests.conftest import Daemon, is_running, launch, stop, wait_for
 from tests.stage import Stage, answer, request
 from tests.taken import resident
@@ -105,6 +109,10 @@ def is_over(log: Path) -> bool:
 def pid(log: Path) -> int:
     """Return the worker that began last."""
     return int([line for line in lines(log) if line.startswith("begin")][-1].split()[1])
+
+
+def begun(log: Path) -> int:
+    return sum(line.startswith("begin") for line in lines(log))
 
 
 def test_items_come_in_order_with_how_they_came_about(
@@ -199,17 +207,22 @@ def test_who_is_stuck_in_an_item_is_replaced_when_nobody_waits(
 
 
 def test_a_death_comes_after_the_items_and_nothing_is_asked_again(
-    streaming: Daemon, model: Path, log: Path
+    streaming: Daemon, tiny: Tiny, tmp_path: Path, log: Path
 ) -> None:
+    model = tiny.model(tmp_path / "model", body=BODY)
     dies = given(log, "1", "'x' * 900_000", "os._exit(7)")
     with streaming.client(retries=5) as client:
         items = iter(client.predict_stream(model, dies))
         assert [next(items), next(items)] == [1, "x" * 900_000]
         with pytest.raises(WorkerDiedError) as raised:
             next(items)
-
-    assert raised.value.metadata["cause"] == "exit 7"
-    assert [line for line in lines(log) if line.startswith("begin")] == [f"begin {pid(log)}"]
+        assert raised.value.metadata["cause"] == "exit 7"
+        assert begun(log) == 1
+        # Once may be chance.
+        for _ in range(2):
+            with pytest.raises(RequestKillsWorkersError):
+                list(client.predict_stream(model, dies))
+    assert begun(log) == 2
 
 
 def test_what_the_model_raises_comes_after_the_items(
@@ -300,6 +313,25 @@ def test_what_is_received_counts_among_what_is_in_flight(
     assert client.predict(model, {"inputs": [[0]] * MIB}).predictions == MIB
 
 
+def test_an_input_that_does_not_go_on_is_not_held_for_ever() -> None:
+    in_flight = InFlight(config.Daemon())
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"34"
+        await asyncio.sleep(60)
+        yield b"56"
+
+    async def take() -> None:
+        with in_flight.share() as share:
+            share.add(2)
+            with pytest.raises(errors.DeadlineExceededError):
+                await received(b"12", parts(), share, pause_s=0.05)
+            assert in_flight.bytes == 4
+
+    asyncio.run(take())
+    assert in_flight.bytes == 0
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -342,6 +374,7 @@ def test_a_daemon_that_stops_lets_streams_end_or_says_why_not(
             with pytest.raises(ShuttingDownError):
                 list(goes_on)
             assert daemon.process.wait(20) == 0
+        assert is_over(tmp_path / "goes on")
     finally:
         stop(daemon)
 

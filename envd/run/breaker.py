@@ -8,13 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from envd.errors import EnvdError
-from envd.run.channel import Payload
+from envd.run.channel import Buffer
 
 _FIRST_S, _LONGEST_S, _MEMORY_S = 0.5, 30.0, 60.0
 # What loads well may die of one caller's requests, which must not keep the others out.
 _LONGEST_OF_LOADED_S = 1.0
 _MAX_SUSPECTS, _DEADLY, _SUSPECT_S = 256, 2, 600.0
-# Nobody is served while it is hashed: of a larger payload only its first pieces.
+# Nobody is served while it is hashed: of a larger payload only its beginning.
 _MOST_HASHED_BYTES = 64 << 20
 
 # How long its head and its payload are, and a digest of both.
@@ -77,7 +77,7 @@ class Suspects:
         # How many died of each, and when the last one did.
         self._deaths: OrderedDict[_Content, tuple[int, float]] = OrderedDict()
 
-    def accuse(self, head: bytes, payload: Payload) -> bool:
+    def accuse(self, head: bytes, payload: Buffer) -> bool:
         """Count a worker that died of this request; return whether that is certain now."""
         key = _content(head, payload)
         count = self._count(key) + 1
@@ -87,18 +87,18 @@ class Suspects:
             self._deaths.popitem(last=False)
         return count >= _DEADLY
 
-    def clear(self, head: bytes, payload: Payload) -> None:
+    def clear(self, head: bytes, payload: Buffer) -> None:
         """Forget what was held against this request: it was answered."""
         if self._has_like(head, payload):
             self._deaths.pop(_content(head, payload), None)
 
-    def are_deadly(self, head: bytes, payload: Payload) -> bool:
+    def are_deadly(self, head: bytes, payload: Buffer) -> bool:
         """Whether workers are known to die of this request."""
         return self._has_like(head, payload) and self._count(_content(head, payload)) >= _DEADLY
 
-    def _has_like(self, head: bytes, payload: Payload) -> bool:
+    def _has_like(self, head: bytes, payload: Buffer) -> bool:
         """Whether it may be a suspect at all: only then it is hashed."""
-        sizes = len(head), sum(map(len, payload))
+        sizes = len(head), len(payload)
         return any(one[:2] == sizes for one in self._deaths)
 
     def _count(self, key: _Content) -> int:
@@ -106,10 +106,7 @@ class Suspects:
         return count if self._clock() - last < _SUSPECT_S else 0
 
 
-def _content(head: bytes, payload: Payload) -> _Content:
-    found, left = hashlib.sha256(head), _MOST_HASHED_BYTES
-    for one in payload:
-        if left > 0:
-            found.update(one)
-            left -= len(one)
-    return len(head), sum(map(len, payload)), found.digest()
+def _content(head: bytes, payload: Buffer) -> _Content:
+    found = hashlib.sha256(head)
+    found.update(memoryview(payload)[:_MOST_HASHED_BYTES])
+    return len(head), len(payload), found.digest()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from envd.errors import EnvdError, from_document
@@ -22,9 +22,8 @@ from envd.run.envd_worker.protocol import (
 )
 
 log = logging.getLogger(__name__)
-# Bytes in one piece or several, which nobody puts together.
+# What is large, or came in parts, is not copied once more to be bytes.
 Buffer = bytes | bytearray | memoryview
-Payload = Sequence[Buffer]
 Answer = tuple[dict[str, Any], Buffer]
 _LAST_WORDS_S = 0.1
 _LARGE_BYTES = 1 << 18
@@ -106,7 +105,7 @@ class Channel(asyncio.Protocol):
         since = max(self._turned, *(self._abandoned[number] for number in begun))
         return self._loop.time() - since >= limit_s
 
-    def send(self, kind: int, head: bytes, payload: Payload, caller: Caller) -> int:
+    def send(self, kind: int, head: bytes, payload: Buffer, caller: Caller) -> int:
         """Send one request and return its id; *caller* hears what becomes of it."""
         if self.closed.done():
             self._loop.call_soon(lambda: caller.lost(is_begun=False))
@@ -115,8 +114,7 @@ class Channel(asyncio.Protocol):
         if not self._callers:
             self._turned = self._loop.time()
         self._callers[self._count] = caller
-        size = sum(map(len, payload))
-        self._write(HEADER.pack(size, self._count, kind, len(head)) + head, *payload)
+        self._write(HEADER.pack(len(payload), self._count, kind, len(head)) + head, payload)
         return self._count
 
     def abandon(self, number: int) -> None:
@@ -139,7 +137,7 @@ class Channel(asyncio.Protocol):
             ConnectionError: the worker is gone.
         """
         caller = _Waiting(self._loop.create_future())
-        number = self.send(kind, json.dumps(head).encode(), (), caller)
+        number = self.send(kind, json.dumps(head).encode(), b"", caller)
         try:
             return await caller.answer
         except asyncio.CancelledError:

@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from envd import values
 from envd.config import Settings
 from envd.model import Model
 from envd.run import memory
-from envd.run.channel import Buffer, Payload
+from envd.run.channel import Buffer
 from envd.run.observer import Observer
 from envd.run.processes import Processes
 from envd.run.queue import Queue
@@ -39,25 +39,16 @@ _LIMITS = {"predict": "max_in_parts", "predict_stream": "max_message"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One input for a model: bytes that are not looked into here.
-
-    A large one may go on in the `rest`.
-    """
+    """One input for a model: bytes that are not looked into here."""
 
     payload: Buffer
     content_type: str
     params: dict[str, object] | None
-    rest: Sequence[Buffer] = ()
 
     @property
     def head(self) -> bytes:
         """What the worker is told of it."""
         return self._head()
-
-    @property
-    def parts(self) -> Payload:
-        """The whole input, in the pieces it came in."""
-        return (self.payload, *self.rest)
 
     def stream_head(self, function: Function, limit: int) -> bytes:
         """What the worker is told of it where the answer, of *function*, is to come in parts."""
@@ -127,7 +118,7 @@ class Pool:
             EnvdError: the model cannot be loaded, or refused the request.
         """
         queue = self._queue(model, environment, serving)
-        answered = await queue.ask(request.head, request.parts)
+        answered = await queue.ask(request.head, request.payload)
         return self._noted(_prediction(answered, self._clock()), model, environment)
 
     async def stream(
@@ -149,7 +140,7 @@ class Pool:
         """
         limit: int = getattr(self._settings.daemon, _LIMITS[function])
         queue = self._queue(model, environment, serving)
-        stream = queue.stream(request.stream_head(function, limit), request.parts, limit)
+        stream = queue.stream(request.stream_head(function, limit), request.payload, limit)
         try:
             await stream.begin()
         except BaseException:

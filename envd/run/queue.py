@@ -9,7 +9,7 @@ from collections import deque
 from envd.errors import EnvdError, QueueFullError, RequestKillsWorkersError
 from envd.model import Model
 from envd.run.breaker import Suspects
-from envd.run.channel import Payload
+from envd.run.channel import Buffer
 from envd.run.crew import Crew
 from envd.run.envd_worker.protocol import PREDICT, STREAM
 from envd.run.serving import Serving
@@ -53,7 +53,7 @@ class Queue:
         """Whether there is nothing here any more, and no failure to remember."""
         return not self._waiting and self.crew.is_over
 
-    async def ask(self, head: bytes, payload: Payload) -> Answered:
+    async def ask(self, head: bytes, payload: Buffer) -> Answered:
         """Return the answer to one request.
 
         Raises:
@@ -73,7 +73,7 @@ class Queue:
             # It has the error, which has what was here when it was raised.
             del ticket
 
-    def stream(self, head: bytes, payload: Payload, limit: int) -> Stream:
+    def stream(self, head: bytes, payload: Buffer, limit: int) -> Stream:
         """Return the answer to one request as it will come, in items of at most *limit* bytes.
 
         A worker with nothing else to do sends it, and does nothing else meanwhile: nobody
@@ -88,7 +88,7 @@ class Queue:
         self._dispatch()
         return Stream(ticket, ticket.window, self._leave)
 
-    def _ticket(self, head: bytes, payload: Payload) -> Ticket:
+    def _ticket(self, head: bytes, payload: Buffer) -> Ticket:
         self._admit(head, payload)
         # Whoever asks wants workers, though they were retired.
         self.crew.is_current = True
@@ -159,7 +159,7 @@ class Queue:
                 ticket.answer.set_exception(self._deadly() if is_deadly else error)
         self._dispatch()
 
-    def _admit(self, head: bytes, payload: Payload) -> None:
+    def _admit(self, head: bytes, payload: Buffer) -> None:
         if len(self._waiting) >= self._serving.queue:
             message = f"{len(self._waiting)} requests wait for `{self._model}` already; ask again"
             raise QueueFullError(message, model=self._model, waiting=len(self._waiting))

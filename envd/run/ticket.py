@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envd.errors import EnvdError, InternalError
-from envd.run.channel import Buffer, Payload
+from envd.run.channel import Buffer
 from envd.run.workshop import Worker, explained
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Ticket:
     """
 
     head: bytes
-    payload: Payload
+    payload: Buffer
     asked: float
     answer: asyncio.Future[Answered]
     queue: Queue

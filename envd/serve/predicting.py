@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from envd.errors import EnvdError, EnvironmentNotFoundError
+from envd.errors import DeadlineExceededError, EnvdError, EnvironmentNotFoundError
+from envd.run.channel import Buffer
 from envd.run.pool import Function, Pool, Prediction, Request
 from envd.run.stream import Part, Stream
 from envd.serve import calls
@@ -17,8 +19,8 @@ from envd.serve.in_flight import InFlight, Share
 from envd.serve.models import DEFAULT, ReadyModel, ReadyModels, again
 from envd.spec import Terms
 
-# An input that comes in smaller pieces is kept in pieces like this.
-_PIECE_BYTES = 1 << 20
+# What has come of an input is held meanwhile.
+_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class Predicting:
             share.add(len(request.payload))
             if more is not None:
                 await again(lambda: self._ready(asked))
-                request = replace(request, rest=await _received(more, share))
+                whole = await received(request.payload, more, share)
+                request = replace(request, payload=whole)
             call.bytes_in = share.bytes
             answering = await again(lambda: self._begun(asked, request, function))
             with contextlib.closing(answering):
@@ -198,17 +201,26 @@ class Answering:
         self._stream.close()
 
 
-async def _received(more: AsyncIterator[bytes], share: Share) -> list[bytes]:
-    """Return what comes of *more*: small pieces, which take more than they hold, in large ones."""
-    whole, last = [], bytearray()
-    async for part in more:
-        share.add(len(part))
-        if len(part) >= _PIECE_BYTES:
-            whole += [bytes(last), part] if last else [part]
-            last = bytearray()
-        else:
-            last += part
-        if len(last) >= _PIECE_BYTES:
-            whole.append(bytes(last))
-            last = bytearray()
-    return [*whole, bytes(last)]
+async def received(
+    first: Buffer, more: AsyncIterator[bytes], share: Share, pause_s: float = _LONGEST_PAUSE_S
+) -> bytearray:
+    """Return *first* and what comes of *more*, which counts in *share*.
+
+    Not a list of them: what is freed in parts is not given back to the machine.
+
+    Raises:
+        DeadlineExceededError: nothing has come for *pause_s*.
+        EnvdError: there is no room for it.
+    """
+    whole = bytearray(first)
+    try:
+        while True:
+            async with asyncio.timeout(pause_s):
+                part = await anext(more, None)
+            if part is None:
+                return whole
+            share.add(len(part))
+            whole += part
+    except TimeoutError:
+        message = f"the input goes on, and nothing of it has come for {pause_s:g} s"
+        raise DeadlineExceededError(message) from None
