@@ -102,10 +102,19 @@ def owned(root: Path, chosen: Sockets) -> Iterator[None]:
         yield
 
 
-def announce(root: Path, chosen: Sockets, profile: str, *, http: str = "", grpc: str = "") -> None:
+def announce(
+    root: Path,
+    chosen: Sockets,
+    profile: str,
+    *,
+    http: str = "",
+    grpc: str = "",
+    sandbox: Mapping[str, object] | None = None,
+) -> None:
     """Write `daemon.json`, by which `envctl` finds the daemon of its root and its *profile*.
 
-    *http* is the URL of its HTTP, and *grpc* what it serves on TCP, HOST:PORT, if it does.
+    *http* is the URL of its HTTP, and *grpc* what it serves on TCP, HOST:PORT, if it does;
+    *sandbox* says what is in force.
     """
     document = {
         "pid": os.getpid(),
@@ -114,6 +123,7 @@ def announce(root: Path, chosen: Sockets, profile: str, *, http: str = "", grpc:
         "profile": profile,
         "http": http or None,
         "grpc": grpc or None,
+        "sandbox": sandbox,
     }
     try:
         durable.write_json(root / "daemon.json", document)

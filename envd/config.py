@@ -29,6 +29,7 @@ from envd.fields import Field, of, parse, setting
 from envd.served import Served
 from envd.values import (
     Bytes,
+    Cores,
     Count,
     CountOrAuto,
     CountOrZero,
@@ -102,12 +103,21 @@ class Conda:
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """What a model's files may ask for, besides packages of the indexes above."""
+    """What models may: their files ask for besides packages, and their code do."""
 
     profile: Literal["auto", "dev", "standard", "strict"] = setting(
         "auto",
         "`dev` allows and notes, `standard` allows what is listed here, `strict` wheels only; "
         "`auto` is `dev` for the owner alone and `standard` for anybody else.",
+    )
+    sandbox: Literal["auto", "0", "1", "2"] = setting(
+        "auto",
+        "What keeps models and builds to themselves: 2 is namespaces, landlock and seccomp, 1 is "
+        "landlock and seccomp, 0 neither; `auto` is 0 for `dev`, the best this machine has for "
+        "`standard`, and 2 for `strict`.",
+    )
+    user: str = setting(
+        "nobody", "Who workers run as in sandbox 2 where envd is root, who they never are."
     )
     indexes: tuple[Prefix, ...] = setting((), "Indexes a model may name, by how their URLs begin.")
     sources: tuple[Prefix, ...] = setting(
@@ -138,6 +148,16 @@ class Build:
     reserve: Bytes = setting(
         Bytes(1 << 30),
         "Free disk that a build leaves; it is refused or stopped where there is less.",
+    )
+    memory_limit: Bytes = setting(
+        Bytes(0), "The most memory that what a build runs may take; 0 sets no limit."
+    )
+    cpu_limit: Cores = setting(Cores(0), "How many processors it may use; 0 sets no limit.")
+    process_limit: CountOrZero = setting(
+        CountOrZero(0), "How many processes and threads it may have; 0 sets no limit."
+    )
+    scratch: Bytes = setting(
+        Bytes(2 << 30), "The size of its /tmp and its /dev/shm, in memory, in sandbox 2."
     )
 
 
@@ -205,6 +225,32 @@ class Workers:
     idle_timeout: Seconds = setting(Seconds(900), "A worker unused for so long is stopped.")
     start_timeout: Seconds = setting(Seconds(120), "The longest a model may take to load.")
     stop_grace: Seconds = setting(Seconds(2), "Between asking a worker to stop and killing it.")
+    network: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Whether models may use the network; `auto` is `off` in sandbox 1 and 2, and `on` in 0, "
+        "which cannot keep them from it.",
+    )
+    readable: tuple[Location, ...] = setting(
+        (), "What models may read besides themselves and their environments, in sandbox 1 and 2."
+    )
+    devices: tuple[Location, ...] = setting(
+        (), "Devices they may use there, as in `/dev/nvidia*`; GPUs are none unless named here."
+    )
+    scratch: Bytes = setting(
+        Bytes(1 << 30), "The size of a worker's /tmp and its /dev/shm, in memory, in sandbox 2."
+    )
+    memory_limit: Bytes = setting(
+        Bytes(0), "The most memory a worker may take, which then ends it; 0 sets no limit."
+    )
+    cpu_limit: Cores = setting(Cores(0), "How many processors a worker may use; 0 for all.")
+    process_limit: CountOrZero = setting(
+        CountOrZero(0), "How many processes and threads a worker may have; 0 sets no limit."
+    )
+    time_limit: Seconds = setting(
+        Seconds(math.inf),
+        "The longest a request may take until its answer, or a stream until it begins, waiting "
+        "included.",
+    )
     max_log: Bytes = setting(
         Bytes(16 << 20), "The log of a model's workers is cut to its end when it is longer."
     )

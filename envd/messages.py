@@ -94,6 +94,7 @@ def full(store: Store, record: Record) -> api.Environment:
         message.spec_json = spec.canonical()
     if found := store.read(record.id):
         message.prefix = str(found.prefix)
+        message.profile = found.manifest.profile
         message.packages.extend(map(_package, found.manifest.lock.artifacts))
     return message
 

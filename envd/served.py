@@ -10,7 +10,19 @@ from typing import Any
 from envd import fields
 from envd.errors import SettingsInvalidError
 from envd.fields import setting
-from envd.values import Count, CountOrAuto, Gpus, Location, ModelUri, Table, Variables
+from envd.values import (
+    Bytes,
+    Cores,
+    Count,
+    CountOrAuto,
+    CountOrZero,
+    Gpus,
+    Location,
+    ModelUri,
+    Seconds,
+    Table,
+    Variables,
+)
 
 _LONGEST_NAME = 255
 # How like a setting a name must be to be taken for a slip of the pen.
@@ -65,6 +77,21 @@ class Served:
     concurrency: Count | None = setting(
         None,
         "How many of its requests are with one worker at once; else as `workers.concurrency`.",
+    )
+    network: bool | None = setting(
+        None, "Whether it may use the network; else as `workers.network`."
+    )
+    memory_limit: Bytes | None = setting(
+        None, "The most memory a worker of it may take; else as `workers.memory_limit`."
+    )
+    cpu_limit: Cores | None = setting(
+        None, "How many processors a worker of it may use; else as `workers.cpu_limit`."
+    )
+    process_limit: CountOrZero | None = setting(
+        None, "How many processes a worker of it may have; else as `workers.process_limit`."
+    )
+    time_limit: Seconds | None = setting(
+        None, "The longest a request to it may take; else as `workers.time_limit`."
     )
 
 

@@ -16,6 +16,8 @@ Bytes = typing.NewType("Bytes", int)
 # At least one, and at least none.
 Count = typing.NewType("Count", int)
 CountOrZero = typing.NewType("CountOrZero", int)
+# Processors, or parts of one; 0 for all there are.
+Cores = typing.NewType("Cores", float)
 # A part of the disk, as a percentage or a size.
 Share = typing.NewType("Share", str)
 # A directory, or a URL.
@@ -190,6 +192,10 @@ def _scaled(value: object, units: Mapping[str, float], example: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
+def _cores(value: object) -> float:
+    return _scaled(value, {"": 1}, "`0.5` or `2`, without one")
+
+
 def _seconds(value: object) -> float:
     if value == _NEVER:
         return math.inf
@@ -295,6 +301,7 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     Count: lambda value: _count(value, 1),
     CountOrZero: lambda value: _count(value, 0),
     CountOrAuto: lambda value: value if value == "auto" else _count(value, 1, "`auto` or "),
+    Cores: _cores,
     Share: _share,
     ModelUri: _model,
     Variables: _variables,

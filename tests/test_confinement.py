@@ -162,7 +162,7 @@ def _everything(folder: Path, *, at: str = "/model", scratch: str = "/scratch") 
             "write": [scratch, "/dev"],
             "scoped": True,
         },
-        "seccomp": True,
+        "seccomp": {"sockets": ["unix"]},
     }
 
 

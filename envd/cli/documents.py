@@ -150,6 +150,7 @@ def worker(message: api.Worker) -> Document:
         "under_way": message.under_way_count,
         "waiting": message.waiting_count,
         "memory": message.memory_bytes,
+        "sandbox": message.sandbox,
         "started": _time(message.start_time),
         "last_used": _time(message.last_use_time),
     }

@@ -8,7 +8,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from envd import elsewhere, messages
+from envd import elsewhere, messages, sandbox
 from envd.asked import Asked
 from envd.cli import documents
 from envd.cli.engine import Document, Input, OnItem, Predicted, Purge, UnreachableError
@@ -279,7 +279,7 @@ class Local:
         processes = Processes.create()
         try:
             processes.attach()
-            pool = Pool(self._settings, self._store, processes)
+            pool = Pool(self._settings, self._store, processes, sandbox=sandbox.of(self._settings))
             try:
                 if on_item is None and not is_large:
                     return await pool.predict(model, environment, request, serving)

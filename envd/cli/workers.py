@@ -79,7 +79,7 @@ def _show(found: list[Document]) -> None:
     table = Table()
     table.numbers("PID")
     table.columns("STATE", "STARTED")
-    table.numbers("ANSWERS", "WAITING", "MEMORY")
+    table.numbers("SANDBOX", "ANSWERS", "WAITING", "MEMORY")
     table.columns("ENVIRONMENT")
     table.text("MODEL")
     for one in found:
@@ -87,6 +87,7 @@ def _show(found: list[Document]) -> None:
             str(one["pid"]),
             one["state"],
             one["origin"],
+            str(one["sandbox"]),
             str(one["answers"]),
             str(one["waiting"] + one["under_way"]),
             plain.size(one["memory"]) if one["memory"] else "",

@@ -28,8 +28,11 @@ def family(pid: int, without: Collection[int] = ()) -> list[int]:
 
 
 def inside(outer: int, pid: int) -> int:
-    """Return the pid here of what a descendant of *outer* calls *pid*; 0 if there is none."""
-    return next((one for one in family(outer) if pid in _names(one)[-2:]), 0)
+    """Return the pid here of the child that the template within *outer* calls *pid*, or 0."""
+    found = family(outer)
+    # The template is the first in there, and names its children as it is named itself.
+    level = len(_names(found[1])) - 1 if len(found) > 1 else 0
+    return next((one for one in found if _names(one)[level : level + 1] == [pid]), 0)
 
 
 def total() -> int:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import errno
-import functools
-import json
 import os
 from pathlib import Path
 
 from envd.errors import EnvironmentNotFoundError
-from envd.run import envd_worker
-from envd.run.envd_worker import landlock
+from envd.sandbox import PROGRAM
 from envd.store import Environment, Store
 from envd.store.leases import Lease
 
-_PROGRAM = str(Path(envd_worker.__file__).parent)
+# At tier 1 nobody may write in /dev/shm: joblib, which is told so, does without.
+_ALONE = {"JOBLIB_MULTIPROCESSING": "0"}
+# Who a worker is in namespaces of its own may be nobody of the machine's.
+_NAMED = {"LOGNAME": "envd"}
 
 
 def program(environment: Environment) -> list[str]:
     """Return the command that runs `envd_worker` in *environment*."""
-    return [str(environment.python), "-I", "-B", _PROGRAM]
+    return [str(environment.python), "-I", "-B", PROGRAM]
 
 
-def variables(environment: Environment, scratch: Path) -> dict[str, str]:
+def variables(environment: Environment, scratch: Path, tier: int = 0) -> dict[str, str]:
     """Return all variables of a process: nothing of the daemon's is among them."""
     return {
         **environment.variables,
@@ -32,6 +32,7 @@ def variables(environment: Environment, scratch: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         # mlflow 3 would tell its makers what is done with it.
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        **({1: _ALONE, 2: _NAMED}.get(tier, {})),
     }
 
 
@@ -44,28 +45,6 @@ def scratch(store: Store) -> Path:
             raise
         # What is ready serves from a full disk as well.
         return store.scratch_in_memory()
-
-
-@functools.cache
-def can_keep_apart() -> bool:
-    """Whether this kernel can keep workers from reaching into each other."""
-    version: int = landlock.abi()
-    return version >= landlock.SCOPED_SINCE
-
-
-def confinement() -> dict[str, object]:
-    """Return what every worker is confined by.
-
-    Files and network are as they are for whoever runs envd. What workers may not do is to
-    read the memory of each other, which those of one template could: it is laid out alike.
-    """
-    steps: dict[str, object] = {"limits": {"core": 0}}
-    return steps | ({"landlock": {"scoped": True}} if can_keep_apart() else {})
-
-
-def confined() -> str:
-    """Return what a worker is told of that."""
-    return json.dumps({"confinement": confinement()})
 
 
 def lease(store: Store, environment: Environment) -> Lease:

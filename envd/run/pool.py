@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from envd import values
 from envd.config import Settings
+from envd.errors import DeadlineExceededError
 from envd.model import Model
 from envd.run import memory
 from envd.run.channel import Buffer
@@ -26,6 +28,7 @@ from envd.run.stream import Stream
 from envd.run.templates import Template
 from envd.run.ticket import Answered
 from envd.run.workshop import Worker, Workshop
+from envd.sandbox import OPEN, Sandbox
 from envd.store import Environment, Store
 
 log = logging.getLogger(__name__)
@@ -93,13 +96,15 @@ class Pool:
         processes: Processes,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
+        sandbox: Sandbox = OPEN,
     ) -> None:
         """Start none yet."""
+        self.sandbox = sandbox
         self._settings = settings
         self._store = store
         self._uses = RecentUses(store.uses)
         self._observer = observer or Observer()
-        self._workshop = Workshop(settings, store, processes, clock, self._observer)
+        self._workshop = Workshop(settings, store, processes, clock, self._observer, sandbox)
         self._clock = clock
         self._queues: dict[Key, Queue] = {}
 
@@ -118,7 +123,8 @@ class Pool:
             EnvdError: the model cannot be loaded, or refused the request.
         """
         queue = self._queue(model, environment, serving)
-        answered = await queue.ask(request.head, request.payload)
+        async with _within(serving, model):
+            answered = await queue.ask(request.head, request.payload)
         return self._noted(_prediction(answered, self._clock()), model, environment)
 
     async def stream(
@@ -142,7 +148,8 @@ class Pool:
         queue = self._queue(model, environment, serving)
         stream = queue.stream(request.stream_head(function, limit), request.payload, limit)
         try:
-            await stream.begin()
+            async with _within(serving, model):
+                await stream.begin()
         except BaseException:
             stream.close()
             raise
@@ -282,6 +289,20 @@ class Pool:
             self._observer.evicted(why)
         if stopping:
             await asyncio.wait(stopping)
+
+
+@contextlib.asynccontextmanager
+async def _within(serving: Serving, model: Model) -> AsyncIterator[None]:
+    """See that what is asked of *model* does not take longer than it may."""
+    try:
+        async with asyncio.timeout(serving.time_limit):
+            yield
+    except TimeoutError as error:
+        message = (
+            f"`{model.path}` did not answer within {serving.time_limit:g} s "
+            "(`time_limit` of the model, or `workers.time_limit`)"
+        )
+        raise DeadlineExceededError(message, model=model.path) from error
 
 
 def _sizes(workers: list[Worker], templates: list[Template]) -> list[int]:

@@ -28,12 +28,16 @@ _GONE = "what starts processes is gone"
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """A process of a starter. `exited` gets its exit status, negative for a signal."""
+    """A process of a starter. `exited` gets its exit status, negative for a signal.
+
+    It `ran_out` of memory where it was ended for taking more than it may.
+    """
 
     number: int
     owner: Starter
     started: asyncio.Future[int]
     exited: asyncio.Future[int]
+    ran_out: bool = False
 
     @property
     def pid(self) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.events import Note
@@ -18,6 +21,7 @@ _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 # A shorter value is found in many a message that has nothing to do with it.
 _SHORTEST_SECRET = 6
 _MAX_KNOWN = 10_000
+_Value = TypeVar("_Value")
 _UNNAMED = Served("")
 _ADVICE = "give it in `env` or `env_file` of its table `[models.NAME]`"
 
@@ -30,7 +34,8 @@ class Serving:
     JSON that its loader gets. As many workers as `workers` says are kept while it is asked,
     `auto` as many as its requests keep busy; for ever if it is to `stay`. `queue` requests
     may wait, `concurrency` be with one worker; of these a worker runs up to `max_batch` as
-    one if `batch`. `template` says whether its workers may be forked.
+    one if `batch`. `template` says whether its workers may be forked. A worker may use the
+    `network` where that is said of it, has `limits`, and a request `time_limit` seconds.
 
     `names` are those it was asked for by, which make no other workers, and `missing` are
     variables that it reads and nobody gives.
@@ -45,6 +50,9 @@ class Serving:
     queue: int = 1000
     concurrency: int = 16
     stay: bool = False
+    network: bool | None = None
+    limits: Limits = NO_LIMITS
+    time_limit: float = math.inf
     missing: tuple[str, ...] = ()
     names: tuple[str, ...] = field(default=(), compare=False)
 
@@ -135,9 +143,20 @@ class Servings:
             queue=served.queue or workers.queue,
             concurrency=served.concurrency or workers.concurrency,
             stay=served.preload,
+            network=served.network,
+            limits=Limits(
+                memory=_first(served.memory_limit, workers.memory_limit),
+                cpus=_first(served.cpu_limit, workers.cpu_limit),
+                processes=_first(served.process_limit, workers.process_limit),
+            ),
+            time_limit=_first(served.time_limit, workers.time_limit),
             missing=tuple(name for name in model.env_vars if name not in env),
             names=(served.name,) if served.name else (),
         )
+
+
+def _first(own: _Value | None, of_all: _Value) -> _Value:
+    return of_all if own is None else own
 
 
 def _quoted(names: tuple[str, ...]) -> str:

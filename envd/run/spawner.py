@@ -27,7 +27,7 @@ import time
 
 _MAX_MESSAGE = 1 << 20
 _MAX_DESCRIPTORS = 16
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 LIBC = ctypes.CDLL(None)
 
@@ -106,7 +106,7 @@ class Spawner:
                     stderr=log,
                     start_new_session=True,
                     pass_fds=given,
-                    preexec_fn=adopt_orphans,  # noqa: PLW1509
+                    preexec_fn=begin,  # noqa: PLW1509
                 )
         except Exception as error:  # noqa: BLE001
             self.fail(number, error)
@@ -176,6 +176,12 @@ def adopt_orphans():
     They stay with it as long as it lives, and are known to be nobody's afterwards.
     """
     LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def begin():
+    """Be a child: have the orphans of one's own, and end when the spawner does."""
+    adopt_orphans()
+    LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def kill(pid):

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ from typing import Any
 from envd.config import Settings
 from envd.errors import EnvdError, InternalError, LimitReachedError
 from envd.model import Model
-from envd.run import places
+from envd.run.launcher import Launcher
 from envd.run.logs import Logs
 from envd.run.observer import Observer
-from envd.run.processes import Process, Processes, Starter
+from envd.run.processes import Process, Starter
 from envd.run.serving import Serving
-from envd.store import Environment, Store
+from envd.store import Environment
 
 log = logging.getLogger(__name__)
 # What takes a template milliseconds; and what importing the largest libraries may take.
@@ -64,24 +62,16 @@ class Template(Starter):
             self.process is not None and self.process.exited.done()
         )
 
-    async def fork(
-        self, env: Mapping[str, str], scratch: Path, log_path: Path, connection: socket.socket
-    ) -> Process:
-        """Start a worker that speaks over *connection*.
+    async def fork(self, request: Mapping[str, object], given: Sequence[int]) -> Process:
+        """Start a worker as *request* says, with the descriptors *given*.
 
         Raises:
             NotForkedError: none could be forked, or not in time.
         """
         self.last_used = time.monotonic()
-        request = {
-            "log": str(log_path),
-            "env": dict(env),
-            "cwd": str(scratch),
-            "confinement": places.confinement(),
-        }
         try:
             async with asyncio.timeout(_DEAF_S):
-                return await self.ask(request, [connection.fileno()])
+                return await self.ask(request, given)
         except TimeoutError as error:
             self._end_if_deaf()
             message = "its template does not answer"
@@ -159,16 +149,14 @@ class Templates:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
-        processes: Processes,
+        launcher: Launcher,
         observer: Observer,
         logs: Logs,
     ) -> None:
         """Start none yet."""
         self._settings = settings
         self._logs = logs
-        self._store = store
-        self._processes = processes
+        self._launcher = launcher
         self._observer = observer
         self._known: dict[Path, _Known] = {}
 
@@ -217,8 +205,8 @@ class Templates:
         off = self._settings.workers.without_template
         if not serving.template or environment.id.startswith(off):
             return "templates are off"
-        if not places.can_keep_apart():
-            return "this kernel cannot keep forked workers apart: it has no landlock 6"
+        if why := self._launcher.keeps_from_template(serving):
+            return why
         # Libraries read variables when they are imported.
         return "it has variables of its own" if serving.env else None
 
@@ -274,22 +262,12 @@ class Templates:
         found = Template(ours, environment)
         with contextlib.ExitStack() as undo, theirs:
             undo.callback(found.close)
-            scratch = places.scratch(self._store)
-            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-            file = scratch / "template.json"
-            file.write_text(json.dumps({"modules": known.modules}))
             log_path = self._logs.of_template(environment)
-            with contextlib.closing(places.lease(self._store, environment)) as lease:
-                process = found.process = await self._processes.start(
-                    [*places.program(environment), "template", "{0}", str(file), "{1}"],
-                    env=places.variables(environment, scratch),
-                    cwd=scratch,
-                    log=log_path,
-                    given=[theirs.fileno(), lease.descriptor],
-                )
+            process = found.process = await self._launcher.template(
+                environment, known.modules, log_path, theirs
+            )
             undo.callback(process.kill)
             self._logs.written_by(process, log_path)
-            process.exited.add_done_callback(lambda _: shutil.rmtree(scratch, ignore_errors=True))
             theirs.close()
             async with asyncio.timeout(self._settings.workers.start_timeout):
                 await found.ready

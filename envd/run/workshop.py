@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from envd.config import Settings
 from envd.errors import (
@@ -22,15 +19,17 @@ from envd.errors import (
     WorkerDiedError,
 )
 from envd.model import Model
-from envd.run import memory, places
+from envd.run import memory
 from envd.run.channel import Channel
 from envd.run.distributions import distribution_of
 from envd.run.envd_worker.protocol import LOAD
+from envd.run.launcher import Launcher, Wanted
 from envd.run.logs import Logs
 from envd.run.observer import Kind, Observer
 from envd.run.processes import Process, Processes
 from envd.run.serving import Serving
 from envd.run.templates import NotForkedError, Template, Templates
+from envd.sandbox import OPEN, Sandbox
 from envd.store import Environment, Store
 
 _LOAD = "load"
@@ -93,17 +92,15 @@ class Workshop:
         processes: Processes,
         clock: Callable[[], float],
         observer: Observer,
+        sandbox: Sandbox = OPEN,
     ) -> None:
         """Make workers in the environments of *store*."""
         self.settings = settings
         self.clock = clock
         self.observer = observer
-        self._store = store
-        self._processes = processes
+        self._launcher = Launcher(settings, store, processes, sandbox)
         self.logs = Logs(store.layout.logs, settings.workers.max_log)
-        self.templates = Templates(settings, store, processes, observer, self.logs)
-        self._threads = ThreadPoolExecutor(1, "scratch")
-        self._clearing: set[asyncio.Future[None]] = set()
+        self.templates = Templates(settings, self._launcher, observer, self.logs)
 
     async def make(self, model: Model, environment: Environment, serving: Serving) -> Worker:
         """Return a worker with *model* loaded: forked where that changes no answer.
@@ -143,14 +140,15 @@ class Workshop:
     async def close(self) -> None:
         """End the templates, and wait until nothing is left of what workers wrote."""
         await self.templates.close()
-        if self._clearing:
-            await asyncio.wait(self._clearing)
+        await self._launcher.close()
 
     async def died(self, found: Worker, when: str, *, stage: str | None = None) -> WorkerDiedError:
         """Return the error that says how *found* ended, once its process has."""
         status = await asyncio.shield(found.process.exited)
         if found.kind == "forked" and not found.answers and found.ended_by_itself:
             self.templates.refuse(found.model, found.environment, "its forked worker died")
+        if found.process.ran_out:
+            when = f"{when}, having taken more memory than it may (`memory_limit`)"
         how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
         cause = f"exit {status}" if status >= 0 else _signal_name(-status)
         message = (
@@ -194,47 +192,27 @@ class Workshop:
         template: Template | None,
     ) -> tuple[socket.socket, Process]:
         """Start a process on a lease; who starts it keeps the lease as long as it lives."""
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_on:
-            ours, theirs = socket.socketpair()
+        wanted = Wanted(model, environment, serving, self.logs.of_worker(model))
+        ours, theirs = socket.socketpair()
+        with contextlib.ExitStack() as undo, theirs:
             undo.callback(ours.close)
-            handed_on.callback(theirs.close)
-            scratch, log = places.scratch(self._store), self.logs.of_worker(model)
-            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-            variables = places.variables(environment, scratch) | dict(serving.env)
             if template is not None:
-                process = await template.fork(variables, scratch, log, theirs)
+                process = await self._launcher.forked(template, wanted, theirs)
             else:
-                lease = places.lease(self._store, environment)
-                handed_on.callback(lease.close)
-                process = await self._processes.start(
-                    [*places.program(environment), "serve", "{0}", places.confined()],
-                    env=variables,
-                    cwd=scratch,
-                    log=log,
-                    given=[theirs.fileno()],
-                    kept=[lease.descriptor],
-                )
+                process = await self._launcher.fresh(wanted, theirs)
             undo.pop_all()
-            self.logs.written_by(process, log)
-            process.exited.add_done_callback(lambda _: self._clear(scratch))
+            self.logs.written_by(process, wanted.log)
             return ours, process
-
-    def _clear(self, scratch: Path) -> None:
-        """Delete *scratch* in a thread: a model may have written any number of files."""
-        clearing = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: shutil.rmtree(scratch, ignore_errors=True)
-        )
-        self._clearing.add(clearing)
-        clearing.add_done_callback(self._clearing.discard)
 
     async def _load(self, found: Worker, serving: Serving) -> Mapping[str, object]:
         model, limit = found.model, self.settings.workers.start_timeout
+        path = self._launcher.seen_at(model)
         head = {
             # MLflow takes a path with a percent sign for an encoded one.
-            "model": model.path.as_uri() if "%" in str(model.path) else str(model.path),
-            "code": str(model.path / model.code) if model.code else None,
+            "model": path.as_uri() if "%" in str(path) else str(path),
+            "code": str(path / model.code) if model.code else None,
             "loader_module": model.loader_module,
-            "data": str(model.path / (model.data or "")),
+            "data": str(path / (model.data or "")),
             "max_payload": self.settings.daemon.max_message,
             "batch": serving.batch,
             "max_batch": serving.max_batch,

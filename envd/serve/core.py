@@ -18,9 +18,11 @@ from grpc_health.v1 import health
 from envd.builds import Builds
 from envd.config import Settings
 from envd.model import repository
+from envd.run import probing
 from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
+from envd.sandbox import Sandbox
 from envd.serve import tracing
 from envd.serve.calls import Calls
 from envd.serve.in_flight import InFlight
@@ -48,6 +50,7 @@ class Core:
     loading: Loading
     predicting: Predicting
     catalog: Catalog
+    sandbox: Sandbox
 
     def __init__(self, settings: Settings, processes: Processes) -> None:
         """Put together what needs no loop; call `start` in the one that is to serve."""
@@ -71,7 +74,13 @@ class Core:
         self._stop = [_stop_signal(), self._processes.attach()]
         settings, observer = self.settings, self._observer()
         self.builds = Builds(settings, self._processes, observer)
-        self.pool = Pool(settings, self.store, self._processes, observer=observer)
+        log_path = self.store.layout.logs / "sandbox.log"
+        self.sandbox = await probing.tried(settings, self._processes, log_path)
+        self.pool = Pool(
+            *(settings, self.store, self._processes),
+            observer=observer,
+            sandbox=self.sandbox,
+        )
         self.models = ReadyModels(settings, self.store, self.builds, self.entries)
         self.loading = Loading(self.models, self.pool)
         self.predicting = Predicting(self.models, self.pool, self.in_flight)

@@ -79,6 +79,7 @@ class Daemon:
             profile,
             http=core.http_url,
             grpc=self.grpc_address,
+            sandbox=core.sandbox.document(),
         )
         for name in ("", *_SERVICES):
             await core.health.set(name, health_pb2.HealthCheckResponse.SERVING)

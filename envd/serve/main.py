@@ -132,6 +132,8 @@ def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -
     click.echo(f"  admin    unix:{chosen.admin}")
     if daemon.grpc_address:
         click.echo(f"  grpc     {daemon.grpc_address}")
+    if daemon.core.sandbox.best is not None:
+        click.echo(f"  models   {daemon.core.sandbox.sentence()}")
     if daemon.core.http_url:
         click.echo(f"  http     {daemon.core.http_url}")
     if daemon.core.metrics_url:

@@ -41,7 +41,7 @@ class WorkerHandlers(services.PredictionsServicer):
         """List the workers, the one used last first."""
         del request, context
         found = sorted(await self._found(), key=lambda one: -one.worker.last_used)
-        return api.ListWorkersResponse(workers=map(_message, found))
+        return api.ListWorkersResponse(workers=map(self._message, found))
 
     async def RestartWorker(  # noqa: N802
         self, request: api.RestartWorkerRequest, context: Context
@@ -51,7 +51,7 @@ class WorkerHandlers(services.PredictionsServicer):
         for one in await self._found():
             if one.pid == request.pid:
                 one.queue.crew.replace(one.worker, "restarted")
-                return _message(one)
+                return self._message(one)
         message = f"no worker has the pid {request.pid}; `envctl workers list` shows them"
         raise WorkerNotFoundError(message, pid=request.pid)
 
@@ -61,23 +61,23 @@ class WorkerHandlers(services.PredictionsServicer):
         pids = await asyncio.to_thread(lambda: [one.host_pid() for one, _ in workers])
         return [_Found(*one, pid) for one, pid in zip(workers, pids, strict=True) if pid]
 
-
-def _message(found: _Found) -> api.Worker:
-    worker = found.worker
-    return api.Worker(
-        pid=found.pid,
-        model=str(worker.model.path),
-        environment_id=worker.environment.id,
-        state=_state(worker),
-        origin=_ORIGINS[worker.kind],
-        reason=worker.why,
-        answer_count=worker.answers,
-        under_way_count=worker.channel.under_way,
-        waiting_count=found.queue.waiting,
-        memory_bytes=worker.bytes,
-        start_time=_time(worker.born),
-        last_use_time=_time(worker.last_used),
-    )
+    def _message(self, found: _Found) -> api.Worker:
+        worker = found.worker
+        return api.Worker(
+            pid=found.pid,
+            model=str(worker.model.path),
+            environment_id=worker.environment.id,
+            state=_state(worker),
+            origin=_ORIGINS[worker.kind],
+            reason=worker.why,
+            answer_count=worker.answers,
+            under_way_count=worker.channel.under_way,
+            waiting_count=found.queue.waiting,
+            memory_bytes=worker.bytes,
+            start_time=_time(worker.born),
+            last_use_time=_time(worker.last_used),
+            sandbox=self._pool.sandbox.tier,
+        )
 
 
 def _state(worker: Worker) -> api.Worker.State.ValueType:

@@ -2,7 +2,9 @@
 
     serve FD [JSON [FD...]]     a worker on the protocol socket FD
     template FD FILE [LEASE]    a template on the control socket FD
-    probe                       what this kernel lets a worker be confined by, as JSON
+    confined JSON [FD...]       another program, confined
+    broker FD                   makes detached mounts for whoever asks at the socket FD
+    probe [FD [USER]]           what this kernel lets a worker be confined by, as JSON
 
 The object in JSON, or in FILE, for there it may be long, says the rest; what it names by
 index is among the descriptors, the first FD included.
@@ -29,5 +31,5 @@ def load_package():
 
 if __name__ == "__main__":
     load_package()
-    program = {"serve": "worker", "template": "template", "probe": "probe"}[sys.argv[1]]
+    program = {"serve": "worker"}.get(sys.argv[1], sys.argv[1])
     importlib.import_module("envd_worker." + program).main(*sys.argv[2:])

@@ -1,15 +1,43 @@
-"""Makes the detached mounts of models, for whoever may not mount: used by envd's spawner.
+"""Makes the detached mounts of models, for a daemon, which may not mount.
 
-The spawner loads this without envd: `sys.path.append(FOLDER_OF_THIS_PACKAGE'S_PARENT)`, then
-`from envd_worker import broker`. Root can call `detached` as it is. Anybody else calls
-`enter` first, while the process has one thread; what is mounted outside later on still
-shows inside.
+Root can do so as it is. Anybody else needs namespaces of their own for it; what is mounted
+outside later on still shows inside.
 """
 
+import array
+import json
 import os
+import socket
 
-from . import mounts
+from . import kernel, mounts, namespaces
 from .namespaces import leave
+
+_MAX_PATH = 1 << 16
+
+
+def main(descriptor, text="null"):
+    """Answer each path that comes over the SOCK_SEQPACKET socket *descriptor* with its mount.
+
+    An answer without one says why. *text* is the uid and the gid, in JSON, to whom belongs
+    in there what is root's, if it is not as it is.
+    """
+    kernel.die_with(kernel.parent_in_proc())
+    connection, user = socket.socket(fileno=int(descriptor)), json.loads(text)
+    if namespaces.HOST_UID:
+        enter()
+    owners = namespaces.owners(*user) if user else None
+    while True:
+        path = connection.recv(_MAX_PATH)
+        if not path:
+            return
+        try:
+            mount = detached(path, owners)
+        except OSError as error:
+            connection.send(str(error).encode())
+            continue
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [mount]).tobytes())
+        connection.sendmsg([b"."], [rights])
+        os.close(mount)
 
 
 def enter():
@@ -22,6 +50,9 @@ def enter():
     mounts.mount(None, "/", None, mounts.RECURSIVE | mounts.SLAVE)
 
 
-def detached(path):
-    """Return the descriptor of a read-only mount of the folder *path*, for one worker."""
-    return mounts.detached(os.path.realpath(path))
+def detached(path, owners=None):
+    """Return the descriptor of a read-only mount of the folder *path*, for one worker.
+
+    *owners* is as in `mounts.detached`, where the file system can do that.
+    """
+    return mounts.owned(os.path.realpath(path), mounts.RDONLY, owners)

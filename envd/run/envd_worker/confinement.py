@@ -5,12 +5,14 @@ is an error. Numbers are places among the descriptors that came with it:
 
     cgroups            of open `cgroup.procs`
     namespaces         names, as in `namespaces.FLAGS`
-    scratch            {"at", "size"}: an empty folder of its own, /dev/shm another
+    scratch            {"at", "size", "kept"}: an empty folder of its own, /dev/shm another;
+                       of what was below it there is only what is kept
     model, model_at    of a detached mount, and the empty folder to attach it to
     limits             resource limits by name
     drop_capabilities  true
     landlock           {"read", "write", "scoped"}, see `landlock.restrict`
-    seccomp            true
+    seccomp            {"sockets"}, see `seccomp.restrict`
+    passed             how many of the descriptors stay open, from the first on; else that
 
 The order is the only one that works: a process leaves its namespaces before it has
 threads, mounts while landlock lets it, and gives up what these need last.
@@ -25,7 +27,7 @@ from .refusals import Refused, name, short
 def confine(document, descriptors):
     """Confine this process as *document* says, or go on so in a child.
 
-    All but the first of *descriptors* are closed.
+    Of *descriptors* those are closed that are not passed on.
 
     Raises:
         Refused: a step cannot be taken; those before it have been.
@@ -38,14 +40,18 @@ def confine(document, descriptors):
     _or_refused(take)
 
 
-def go_inside(document):
+def go_inside(document, kept=()):
     """Go on in a child, inside of what *document* says of an outer process, if it does.
+
+    That keeps the descriptors *kept*, which the child has not.
 
     Raises:
         Refused: there can be no such inside.
     """
     if document:
-        _or_refused(lambda: outer.go_inside(document))
+        _or_refused(lambda: outer.go_inside(document, kept))
+        for one in kept:
+            os.close(one)
 
 
 def _or_refused(take):
@@ -96,7 +102,10 @@ def _have_scratch(document, _):
     scratch = document.get("scratch")
     if not scratch:
         return
+    kept = [mounts.Tree(one) for one in scratch.get("kept", [])]
     mounts.tmpfs(scratch["at"], scratch["size"])
+    for one in kept:
+        one.attach()
     if os.path.isdir("/dev/shm"):
         mounts.tmpfs("/dev/shm", scratch["size"])
     # What it was in is below what has just been mounted.
@@ -108,8 +117,8 @@ def _attach_model(document, descriptors):
         mounts.attach(descriptors[document["model"]], document["model_at"])
 
 
-def _close(_, descriptors):
-    for one in descriptors[1:]:
+def _close(document, descriptors):
+    for one in descriptors[document.get("passed", 1) :]:
         os.close(one)
 
 
@@ -131,8 +140,8 @@ def _restrict_files(document, _):
 
 
 def _restrict_calls(document, _):
-    if document.get("seccomp"):
-        seccomp.restrict()
+    if "seccomp" in document:
+        seccomp.restrict(document["seccomp"])
 
 
 _STEPS = (

@@ -37,7 +37,8 @@ def restrict(document):
     """Restrict this process, which must have one thread, for good.
 
     `scoped` keeps it from signalling processes, and from abstract sockets, of others. With
-    `read` or `write` those paths are all the files there are for it, and no TCP.
+    `read` or `write` those paths are all the files there are for it, and no TCP but where
+    `tcp` says so.
 
     Raises:
         OSError: this kernel cannot do that.
@@ -47,7 +48,8 @@ def restrict(document):
     if version < (SCOPED_SINCE if is_scoped else 1):
         raise OSError("landlock is of version %d here, which is too old" % version)
     files = sum(rights for since, rights in _FILES if since <= version) if has_files else 0
-    tcp = _TCP if has_files and version >= _TCP_SINCE else 0
+    keeps_from_tcp = has_files and not document.get("tcp")
+    tcp = _TCP if keeps_from_tcp and version >= _TCP_SINCE else 0
     attributes = struct.pack("QQQ", files, tcp, _SCOPED if is_scoped else 0)
     size = 24 if version >= SCOPED_SINCE else 16 if version >= _TCP_SINCE else 8
     ruleset = syscall(_CREATE_RULESET, ctypes.c_char_p(attributes), size, 0)

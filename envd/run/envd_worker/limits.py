@@ -6,8 +6,9 @@ import os
 import resource
 import struct
 
-from .kernel import call, no_new_privileges
+from .kernel import call, die_with, no_new_privileges, parent_in_proc
 
+_PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOST_CAPABILITIES = 64
@@ -36,6 +37,18 @@ def drop_capabilities():
     call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     call("capset", ctypes.c_char_p(header), ctypes.c_char_p(bytes(24)))
+
+
+def become(uid, gid):
+    """Be another user, and member of no other group; who was root has no capability left."""
+    parent = parent_in_proc()
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    # Or what is its own in /proc would still be root's.
+    call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
+    # Who changes who it is must say it again.
+    die_with(parent)
 
 
 def join_cgroup(descriptor):

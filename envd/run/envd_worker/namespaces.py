@@ -35,6 +35,34 @@ def leave(names):
         _write("/proc/self/gid_map", "%d %d 1" % (gid or _INSIDE, gid))
 
 
+def owners(uid, gid):
+    """Return the descriptor of a user namespace in which root is *uid* and *gid* outside.
+
+    It is there for `mounts.detached`; only root can make it.
+    """
+    ready, is_ready = os.pipe()
+    over, is_over = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.call("unshare", FLAGS["user"])
+            os.write(is_ready, b".")
+            os.close(is_over)
+            os.read(over, 1)
+        finally:
+            os._exit(0)
+    os.close(is_ready)
+    try:
+        os.read(ready, 1)
+        _write("/proc/%d/uid_map" % pid, "0 %d 1" % uid)
+        _write("/proc/%d/gid_map" % pid, "0 %d 1" % gid)
+        return os.open("/proc/%d/ns/user" % pid, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for one in (ready, over, is_over):
+            os.close(one)
+        os.waitpid(pid, 0)
+
+
 def _write(path, text):
     with open(path, "w") as file:
         file.write(text)

@@ -1,75 +1,87 @@
-"""What a template lives inside of: a root of its own to read, no network, no other process.
+"""What a worker or a template lives inside of: a root of its own, and no other process.
 
 Built before anything is imported that starts a thread, in a few milliseconds.
 """
 
 import os
 
-from . import kernel, mounts, namespaces
-from .limits import drop_capabilities
+from . import kernel, limits, mounts, namespaces
 
 # Where the new root is put together; what is below it comes in by its descriptor.
 _BASE = "/tmp"
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _SMALL, _SHM = 16 << 20, 64 << 20
+_ANYBODY = "1777"
 
 
 def go_inside(document, kept=()):
     """Go on in a child, inside of what *document* says; the parent keeps *kept* and waits.
 
     `namespaces` are those it leaves. With a mount namespace, all it has are the paths
-    `read`, a /proc, /dev and /tmp of its own, and the empty folders `places`, on which
-    workers mount.
+    `read` and `owned`, to read, `write`, a /proc, /dev and /tmp of its own, with the devices
+    `devices`, and the empty folders `places`, on which workers mount.
+
+    Root goes on as the `user`, a uid and a gid, where that is given; to it belongs then
+    what is root's of the paths `owned`.
     """
-    names = document.get("namespaces", [])
+    names, user = document.get("namespaces", []), document.get("user")
     if names:
-        namespaces.leave(names)
+        parent = kernel.parent_in_proc()
+        owners = namespaces.owners(*user) if user else None
+        # Root needs no namespace of users to mount, and is not to be root in one.
+        namespaces.leave([one for one in names if one != "user"] if user else names)
+        # Who changes who it is must say it again.
+        kernel.die_with(parent)
     kernel.go_on_in_child(kept)
     if "mount" in names:
         mounts.alone()
-        _change_root(document.get("read", []), document.get("places", []))
+        _change_root(document, owners)
     if names:
-        drop_capabilities()
+        _give_up(user, owners)
 
 
-def _change_root(paths, places):
-    """Make a root of *paths*, to be read only, and of the empty folders *places*."""
-    if not all(os.path.isabs(one) for one in [*paths, *places]):
+def _give_up(user, owners):
+    if user:
+        os.close(owners)
+        limits.become(*user)
+    limits.drop_capabilities()
+
+
+def _change_root(document, owners):
+    """Make a root of the paths of *document*, and of the empty folders it names."""
+    read, places = document.get("read", []), document.get("places", [])
+    owned, written = document.get("owned", []), document.get("write", [])
+    every = [*read, *owned, *written]
+    if not all(os.path.isabs(one) for one in [*every, *places]):
         raise ValueError("a path of a root is absolute")
-    links = [(os.readlink(one), one) for one in paths if os.path.islink(one)]
-    # Before anything is hidden below what is mounted here.
+    links = [(os.readlink(one), one) for one in every if os.path.islink(one)]
+    # Before anything is hidden below what is mounted here; what lies in another comes later.
     trees = [
-        (mounts.detached(one, recursive=True), os.path.isdir(one), one)
-        for one in paths
+        mounts.Tree(one, 0 if one in written else mounts.RDONLY, owners if one in owned else None)
+        for one in sorted(set(every))
         if os.path.exists(one) and not os.path.islink(one)
     ]
     mounts.tmpfs(_BASE, _SMALL, "0755")
     for one in ("/proc", "/dev/shm", "/tmp", *places):
         os.makedirs(_BASE + one, exist_ok=True)
-    mounts.tmpfs(_BASE + "/tmp", _SHM)
+    mounts.tmpfs(_BASE + "/tmp", document.get("tmp", _SHM), _ANYBODY)
     # joblib looks whether it may write there when it is imported.
-    mounts.tmpfs(_BASE + "/dev/shm", _SHM)
+    mounts.tmpfs(_BASE + "/dev/shm", document.get("tmp", _SHM), _ANYBODY)
     mounts.mount("proc", _BASE + "/proc", "proc", mounts.NOSUID | mounts.NODEV | mounts.NOEXEC)
-    for one in _DEVICES:
-        _make(_BASE + "/dev/" + one, False)
-        mounts.mount("/dev/" + one, _BASE + "/dev/" + one, None, mounts.BIND)
-    for descriptor, is_folder, path in trees:
-        _make(_BASE + path, is_folder)
-        mounts.attach(descriptor, _BASE + path)
-        os.close(descriptor)
+    for one in ["/dev/" + name for name in _DEVICES] + document.get("devices", []):
+        if os.path.exists(one):
+            mounts.make(_BASE + one, False)
+            mounts.mount(one, _BASE + one, None, mounts.BIND)
+    for one in trees:
+        one.attach(_BASE)
     for target, path in links:
-        os.makedirs(os.path.dirname(_BASE + path), exist_ok=True)
-        os.symlink(target, _BASE + path)
+        _link(target, _BASE + path)
     mounts.change_root(_BASE)
     flags = mounts.REMOUNT | mounts.BIND | mounts.RDONLY | mounts.NOSUID | mounts.NODEV
     mounts.mount(None, "/", None, flags)
 
 
-def _make(path, is_folder):
-    """Make an empty folder or file to mount on."""
-    if is_folder:
-        os.makedirs(path, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "ab"):
-            pass
+def _link(target, path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not os.path.lexists(path):
+        os.symlink(target, path)

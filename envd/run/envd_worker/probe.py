@@ -4,29 +4,35 @@ import json
 import os
 import socket
 
-from . import broker, landlock, limits, mounts, namespaces, seccomp
+from . import broker, confinement, landlock, limits, mounts, namespaces, outer, seccomp
 
 
-def main():
-    """Print what can be had, as one line of JSON."""
-    print(json.dumps(probe()))
+def main(descriptor=1, user="null"):
+    """Write what can be had to *descriptor*, as one line of JSON.
+
+    *user* is in JSON who workers are to be where this is root, a uid and a gid.
+    """
+    text = json.dumps(probe(json.loads(user))) + "\n"
+    os.write(int(descriptor), text.encode())
 
 
-def probe():
+def probe(user=None):
     """Return what works here, by name.
 
     `namespaces` are tried each with one for users, `nested_proc` a worker's own /proc in a
     template's, `detached_mounts` whether this process may make them for a worker, and
-    `brokered_mounts` whether a process in namespaces of its own may.
+    `brokered_mounts` whether a process in namespaces of its own may. `all` is everything
+    at once, as a worker has it that was forked from a template.
     """
     return {
         "landlock_abi": landlock.abi(),
         "landlock_scoped": _works(lambda: landlock.restrict({"scoped": True})),
-        "seccomp": _works(seccomp.restrict),
+        "seccomp": _works(lambda: seccomp.restrict({})),
         "namespaces": {name: _works(_leaving(name)) for name in namespaces.FLAGS},
         "nested_proc": _works(lambda: _in_new_proc(lambda: _in_new_proc(bool))),
         "detached_mounts": _works(lambda: _attach(bool)),
         "brokered_mounts": _works(lambda: _attach(broker.enter)),
+        "all": _works(lambda: _be_alone(user)),
         "root": os.getuid() == 0,
         "machine": os.uname().machine,
     }
@@ -61,6 +67,22 @@ def _in_new_proc(function):
 
     if not _works(inside):
         raise OSError("no /proc of its own")
+
+
+def _be_alone(user):
+    """Confine this process by all there is, twice: as a template, and as its worker."""
+    names = sorted(namespaces.FLAGS)
+    system = ["/usr", "/bin", "/lib", "/lib64"]
+    outer.go_inside({"namespaces": names, "read": system, "user": user, "places": ["/model"]})
+    files = {"read": ["/"], "write": ["/tmp", "/dev"], "scoped": True}
+    document = {
+        "namespaces": names,
+        "scratch": {"at": "/tmp", "size": 1 << 20},
+        "landlock": files,
+        "seccomp": {},
+        "drop_capabilities": True,
+    }
+    confinement.confine(document, [])
 
 
 def _attach(prepare):

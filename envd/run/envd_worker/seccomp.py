@@ -1,6 +1,7 @@
 """A filter of system calls: what a worker has no need of, and attacks on a kernel do.
 
-No namespace, mount, trace, key, kernel module or io_uring; no socket but a Unix one.
+No namespace, mount, trace, key, kernel module or io_uring; no socket but of the families
+that are named.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050000
 _X32 = 0x40000000
 _NEW_NAMESPACES = 0x7E020000
-_AF_UNIX = 1
+FAMILIES = {"unix": 1, "ipv4": 2, "ipv6": 10, "netlink": 16}
 
 # The same everywhere.
 _DENIED = {
@@ -52,8 +53,10 @@ _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE3 = 435
 
 
-def restrict():
+def restrict(document):
     """Filter the system calls of this process, which must have one thread, for good.
+
+    `sockets` are the families of those that it may still make; pairs are always allowed.
 
     Raises:
         OSError: this kernel cannot do that, or it is another machine.
@@ -61,7 +64,8 @@ def restrict():
     machine = os.uname().machine
     if machine not in _AUDIT_ARCH:
         raise OSError("there is no filter of system calls for %s" % machine)
-    program = b"".join(_program(machine))
+    families = [FAMILIES[name] for name in document.get("sockets", [])]
+    program = b"".join(_program(machine, families))
     text = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: how many instructions, and where.
     head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(text))
@@ -69,7 +73,7 @@ def restrict():
     call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, ctypes.c_char_p(head), 0, 0)
 
 
-def _program(machine):
+def _program(machine, families):
     """Yield the instructions, each 8 bytes."""
     refuse = _step(_RETURN, _REFUSE | errno.EPERM)
     yield _step(_LOAD, _ARCH)
@@ -90,9 +94,10 @@ def _program(machine):
     yield _step(_ANY_BIT, _NEW_NAMESPACES, 0, 1)
     yield refuse
     yield _step(_RETURN, _ALLOW)
-    yield _step(_EQUAL, _SOCKET[machine], 0, 3)
+    yield _step(_EQUAL, _SOCKET[machine], 0, len(families) + 2)
     yield _step(_LOAD, _FIRST_ARGUMENT)
-    yield _step(_EQUAL, _AF_UNIX, 1, 0)
+    for left in range(len(families), 0, -1):
+        yield _step(_EQUAL, families[-left], left, 0)
     yield refuse
     yield _step(_RETURN, _ALLOW)
 

@@ -34,16 +34,20 @@ _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000)
 
 
 def main(descriptor, file, lease=None):
-    """Serve the control socket *descriptor*; *file* says what to import, and inside what."""
+    """Serve the control socket *descriptor*; *file* says what to import, and inside what.
+
+    That is a path, or a descriptor. Where it `is_inside` already there is no outer process.
+    """
     started = time.perf_counter()
     worker.print_to_log()
-    with open(file) as text:
+    with open(int(file) if file.isdigit() else file) as text:
         document = json.load(text)
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
     lease = document.get("lease") if lease is None else int(lease)
     try:
-        _go_inside(document.get("outer") or {}, lease)
+        if not document.get("is_inside"):
+            _go_inside(document.get("outer") or {}, lease)
     except Exception as error:
         control.send(json.dumps({"unusable": "it has no root: %r" % (error,)}).encode())
         return

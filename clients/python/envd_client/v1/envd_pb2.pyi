@@ -114,6 +114,8 @@ class Environment(_message.Message):
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     LOG_PATH_FIELD_NUMBER: _builtins.int
     USE_COUNT_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """32 hexadecimal digits; empty until the spec is locked."""
     spec_key: _builtins.str
@@ -142,6 +144,10 @@ class Environment(_message.Message):
     """Where its build log lies on this machine. In the FULL view only."""
     use_count: _builtins.int
     """How many predictions have used it."""
+    sandbox: _builtins.int
+    """What kept its build to itself, as of a worker. In the FULL view only."""
+    profile: _builtins.str
+    """The security profile it was built under. In the FULL view only."""
     @_builtins.property
     def build_duration(self) -> _duration_pb2.Duration:
         """How long the build took, or has taken so far."""
@@ -203,10 +209,12 @@ class Environment(_message.Message):
         spec_json: _builtins.str = ...,
         log_path: _builtins.str = ...,
         use_count: _builtins.int = ...,
+        sandbox: _builtins.int = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["build_duration", b"build_duration", "create_time", b"create_time", "failure", b"failure", "last_use_time", b"last_use_time", "python", b"python"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "build_duration", b"build_duration", "cached", b"cached", "create_time", b"create_time", "exclusive_bytes", b"exclusive_bytes", "failure", b"failure", "id", b"id", "last_use_time", b"last_use_time", "leases", b"leases", "log_path", b"log_path", "manager", b"manager", "models", b"models", "notes", b"notes", "packages", b"packages", "pinned", b"pinned", "prefix", b"prefix", "python", b"python", "size_bytes", b"size_bytes", "spec_json", b"spec_json", "spec_key", b"spec_key", "state", b"state", "use_count", b"use_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "build_duration", b"build_duration", "cached", b"cached", "create_time", b"create_time", "exclusive_bytes", b"exclusive_bytes", "failure", b"failure", "id", b"id", "last_use_time", b"last_use_time", "leases", b"leases", "log_path", b"log_path", "manager", b"manager", "models", b"models", "notes", b"notes", "packages", b"packages", "pinned", b"pinned", "prefix", b"prefix", "profile", b"profile", "python", b"python", "sandbox", b"sandbox", "size_bytes", b"size_bytes", "spec_json", b"spec_json", "spec_key", b"spec_key", "state", b"state", "use_count", b"use_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1603,6 +1611,7 @@ class Worker(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Its process."""
     model: _builtins.str
@@ -1624,6 +1633,10 @@ class Worker(_message.Message):
     memory_bytes: _builtins.int
     """Its share of the memory, what it has in common with others divided among them; 0 until
     that was measured.
+    """
+    sandbox: _builtins.int
+    """What keeps it to itself: 2 is namespaces, landlock and seccomp, 1 landlock and seccomp,
+    0 neither.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -1648,10 +1661,11 @@ class Worker(_message.Message):
         memory_bytes: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        sandbox: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_use_time", b"last_use_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "environment_id", b"environment_id", "last_use_time", b"last_use_time", "memory_bytes", b"memory_bytes", "model", b"model", "origin", b"origin", "pid", b"pid", "reason", b"reason", "start_time", b"start_time", "state", b"state", "under_way_count", b"under_way_count", "waiting_count", b"waiting_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "environment_id", b"environment_id", "last_use_time", b"last_use_time", "memory_bytes", b"memory_bytes", "model", b"model", "origin", b"origin", "pid", b"pid", "reason", b"reason", "sandbox", b"sandbox", "start_time", b"start_time", "state", b"state", "under_way_count", b"under_way_count", "waiting_count", b"waiting_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

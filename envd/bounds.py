@@ -1,0 +1,195 @@
+"""What a worker, a template or a program of a build may see and use, as `confined` takes it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import glob
+import json
+import os
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envd.cgroups import Limits
+from envd.config import Settings
+from envd.sandbox import FULL, PROGRAM, SCOPED_SINCE, Sandbox
+
+# Where a worker finds its model in sandbox 2, and what it may write in.
+MODEL, TMP = "/model", "/tmp"  # noqa: S108
+NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup")
+_INTERNET = ("ipv4", "ipv6", "netlink")
+# Libraries, programs, and what they look up of the machine: nothing that is kept secret.
+_SYSTEM = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+    "/etc/alternatives", "/etc/ca-certificates", "/etc/fonts", "/etc/gai.conf",
+    "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d", "/etc/localtime", "/etc/magic", "/etc/mime.types",
+    "/etc/nsswitch.conf", "/etc/OpenCL", "/etc/passwd", "/etc/pki/ca-trust",
+    "/etc/pki/tls/cert.pem", "/etc/pki/tls/certs", "/etc/pki/tls/openssl.cnf",
+    "/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl/cert.pem",
+    "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/timezone",
+    "/sys/devices/system/cpu", "/sys/devices/system/node",
+)  # fmt: skip
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+def system() -> list[str]:
+    """Return what every program may read of the machine."""
+    found = [one for one in _SYSTEM if os.path.lexists(one)]
+    # Where a link leads is read, too: `/etc/resolv.conf` leads to /run.
+    return [*found, *(real for one in found if (real := os.path.realpath(one)) not in found)]
+
+
+def of_interpreter(python: Path, private: Collection[Path]) -> list[str]:
+    """Return what *python* needs to run: where it is installed, but nothing that holds *private*.
+
+    A Python in `~/bin` does not make all that is at home readable.
+    """
+    real = python.resolve()
+    prefix = real.parent.parent
+    is_safe = prefix != Path("/") and not any(one.is_relative_to(prefix) for one in private)
+    if is_safe:
+        return [str(prefix)]
+    libraries = [*prefix.glob("lib/python*"), *prefix.glob("lib/libpython*")]
+    return [str(real), *map(str, libraries)]
+
+
+def private(settings: Settings) -> tuple[Path, ...]:
+    """Return what no program may read because an interpreter is above it."""
+    return settings.root.resolve(), Path.home().resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What one environment's processes may read: it, its interpreter, and what settings name."""
+
+    prefix: Path
+    base: Path
+    sandbox: Sandbox
+    settings: Settings
+
+    @property
+    def read(self) -> list[str]:
+        """The paths that are read as they are."""
+        given = [*system(), *self.settings.workers.readable]
+        return [one for one in dict.fromkeys(given) if Path(one).exists()]
+
+    @property
+    def own(self) -> list[str]:
+        """Those that may be the daemon's alone."""
+        base = of_interpreter(self.base, private(self.settings))
+        inside = [one for one in base if not Path(one).is_relative_to(self.prefix)]
+        return [str(self.prefix), PROGRAM, *inside]
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that settings name."""
+        named = (glob.glob(one) for one in self.settings.workers.devices)  # noqa: PTH207
+        return sorted(path for paths in named for path in paths)
+
+    def may_use_network(self, own: bool | None) -> bool:  # noqa: FBT001
+        """Whether a model may use the network, of which that is said in its own settings."""
+        if self.sandbox.tier == 0:
+            return True
+        return self.settings.workers.network == "on" if own is None else own
+
+    def outer(self, *, network: bool) -> dict[str, Any]:
+        """Return what processes live inside of in sandbox 2."""
+        found: dict[str, Any] = {
+            "namespaces": _namespaces(network=network),
+            "places": [MODEL],
+            "devices": self.devices,
+            "read": self.read,
+            "owned": self.own,
+        }
+        return found | ({"user": self.sandbox.user} if self.sandbox.user else {})
+
+    def worker(
+        self, limits: Limits, *, network: bool, model: Path, scratch: Path
+    ) -> dict[str, Any]:
+        """Return what confines a worker of *model*, fresh or forked, but its group."""
+        resources = {"core": 0} | ({} if self.sandbox.groups else self._resources(limits))
+        if self.sandbox.tier == 0:
+            # Files and network are as they are for whoever runs envd. What workers may not do
+            # is to read the memory of each other, which those of one template could.
+            return {"limits": resources} | (
+                {"landlock": {"scoped": True}} if can_keep_apart() else {}
+            )
+        if self.sandbox.tier == FULL:
+            return {
+                "namespaces": _namespaces(network=network),
+                "scratch": {
+                    "at": TMP,
+                    "size": self.settings.workers.scratch,
+                    "kept": _below(TMP, [*self.read, *self.own]),
+                },
+                "model_at": MODEL,
+                "limits": resources,
+                "drop_capabilities": True,
+                "landlock": _files(["/"], [TMP, "/dev"], network=network),
+                "seccomp": {"sockets": ["unix", *(_INTERNET if network else ())]},
+            }
+        read = [*self.read, *self.own, "/proc", str(model), str(model.resolve())]
+        written = [str(scratch), *_DEVICES, *self.devices]
+        return {
+            "limits": resources,
+            "drop_capabilities": True,
+            "landlock": _files(read, written, network=network),
+            # By path, landlock lets a process connect to any socket of its user's.
+            "seccomp": {"sockets": _INTERNET if network else ()},
+        }
+
+    def _resources(self, limits: Limits) -> dict[str, int]:
+        """Return what comes nearest to *limits*: resource limits, which each process has alone.
+
+        Processes are counted for each user and namespace: elsewhere all of the user's are.
+        """
+        found = {"data": limits.memory}
+        found |= {"nproc": limits.processes} if self.sandbox.tier == FULL else {}
+        return {name: value for name, value in found.items() if value}
+
+    def template(self, scratch: Path, *, network: bool) -> dict[str, Any]:
+        """Return what confines a template, which is to fork workers of any model."""
+        if self.sandbox.tier in {0, FULL}:
+            return {}
+        written = [str(scratch.parent), *_DEVICES, *self.devices]
+        return {
+            "limits": {"core": 0},
+            "drop_capabilities": True,
+            "landlock": _files(["/"], written, network=network),
+            "seccomp": {"sockets": _INTERNET if network else ()},
+        }
+
+
+@functools.cache
+def can_keep_apart() -> bool:
+    """Whether this kernel can keep workers from reaching into each other."""
+    return landlock_version() >= SCOPED_SINCE
+
+
+def landlock_version() -> int:
+    """Return the version of landlock in this kernel; 0 where there is none."""
+    # The number of landlock_create_ruleset, which says it for this flag.
+    version: int = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), ctypes.c_uint(1))
+    return max(0, version)
+
+
+def _namespaces(*, network: bool) -> list[str]:
+    return [one for one in NAMESPACES if not (network and one == "net")]
+
+
+def _files(read: Sequence[str], written: Sequence[str], *, network: bool) -> dict[str, Any]:
+    return {"read": list(read), "write": list(written), "scoped": True, "tcp": network}
+
+
+def _below(folder: str, paths: Iterable[str]) -> list[str]:
+    return [one for one in dict.fromkeys(paths) if one.startswith(f"{folder}/")]
+
+
+def confined(argv: Sequence[str], document: Mapping[str, Any], given: Sequence[str]) -> list[str]:
+    """Return the command that runs *argv* confined as *document* says, with descriptors *given*."""
+    text = json.dumps({"argv": list(argv), **document})
+    return [sys.executable, "-I", "-S", "-B", PROGRAM, "confined", text, *given]

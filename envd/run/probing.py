@@ -1,0 +1,36 @@
+"""Finds out, for a daemon, what keeps models to themselves: it may not fork to try it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from envd import sandbox
+from envd.config import Settings
+from envd.run.processes import Processes
+from envd.sandbox import OPEN, Sandbox
+
+
+async def tried(settings: Settings, processes: Processes, log: Path) -> Sandbox:
+    """Return what is in force by *settings*, having tried what there is in a process of its own.
+
+    Raises:
+        SettingsInvalidError: it is lower than they want.
+    """
+    if not sandbox.is_wanted(settings):
+        return OPEN
+    reading, writing = os.pipe()
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            process = await processes.start(
+                sandbox.probe_argv(settings, "{0}"), env={}, cwd=Path("/"), log=log, given=[writing]
+            )
+        finally:
+            os.close(writing)
+        # It answers in one line, which a pipe holds.
+        await asyncio.shield(process.exited)
+        return sandbox.judge(settings, sandbox.parsed(os.read(reading, 1 << 16)))
+    finally:
+        os.close(reading)
