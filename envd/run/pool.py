@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -294,8 +295,10 @@ class Pool:
 @contextlib.asynccontextmanager
 async def _within(serving: Serving, model: Model) -> AsyncIterator[None]:
     """See that what is asked of *model* does not take longer than it may."""
+    # A timer that never comes would be kept for as long as the loop lives.
+    limit = None if serving.time_limit == math.inf else serving.time_limit
     try:
-        async with asyncio.timeout(serving.time_limit):
+        async with asyncio.timeout(limit):
             yield
     except TimeoutError as error:
         message = (
