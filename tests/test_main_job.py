@@ -54,6 +54,28 @@ def test_the_daemon_gives_the_answer_mlflow_gave(shared_daemon: Daemon, letter: 
     assert json.loads(answer.payload) == model.answer
 
 
+@pytest.mark.parametrize("letter", ["a", "b", pytest.param("b3", marks=pytest.mark.slow)])
+def test_so_it_does_when_it_is_asked_in_tensors(shared_daemon: Daemon, letter: str) -> None:
+    import numpy as np
+    from tritonclient.grpc import InferenceServerClient, InferInput
+
+    model = expected(letter)
+    table = model.payload["dataframe_split"]
+    columns = zip(table["columns"], np.array(table["data"], "float64").T, strict=True)
+    with shared_daemon.client() as client:
+        client.load_model(model.path, name=letter)
+    with InferenceServerClient(f"unix:{shared_daemon.root}/predict.sock") as triton:
+        inputs = []
+        for name, values in columns:
+            inputs.append(InferInput(name, [len(values), 1], "FP64"))
+            inputs[-1].set_data_from_numpy(values.reshape(-1, 1))
+        # Of these one has no signature that says so.
+        answer = triton.infer(letter, inputs, parameters={"content_type": "pd"})
+
+    predictions = answer.as_numpy("output-1").ravel().tolist()
+    assert predictions == model.answer["predictions"]
+
+
 def test_models_that_share_an_environment_and_a_module_name_keep_their_answers(
     shared_daemon: Daemon,
 ) -> None:

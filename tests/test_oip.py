@@ -393,6 +393,26 @@ def test_what_is_compressed_is_understood(session: Session, algorithm: str) -> N
     np.testing.assert_array_equal(back.as_numpy("output-1"), sent)
 
 
+def _triton_files() -> list[FileDescriptorProto]:
+    found = []
+    for module in (service_pb2, model_config_pb2):
+        found.append(FileDescriptorProto())
+        module.DESCRIPTOR.CopyToProto(found[-1])
+    return found
+
+
+def _fields(*files: FileDescriptorProto) -> dict[str, Any]:
+    """Return what each field is on the wire."""
+    found = {}
+    ahead = [("", one) for file in files for one in file.message_type]
+    while ahead:
+        prefix, one = ahead.pop()
+        for field in one.field:
+            found[f"{prefix}{one.name}.{field.name}"] = (field.number, field.label, field.type)
+        ahead += [(f"{prefix}{one.name}.", below) for below in one.nested_type]
+    return found
+
+
 def test_reflection_tells_of_it_and_every_call_has_a_role(session: Session) -> None:
     name = "inference.GRPCInferenceService"
     asked = [
@@ -407,6 +427,11 @@ def test_reflection_tells_of_it_and_every_call_has_a_role(session: Session) -> N
         described.file_descriptor_response.file_descriptor_proto[0]
     )
     methods = {f"/{name}/{one.name}" for one in file.service[0].method}
+    own, theirs = _fields(file), _fields(*_triton_files())
+    beyond = set(own) - set(theirs)
+    assert {key for key in own if key not in beyond and own[key] != theirs[key]} == set()
+    # Those are MLServer's.
+    assert all(re.match(r"ModelMetadataResponse\..*[pP]arameters", key) for key in beyond)
     assert name in {one.name for one in listed.list_services_response.service}
     assert methods == {one for one in ROLES if one.startswith(f"/{name}/")}
 
@@ -513,6 +538,23 @@ def test_what_comes_typed_is_answered_typed(
     assert answer.id == "7"
     assert not answer.raw_output_contents
     assert answer.parameters["content_type"].string_param == "np"
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "value"),
+    [
+        ("BOOL", "bool_contents", True),
+        ("INT64", "int64_contents", -7),
+        ("FP64", "fp64_contents", 0.1),
+        ("BYTES", "bytes_contents", b"x"),
+    ],
+)
+def test_so_is_what_is_long(stub: Any, datatype: str, field: str, value: Any) -> None:
+    values = [value] * 200_000
+
+    answer = stub.ModelInfer(typed(datatype, field, values, [len(values), 1]))
+
+    assert list(getattr(answer.outputs[0].contents, field)) == values
 
 
 _REFUSED = [

@@ -6,6 +6,7 @@ import json
 import struct
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envd import config
+from envd.build import Interpreters
 from envd.run.envd_worker import protocol, reading, tensors
 from envd.run.envd_worker.protocol import TENSORS
 from envd.run.envd_worker.refusals import Refused
@@ -230,6 +233,29 @@ def test_objects_that_cannot_be_written_are_the_models_fault() -> None:
         with pytest.raises(Refused) as raised:
             wanted.written(raw, 1 << 20)
         assert raised.value.reason == "MODEL_RAISED"
+
+
+def test_every_python_of_this_machine_reads_and_writes_them(tmp_path: Path) -> None:
+    path = model(tmp_path / "model", "return data")
+    found = Interpreters(config.load(root=tmp_path / "root", environ={})).found()
+    inputs = [("x", np.array([[1, 2]], "int16")), ("y", np.array([[b"a"], [b"b"]], object))]
+    wanted = {"parameters": {"binary_data_output": True}}
+    listed = [
+        {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.5]},
+        {"name": "when", "datatype": "BYTES", "shape": [1], "data": ["2026-01-02"]}
+        | {"parameters": {"content_type": "str"}},
+    ]
+
+    for one in {one.python.minor: one for one in found}.values():
+        with worker(one.path, cwd=tmp_path) as (talk, _):
+            talk.load(path)
+            binary = talk.ask(protocol.PREDICT, HEAD, _payload(*inputs, **wanted))
+            plain = talk.ask(protocol.PREDICT, HEAD, tensors.sealed({"inputs": listed}))
+
+        assert _arrays(binary.payload) == {"x": [1, 2], "y": [b"YQ==", b"Yg=="]}, one.python
+        answer, _ = tensors.opened(plain.payload)
+        data = {each["name"]: each["data"] for each in answer["outputs"]}
+        assert data == {"x": [0.5], "when": ["2026-01-02"]}, one.python
 
 
 # Several in one call.

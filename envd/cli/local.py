@@ -16,7 +16,7 @@ from envd.cli.engine import Wanted as WantedEnvironment
 from envd.environments import Environments, Ready
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent, ignore
-from envd.model import Model, naming, read
+from envd.model import Model, naming, read, repository
 from envd.model.location import locate
 from envd.run.pool import Function, Pool, Prediction, Request
 from envd.run.processes import Processes
@@ -43,7 +43,7 @@ class Local:
 
     def __init__(self, settings: Settings) -> None:
         """Work on the root of *settings*."""
-        self._settings = settings
+        self._settings = repository.with_newest(settings)
         self._environments = Environments(settings)
         self._store = self._environments.store
         self._snapshots = Snapshots(self._store)

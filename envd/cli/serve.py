@@ -63,12 +63,13 @@ def command(
     """
     from envd import config  # noqa: PLC0415
     from envd.errors import SettingsInvalidError  # noqa: PLC0415
+    from envd.model import repository  # noqa: PLC0415
     from envd.run.processes import Processes  # noqa: PLC0415
     from envd.served import refused_name  # noqa: PLC0415
 
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = place.settings()
+    settings = repository.with_newest(place.settings())
     if env_manager:
         manager = config.value("resolve", "env_manager", env_manager, "--env-manager")
         resolve = dataclasses.replace(settings.resolve, env_manager=manager)

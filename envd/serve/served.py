@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from grpc_health.v1 import health, health_pb2
 
-from envd.errors import EnvdError, RequestInvalidError, SettingsInvalidError
+from envd.errors import EnvdError, RequestInvalidError
 from envd.events import Note
 from envd.model import Model, naming, repository
 from envd.model.repository import Offered
@@ -148,14 +148,7 @@ class Entries:
         for one in offered:
             key = Served(one.name, ModelUri(str(one.path))), one.version
             now.append(known.pop(key) if key in known else Entry(*key))
-        taken = {one.served.name for one in rest} & {one.served.name for one in now}
-        if taken:
-            name = min(taken)
-            message = (
-                f"the repository folder has a model `{name}`, and so have the settings or "
-                "whoever gave one that name; rename one"
-            )
-            raise SettingsInvalidError(message, setting=repository.SETTING, name=name)
+        repository.check_free((one.served.name for one in now), (one.served.name for one in rest))
         self._all, self._offered = [*rest, *now], frozenset(now)
         self._index()
         return list(known.values())

@@ -6,30 +6,18 @@ form to deal with (`envd.run.envd_worker.tensors`). Nothing here needs numpy.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from envd.errors import ModelRaisedError, PayloadInvalidError
+from envd.run.channel import Buffer
 from envd.run.envd_worker import tensors
 from envd.run.envd_worker.tensors import Malformed
 from envd.serve.oip import inference_pb2 as oip
+from envd.serve.oip import typed
 
-# Where typed elements stand, by their datatype.
-_FIELDS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
 _SHARED_MEMORY = "shared_memory_region"
 _SIZE = "binary_data_size"
 
@@ -64,7 +52,9 @@ def payload(request: oip.ModelInferRequest) -> bytes:
     return sealed
 
 
-def response(answer: bytes, request: oip.ModelInferRequest, version: str) -> oip.ModelInferResponse:
+def response(
+    answer: Buffer, request: oip.ModelInferRequest, version: str
+) -> oip.ModelInferResponse:
     """Return the *answer* of a worker to *request*, whose model has that *version*.
 
     Raises:
@@ -79,11 +69,11 @@ def response(answer: bytes, request: oip.ModelInferRequest, version: str) -> oip
         documents = header["outputs"]
         # Whoever sends their elements typed gets them so, as far as there are types for it.
         is_raw = bool(request.raw_input_contents) or any(
-            one["datatype"] not in _FIELDS for one in documents
+            one["datatype"] not in typed.FIELDS for one in documents
         )
         for one in documents:
             rest = _add(found, one, rest, is_raw=is_raw)
-    except (Malformed, KeyError, TypeError, ValueError, struct.error) as error:
+    except (Malformed, DecodeError, KeyError, TypeError, ValueError) as error:
         message = f"the model's worker answered what are no tensors: {error!r}"
         raise ModelRaisedError(message) from error
     return found
@@ -104,15 +94,8 @@ def _add(
     if is_raw:
         found.raw_output_contents.append(bytes(rest[:size]))
     else:
-        field = getattr(output.contents, _FIELDS[output.datatype])
-        field.extend(_elements(rest[:size], output.datatype))
+        typed.unpack(rest[:size], output.datatype, output.contents)
     return rest[size:]
-
-
-def _elements(buffer: memoryview, datatype: str) -> Iterable[Any]:
-    is_text = datatype == "BYTES"
-    found: list[Any] = tensors.texts(buffer) if is_text else tensors.numbers(buffer, datatype)
-    return found
 
 
 def _buffers(request: oip.ModelInferRequest) -> Iterator[bytes]:
@@ -127,7 +110,7 @@ def _buffers(request: oip.ModelInferRequest) -> Iterator[bytes]:
             message = f"envd has no shared memory for `{one.name}`; send its elements"
             raise PayloadInvalidError(message, input=one.name)
         if one.HasField("contents") and one.contents.ByteSize():
-            yield _packed(one)
+            yield typed.packed(one)
         elif (buffer := next(raw, None)) is not None:
             yield buffer
         elif 0 in one.shape:
@@ -138,25 +121,6 @@ def _buffers(request: oip.ModelInferRequest) -> Iterator[bytes]:
     if next(raw, None) is not None:
         message = "there are more raw contents than inputs that have no `contents`"
         raise PayloadInvalidError(message)
-
-
-def _packed(one: oip.ModelInferRequest.InferInputTensor) -> bytes:
-    field = _FIELDS.get(one.datatype)
-    if field is None:
-        message = f"`{one.name}` is {one.datatype}, which has only raw contents"
-        raise PayloadInvalidError(message, input=one.name, datatype=one.datatype)
-    values = getattr(one.contents, field)
-    if not values or len(one.contents.ListFields()) > 1:
-        message = f"`{one.name}` is {one.datatype}, and only `{field}` may hold its elements"
-        raise PayloadInvalidError(message, input=one.name, datatype=one.datatype)
-    if one.datatype == "BYTES":
-        texts: bytes = tensors.packed_texts(values)
-        return texts
-    try:
-        numbers: bytes = tensors.packed(values, one.datatype, one.name)
-    except Malformed as error:
-        raise PayloadInvalidError(str(error), input=one.name, datatype=one.datatype) from error
-    return numbers
 
 
 def _asked(parameters: Mapping[str, oip.InferParameter]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import envd
 from envd.errors import EnvdError, RequestInvalidError
@@ -26,6 +26,9 @@ from envd.serve.served import Entry, State
 
 # What a request in a stream is to whoever counts.
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
+# Others would have to wait for the elements of larger tensors.
+_LONG_BYTES = 1 << 17
+_Result = TypeVar("_Result")
 # Triton's parameters of requests and answers in streams.
 _WITH_END, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
 
@@ -184,9 +187,9 @@ class Inference(services.GRPCInferenceServiceServicer):
         return oip.RepositoryModelUnloadResponse()
 
     async def _infer(self, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
-        entry, asked, parsed = self._parsed(request)
+        entry, asked, parsed = await self._parsed(request)
         answer = await self._predicting.answer(asked, parsed)
-        return self._response(answer.prediction.payload, request, entry)
+        return await self._response(answer.prediction.payload, request, entry)
 
     async def _answers(
         self, request: oip.ModelInferRequest
@@ -195,31 +198,42 @@ class Inference(services.GRPCInferenceServiceServicer):
 
         The last is marked as Triton does that, or nothing behind it is sent if that is wanted.
         """
-        entry, asked, parsed = self._parsed(request)
+        entry = self._catalog.find(request.model_name, request.model_version)
         if not await self._catalog.is_streamable(entry):
             yield _marked(await self._infer(request), is_final=True)
             return
+        entry, asked, parsed = await self._parsed(request)
         async with self._predicting.stream(asked, parsed, "predict_stream") as answering:
             item: list[Buffer] = []
             async for part in answering:
                 item.append(part.payload)
                 if part.ends:
-                    found = self._response(b"".join(item), request, entry)
+                    found = await self._response(b"".join(item), request, entry)
                     item.clear()
                     yield _marked(found, is_final=False)
         if request.parameters[_WITH_END].bool_param:
             yield _marked(_empty(request, version_of(entry)), is_final=True)
 
-    def _parsed(self, request: oip.ModelInferRequest) -> tuple[Entry, Asked, Request]:
+    async def _parsed(self, request: oip.ModelInferRequest) -> tuple[Entry, Asked, Request]:
         entry = self._catalog.find(request.model_name, request.model_version)
-        return entry, Asked(entry.address), Request(codec.payload(request), TENSORS, None)
+        size = max((one.contents.ByteSize() for one in request.inputs), default=0)
+        payload = await _done(size, codec.payload, request)
+        return entry, Asked(entry.address), Request(payload, TENSORS, None)
 
-    def _response(
+    async def _response(
         self, payload: Buffer, request: oip.ModelInferRequest, entry: Entry
     ) -> oip.ModelInferResponse:
-        found = codec.response(bytes(payload), request, version_of(entry))
+        size = 0 if request.raw_input_contents else len(payload)
+        found = await _done(size, codec.response, payload, request, version_of(entry))
         self._predicting.in_flight.check_answer(payload, found.ByteSize)
         return found
+
+
+async def _done(size: int, function: Callable[..., _Result], *given: Any) -> _Result:
+    """Return what *function* does, in a thread if it has *size* bytes of typed elements to see."""
+    if size <= _LONG_BYTES:
+        return function(*given)
+    return await asyncio.to_thread(function, *given)
 
 
 def _empty(request: oip.ModelInferRequest, version: str = "") -> oip.ModelInferResponse:
