@@ -349,7 +349,7 @@ def test_a_stream_is_counted_logged_and_traced_as_other_predictions_are(
             asked = api.PredictRequest(model=path, payload=b'{"inputs": [' + first)
             messages = [
                 api.PredictStreamRequest(request=asked, function="PREDICT_STREAM"),
-                api.PredictStreamRequest(payload=b", 22, 3]}"),
+                api.PredictStreamRequest(payload=b", 22, 3]}", input_ends=True),
             ]
             stream = services.PredictionsStub(channel).PredictStream
             return stream(iter(messages), metadata=[(ID, request_id)])

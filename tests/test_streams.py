@@ -293,7 +293,7 @@ def test_what_is_received_counts_among_what_is_in_flight(
         for _ in range(4):
             yield api.PredictStreamRequest(payload=b" " * (MIB - 100))
         may_end.wait(60)
-        yield api.PredictStreamRequest(payload=b"1]}")
+        yield api.PredictStreamRequest(payload=b"1]}", input_ends=True)
 
     with grpc.insecure_channel(f"unix:{streaming.root}/predict.sock") as channel:
         responses = services.PredictionsStub(channel).PredictStream(messages())
@@ -311,6 +311,28 @@ def test_what_is_received_counts_among_what_is_in_flight(
     assert json.loads(item.payload) == {"predictions": 1}
     assert end.HasField("end")
     assert client.predict(model, {"inputs": [[0]] * MIB}).predictions == MIB
+
+
+def test_who_leaves_within_an_input_asks_nothing(
+    streaming: Daemon, client: Client, model: Path, log: Path
+) -> None:
+    # Which would do as it is.
+    payload = json.dumps(given(log, "1")).encode()
+    asked = api.PredictRequest(model=str(model), payload=payload)
+    has_left = threading.Event()
+
+    def messages() -> Iterator[api.PredictStreamRequest]:
+        yield api.PredictStreamRequest(request=asked, function="PREDICT_STREAM")
+        has_left.wait(60)
+
+    with grpc.insecure_channel(f"unix:{streaming.root}/predict.sock") as channel:
+        calls = [services.PredictionsStub(channel).PredictStream(messages()) for _ in range(20)]
+        time.sleep(0.1)
+        for call in calls:
+            call.cancel()
+        has_left.set()
+        assert client.predict(model, {"inputs": [1]}).predictions == 1
+    assert begun(log) == 0
 
 
 def test_an_input_that_does_not_go_on_is_not_held_for_ever() -> None:
@@ -338,6 +360,7 @@ def test_an_input_that_does_not_go_on_is_not_held_for_ever() -> None:
         [],
         [api.PredictStreamRequest(payload=b"1")],
         [api.PredictStreamRequest(request=api.PredictRequest(model="m"))],
+        [api.PredictStreamRequest(request=api.PredictRequest(model="m"), function=1)],
         [api.PredictStreamRequest(request=api.PredictRequest(model="m"), function=1)] * 2,
     ],
 )

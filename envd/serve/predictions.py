@@ -71,7 +71,8 @@ class Predictions(ModelHandlers, WorkerHandlers):
             message = "the first message has to have a `request`, and the `function` to ask"
             raise RequestInvalidError(message)
         asked, request = _parsed(first.request, first.request.payload)
-        async with self._predicting.stream(asked, request, function, _more(requests)) as answering:
+        more = None if first.input_ends else _more(requests)
+        async with self._predicting.stream(asked, request, function, more) as answering:
             async for part in answering:
                 payload = bytes(part.payload)
                 found = api.PredictStreamResponse(payload=payload, item_ends=part.ends)
@@ -98,13 +99,18 @@ async def _more(requests: AsyncIterator[api.PredictStreamRequest]) -> AsyncItera
     """Yield what *requests* have of the input.
 
     Raises:
-        RequestInvalidError: one of them begins another request.
+        RequestInvalidError: one of them begins another request, or none ends this one.
     """
     async for one in requests:
         if one.HasField("request") or one.function:
             message = "only the first message may have a `request` and a `function`"
             raise RequestInvalidError(message)
         yield one.payload
+        if one.input_ends:
+            return
+    # A caller who leaves ends its half of the call as well, as far as can be told here.
+    message = "the input has no end: the last message has to have `input_ends`"
+    raise RequestInvalidError(message)
 
 
 def _response(answer: Answer) -> api.PredictResponse:

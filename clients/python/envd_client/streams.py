@@ -37,10 +37,17 @@ def messages(
     max_message_bytes: int,
 ) -> Iterator[envd_pb2.PredictStreamRequest]:
     """Yield the messages that ask *function* for *request* with *payload*."""
-    yield envd_pb2.PredictStreamRequest(request=request, function=function)
-    parts, size = memoryview(payload), min(_PART_BYTES, max_message_bytes // 2)
-    for start in range(0, len(payload), size):
-        yield envd_pb2.PredictStreamRequest(payload=bytes(parts[start : start + size]))
+    size = min(_PART_BYTES, max_message_bytes // 2)
+    first = envd_pb2.PredictStreamRequest(request=request, function=function)
+    if len(payload) <= size:
+        first.request.payload, first.input_ends = payload, True
+        yield first
+        return
+    yield first
+    parts = memoryview(payload)
+    for start in range(0, len(parts), size):
+        part, ends = bytes(parts[start : start + size]), start + size >= len(parts)
+        yield envd_pb2.PredictStreamRequest(payload=part, input_ends=ends)
 
 
 class Items:

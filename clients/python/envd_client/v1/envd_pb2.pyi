@@ -1257,10 +1257,15 @@ class PredictStreamRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     FUNCTION_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    INPUT_ENDS_FIELD_NUMBER: _builtins.int
     function: Global___PredictStreamRequest.Function.ValueType
     """What of the model is asked. In the first message only."""
     payload: _builtins.bytes
     """More of the input. In all messages but the first."""
+    input_ends: _builtins.bool
+    """Whether the input ends with it. In the last message, be it the first: without it
+    nobody could be told from a caller who has left.
+    """
     @_builtins.property
     def request(self) -> Global___PredictRequest:
         """All but the input, which may be in it or begin in it. In the first message only."""
@@ -1271,10 +1276,11 @@ class PredictStreamRequest(_message.Message):
         request: Global___PredictRequest | None = ...,
         function: Global___PredictStreamRequest.Function.ValueType = ...,
         payload: _builtins.bytes = ...,
+        input_ends: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "payload", b"payload", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "input_ends", b"input_ends", "payload", b"payload", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

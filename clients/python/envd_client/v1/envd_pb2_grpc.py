@@ -644,8 +644,7 @@ class PredictionsServicer(object):
     def PredictStream(self, request_iterator, context):
         """Answers one request like Predict, in parts: item by item as the model's
         `predict_stream` yields them, or what its `predict` returns, which may be larger
-        than a message. So may the input: the caller sends it in any number of messages and
-        ends its half of the call.
+        than a message. So may the input, which comes in any number of messages.
 
         Items are sent when they are there, and the model goes on as the caller takes them;
         whoever leaves stops it. An error may come after items, and holds for those that did

@@ -313,8 +313,7 @@ class PredictionsStub:
     PredictStream: _grpc.StreamStreamMultiCallable[_envd_pb2.PredictStreamRequest, _envd_pb2.PredictStreamResponse]
     """Answers one request like Predict, in parts: item by item as the model's
     `predict_stream` yields them, or what its `predict` returns, which may be larger
-    than a message. So may the input: the caller sends it in any number of messages and
-    ends its half of the call.
+    than a message. So may the input, which comes in any number of messages.
 
     Items are sent when they are there, and the model goes on as the caller takes them;
     whoever leaves stops it. An error may come after items, and holds for those that did
@@ -369,8 +368,7 @@ class PredictionsAsyncStub(PredictionsStub):
     PredictStream: _aio.StreamStreamMultiCallable[_envd_pb2.PredictStreamRequest, _envd_pb2.PredictStreamResponse]  # type: ignore[assignment]
     """Answers one request like Predict, in parts: item by item as the model's
     `predict_stream` yields them, or what its `predict` returns, which may be larger
-    than a message. So may the input: the caller sends it in any number of messages and
-    ends its half of the call.
+    than a message. So may the input, which comes in any number of messages.
 
     Items are sent when they are there, and the model goes on as the caller takes them;
     whoever leaves stops it. An error may come after items, and holds for those that did
@@ -434,8 +432,7 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_envd_pb2.PredictStreamResponse], _abc.AsyncIterator[_envd_pb2.PredictStreamResponse]]:
         """Answers one request like Predict, in parts: item by item as the model's
         `predict_stream` yields them, or what its `predict` returns, which may be larger
-        than a message. So may the input: the caller sends it in any number of messages and
-        ends its half of the call.
+        than a message. So may the input, which comes in any number of messages.
 
         Items are sent when they are there, and the model goes on as the caller takes them;
         whoever leaves stops it. An error may come after items, and holds for those that did
