@@ -30,6 +30,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from envd.serve.roles import ROLES
+from tests import taken
 from tests.conftest import Daemon, environment, launch, one_python, stop
 from tests.tiny import Tiny
 
@@ -564,7 +565,7 @@ _REFUSED = [
     (typed("INT32", "int_contents", [1], [2, 1]), "take 8"),
     (typed("INT32", "int_contents", [1], [-1, 1]), "sizes of 0 or more"),
     (typed("INT32", "int_contents", [1], [2**61, 2**61]), "take"),
-    (typed("INT32", "int_contents", [1], [1] * 33), "at most 32 sizes"),
+    (typed("INT32", "int_contents", [1], [1] * 33), "over 32 dimensions"),
     (typed("BYTES", "bytes_contents", [b"a", b"b"], [3, 1]), "has 2 elements"),
     (typed("COMPLEX", "fp32_contents", [1], [1, 1]), "only raw contents"),
     (service_pb2.ModelInferRequest(model_name="echo"), "no input"),
@@ -578,6 +579,45 @@ def test_what_does_not_fit_is_refused_and_says_why(stub: Any, request_: Any, why
 
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert why in raised.value.details()
+
+
+def _with(**parts: Any) -> Any:
+    return service_pb2.ModelInferRequest(model_name="echo", **parts)
+
+
+_INPUT = service_pb2.ModelInferRequest.InferInputTensor(datatype="INT64", shape=[1])
+_VALUE = service_pb2.InferParameter(int64_param=1)
+_HEAVY = [
+    (lambda: _with(inputs=[_INPUT] * 300_000), "over 10000 tensors and parameters"),
+    (
+        lambda: _with(
+            outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="x")] * 300_000
+        ),
+        "over 10000 tensors and parameters",
+    ),
+    (
+        lambda: _with(parameters={str(number): _VALUE for number in range(100_000)}),
+        "over 10000 tensors and parameters",
+    ),
+    (lambda: _with(inputs=[_INPUT], raw_input_contents=[b""] * 1_000_000), "more raw contents"),
+    (lambda: typed("INT64", "int64_contents", [1], [1] * 1_000_000), "over 32 dimensions"),
+    (lambda: typed("INT64", "int64_contents", [1] * 1_000_000, [1]), "`daemon.max_message` allows"),
+    (lambda: typed("BYTES", "bytes_contents", [b""] * 2_000_000, [1]), "`daemon.max_message`"),
+]
+
+
+@pytest.mark.parametrize(("made", "why"), _HEAVY, ids=[why for _, why in _HEAVY])
+def test_what_would_take_many_times_its_size_is_refused(
+    session: Session, stub: Any, made: Any, why: str
+) -> None:
+    request = made()
+    assert request.ByteSize() <= 4 << 20
+    before = taken.resident(session.daemon.pid)
+
+    with pytest.raises(grpc.RpcError, match=re.escape(why)):
+        stub.ModelInfer(request)
+
+    assert taken.resident(session.daemon.pid) - before < 100 << 20
 
 
 def test_what_is_too_large_is_refused(session: Session) -> None:

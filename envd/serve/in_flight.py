@@ -17,9 +17,9 @@ class InFlight:
     """The payloads under way, over all connections."""
 
     def __init__(self, settings: config.Daemon) -> None:
-        """Hold `max_in_flight` bytes, or one request of any size."""
+        """Hold `max_in_flight` bytes, or one request of any size; `largest` is a message's."""
         self._most = settings.max_in_flight
-        self._largest = settings.max_message
+        self.largest = settings.max_message
         self._largest_in_parts = settings.max_in_parts
         self.bytes = 0
 
@@ -57,13 +57,13 @@ class InFlight:
             PayloadTooLargeError: with what is said of it, its payload is too large.
         """
         # Measuring a message is writing it.
-        if len(payload) + _MAX_BESIDE <= self._largest or size() <= self._largest:
+        if len(payload) + _MAX_BESIDE <= self.largest or size() <= self.largest:
             return
         message = (
             f"the answer is {len(payload)} bytes, and with what is said of it more than the "
-            f"{self._largest} that `daemon.max_message` allows"
+            f"{self.largest} that `daemon.max_message` allows"
         )
-        raise PayloadTooLargeError(message, bytes=len(payload), max_message=self._largest)
+        raise PayloadTooLargeError(message, bytes=len(payload), max_message=self.largest)
 
 
 class Share:

@@ -24,7 +24,9 @@ CODES = {
 }  # fmt: skip
 FLOATS = frozenset(("FP16", "FP32", "FP64"))
 # As many as numpy has; more elements than memory has addresses are none that were sent.
-_MAX_DIMENSIONS, _MOST = 32, 1 << 62
+MAX_DIMENSIONS, _MOST = 32, 1 << 62
+# Very many short texts take their room many times over, if all are in hand at once.
+_AT_ONCE = 1 << 14
 # Numbers in the order in which they are sent, and in which this machine has them.
 _IS_SWAPPED = sys.byteorder == "big"
 
@@ -39,14 +41,18 @@ def sealed(header, buffers=()):
     return b"".join([_PREFIX.pack(len(text)), text, *buffers])
 
 
-def opened(payload):
-    """Return the object that is the header of *payload*, and the rest of it."""
+def opened(payload, most=_MOST):
+    """Return the object that is the header of *payload*, and the rest of it.
+
+    Raises:
+        Malformed: there is none, or one of over *most* bytes.
+    """
     view = memoryview(payload)
     if len(view) < _PREFIX.size:
         raise Malformed("there is no header")
     end = _PREFIX.size + _PREFIX.unpack_from(view)[0]
-    if end > len(view):
-        raise Malformed("the header is cut off")
+    if end > len(view) or end > most:
+        raise Malformed("the header is cut off, or too long")
     try:
         header = json.loads(str(view[_PREFIX.size : end], "utf-8"))
     except (ValueError, RecursionError) as error:
@@ -209,7 +215,11 @@ def texts(buffer, name=""):
 
 def packed_texts(values):
     """Return elements of BYTES as a buffer has them."""
-    return b"".join([part for one in values for part in (_SIZE.pack(len(one)), one)])
+    found = bytearray()
+    for start in range(0, len(values), _AT_ONCE):
+        some = values[start : start + _AT_ONCE]
+        found += b"".join([part for one in some for part in (_SIZE.pack(len(one)), one)])
+    return bytes(found)
 
 
 def nested(values, shape):
@@ -224,8 +234,8 @@ def nested(values, shape):
 
 def count(name, shape):
     """Return how many elements a tensor of *shape* has."""
-    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
-        raise Malformed("`%s` has no shape of at most %d sizes" % (name, _MAX_DIMENSIONS))
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise Malformed("`%s` has no shape of at most %d sizes" % (name, MAX_DIMENSIONS))
     found = 1
     for one in shape:
         if type(one) is not int or not 0 <= one < _MOST:

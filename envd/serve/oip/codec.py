@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from envd.errors import ModelRaisedError, PayloadInvalidError
+from envd.errors import ModelRaisedError, PayloadInvalidError, PayloadTooLargeError
 from envd.run.channel import Buffer
 from envd.run.envd_worker import tensors
 from envd.run.envd_worker.tensors import Malformed
@@ -20,10 +20,42 @@ from envd.serve.oip import typed
 
 _SHARED_MEMORY = "shared_memory_region"
 _SIZE = "binary_data_size"
+# Each takes a hundred times the memory and time that its two bytes in a message would suggest.
+_MOST_PARTS, _MAX_HEADER_BYTES = 10_000, 4 << 20
+
+
+def check(request: oip.ModelInferRequest, most_bytes: int) -> None:
+    """See that *request* takes no more time and memory than its size would let one think.
+
+    Raises:
+        PayloadInvalidError: it has very many parts.
+        PayloadTooLargeError: its typed elements are more than *most_bytes* elsewhere.
+    """
+    count = len(request.inputs) + len(request.outputs) + len(request.parameters)
+    if count <= _MOST_PARTS:
+        count += sum(len(one.parameters) for one in request.inputs)
+        count += sum(len(one.parameters) for one in request.outputs)
+    if count > _MOST_PARTS:
+        message = f"the request has over {_MOST_PARTS} tensors and parameters"
+        raise PayloadInvalidError(message)
+    if len(request.raw_input_contents) > len(request.inputs):
+        message = "there are more raw contents than inputs"
+        raise PayloadInvalidError(message)
+    for one in request.inputs:
+        if len(one.shape) > tensors.MAX_DIMENSIONS:
+            message = f"`{one.name}` has over {tensors.MAX_DIMENSIONS} dimensions"
+            raise PayloadInvalidError(message, input=one.name)
+    size = sum(map(typed.size, request.inputs))
+    if size > most_bytes:
+        message = (
+            f"the elements of the request are {size} bytes, and more than the {most_bytes} that "
+            "`daemon.max_message` allows"
+        )
+        raise PayloadTooLargeError(message, bytes=size, max_message=most_bytes)
 
 
 def payload(request: oip.ModelInferRequest) -> bytes:
-    """Return *request* as a worker takes it, but for what it is called by.
+    """Return *request*, which was checked, as a worker takes it, but for what it is called by.
 
     Raises:
         PayloadInvalidError: it is not what the protocol says.
@@ -64,7 +96,7 @@ def response(
         model_name=request.model_name, model_version=version, id=request.id
     )
     try:
-        header, rest = tensors.opened(answer)
+        header, rest = tensors.opened(answer, _MAX_HEADER_BYTES)
         _set(found.parameters, tensors.parameters_of(header, "the answer"))
         documents = header["outputs"]
         # Whoever sends their elements typed gets them so, as far as there are types for it.

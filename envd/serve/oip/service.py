@@ -216,6 +216,7 @@ class Inference(services.GRPCInferenceServiceServicer):
 
     async def _parsed(self, request: oip.ModelInferRequest) -> tuple[Entry, Asked, Request]:
         entry = self._catalog.find(request.model_name, request.model_version)
+        codec.check(request, self._predicting.in_flight.largest)
         size = max((one.contents.ByteSize() for one in request.inputs), default=0)
         payload = await _done(size, codec.payload, request)
         return entry, Asked(entry.address), Request(payload, TENSORS, None)

@@ -34,9 +34,21 @@ FIELDS = {
 _FIXED = ("BOOL", "FP32", "FP64")
 # The wire's number for what has a length (https://protobuf.dev/programming-guides/encoding/).
 _HAS_LENGTH, _SEVEN_BITS, _MORE = 2, 0x7F, 0x80
-_AT_ONCE = 1 << 14
+_AT_ONCE, _SIZE_BYTES = 1 << 14, 4
 _IS_SWAPPED = sys.byteorder == "big"
 _Input = oip.ModelInferRequest.InferInputTensor
+
+
+def size(one: _Input) -> int:
+    """Return how many bytes the typed elements of *one* are elsewhere, at most."""
+    field = FIELDS.get(one.datatype)
+    if field is None:
+        return 0
+    count = len(getattr(one.contents, field))
+    if one.datatype == "BYTES":
+        return one.contents.ByteSize() + _SIZE_BYTES * count
+    own: int = tensors.CODES[one.datatype][1]
+    return own * count
 
 
 def packed(one: _Input) -> bytes:
