@@ -5,6 +5,7 @@ No stubs of envd's for it may be in this process: two copies of one proto are a 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
 import re
@@ -26,7 +27,7 @@ from envd_client import Client
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import aio, model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from envd.serve.roles import ROLES
@@ -385,6 +386,27 @@ def test_a_model_that_streams_answers_a_request_item_by_item(session: Session) -
     assert not client.get_model_config("bare").config.model_transaction_policy.decoupled
 
 
+def test_so_it_is_in_an_event_loop(session: Session) -> None:
+    async def asked() -> tuple[Any, list[str]]:
+        async with aio.InferenceServerClient(session.target) as client:
+
+            async def requests():
+                for name in ("echo", "nobody", "bare"):
+                    yield {"model_name": name, "inputs": [_ONE], "request_id": name}
+
+            answer, *_ = await asyncio.gather(*(client.infer("echo", [_ONE]) for _ in range(5)))
+            stream = client.stream_infer(requests())
+            return answer, [
+                str(error) if error else one.get_response().id async for one, error in stream
+            ]
+
+    answer, streamed = asyncio.run(asked())
+
+    assert answer.as_numpy("output-1").tolist() == [[1.5]]
+    assert {"echo", "bare"} <= set(streamed)
+    assert any("MODEL_NOT_FOUND" in one for one in streamed)
+
+
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_what_is_compressed_is_understood(session: Session, algorithm: str) -> None:
     sent = np.zeros((1000, 100))
@@ -588,16 +610,16 @@ def _with(**parts: Any) -> Any:
 _INPUT = service_pb2.ModelInferRequest.InferInputTensor(datatype="INT64", shape=[1])
 _VALUE = service_pb2.InferParameter(int64_param=1)
 _HEAVY = [
-    (lambda: _with(inputs=[_INPUT] * 300_000), "over 10000 tensors and parameters"),
+    (lambda: _with(inputs=[_INPUT] * 300_000), "over 25000 tensors and parameters"),
     (
         lambda: _with(
             outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="x")] * 300_000
         ),
-        "over 10000 tensors and parameters",
+        "over 25000 tensors and parameters",
     ),
     (
         lambda: _with(parameters={str(number): _VALUE for number in range(100_000)}),
-        "over 10000 tensors and parameters",
+        "over 25000 tensors and parameters",
     ),
     (lambda: _with(inputs=[_INPUT], raw_input_contents=[b""] * 1_000_000), "more raw contents"),
     (lambda: typed("INT64", "int64_contents", [1], [1] * 1_000_000), "over 32 dimensions"),

@@ -6,13 +6,18 @@ pandas 2); whatever is otherwise here is in a table of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from envd.model import signature
 from envd.run.envd_worker import reading, tensors
@@ -20,6 +25,7 @@ from envd.run.envd_worker.protocol import TENSORS
 from envd.run.envd_worker.refusals import Refused
 from envd.run.envd_worker.tensor_writing import Wanted
 from tests import mlserver_cases as cases
+from tests.conftest import Daemon
 
 HERE = Path(__file__).parent
 SAID = json.loads((HERE / "mlserver_answers.json").read_text())
@@ -173,18 +179,97 @@ def test_a_signature_says_of_tensors_what_it_says_to_mlserver(name: str, tmp_pat
     assert found.content_type == SAID["metadata"][name]["content_type"]
 
 
-@pytest.mark.slow
-def test_that_is_what_mlserver_says(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with MLServer's runtime for MLflow."""
     uv = Path(sys.executable).parent / "uv"
-    python = tmp_path / "mlserver" / "bin" / "python"
+    folder = tmp_path_factory.mktemp("mlserver")
+    python = folder / "environment" / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, python.parent.parent],
                    check=True)  # fmt: skip
     # The uvloop after it leaves MLServer's workers without an event loop.
     wanted = ("mlserver==1.7.1", "mlserver-mlflow==1.7.1", "uvloop<0.22", "pandas<3")
+    wanted += ("scikit-learn==1.9.1", "cloudpickle==3.1.2")
     subprocess.run([uv, "pip", "install", "--quiet", "--system-certs", "--python", python, *wanted],
                    check=True)  # fmt: skip
+    return python
 
+
+@pytest.mark.slow
+def test_that_is_what_mlserver_says(mlserver: Path) -> None:
     program = HERE / "make_mlserver_answers.py"
-    text = subprocess.run([python, program], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([mlserver, program], check=True, capture_output=True, text=True).stdout
 
     assert json.loads(text) == SAID
+
+
+_IRIS = HERE.parent / "examples" / "iris"
+
+
+@contextlib.contextmanager
+def _serving(python: Path, folder: Path) -> Iterator[str]:
+    """Have MLServer serve the example; yield its address."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        ports = [one.getsockname()[1] for one in sockets]
+    names = ("http_port", "grpc_port", "metrics_port")
+    about = {"host": "127.0.0.1", "parallel_workers": 0} | dict(zip(names, ports, strict=True))
+    (folder / "settings.json").write_text(json.dumps(about))
+    runtime = "mlserver_mlflow.MLflowRuntime"
+    model = {"name": "iris", "implementation": runtime, "parameters": {"uri": str(_IRIS)}}
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [python.parent / "mlserver", "start", folder], cwd=folder, stdout=log, stderr=log
+        )
+    try:
+        yield f"127.0.0.1:{ports[1]}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _of_iris(*, is_raw: bool, datatype: str, field: str) -> Any:
+    """Return a request for two flowers."""
+    found = service_pb2.ModelInferRequest(model_name="iris", id="7")
+    names = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)")
+    for name, values in zip(names, ([5.1, 6], [3.5, 3], [1.4, 5], [0.2, 2]), strict=True):
+        one = found.inputs.add(name=name, datatype=datatype, shape=[2, 1])
+        if is_raw:
+            found.raw_input_contents.append(tensors.packed(list(map(float, values)), datatype))
+        else:
+            getattr(one.contents, field).extend(values)
+    return found
+
+
+@pytest.mark.slow
+def test_a_real_model_answers_as_in_mlserver(
+    mlserver: Path, tmp_path: Path, shared_root: Path, start_daemon: Callable[..., Daemon]
+) -> None:
+    file = tmp_path / "envd.toml"
+    file.write_text(f'[models]\niris = "{_IRIS}"\n')
+    daemon = start_daemon(shared_root, ENVD_CONFIG=str(file))
+    kinds = (("FP64", "fp64_contents"), ("FP32", "fp32_contents"))
+    asked = [_of_iris(is_raw=one, datatype=datatype, field=field)
+             for one in (True, False) for datatype, field in kinds]  # fmt: skip
+
+    def answers(address: str) -> list[str]:
+        with grpc.insecure_channel(address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            found = [stub.ModelInfer(one, timeout=240, wait_for_ready=True) for one in asked]
+            told = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="iris"))
+        for one in found:
+            # Of MLServer's, a model has none; and contents that are nowhere are still there.
+            one.model_version = ""
+            for output in one.outputs:
+                if not output.contents.ByteSize():
+                    output.ClearField("contents")
+        told.ClearField("versions")
+        told.ClearField("platform")
+        return [str(one) for one in (*found, told)]
+
+    with _serving(mlserver, tmp_path) as address:
+        theirs = answers(address)
+    ours = answers(f"unix:{daemon.root}/predict.sock")
+
+    assert ours == theirs

@@ -21,7 +21,7 @@ from envd.serve.oip import typed
 _SHARED_MEMORY = "shared_memory_region"
 _SIZE = "binary_data_size"
 # Each takes a hundred times the memory and time that its two bytes in a message would suggest.
-_MOST_PARTS, _MAX_HEADER_BYTES = 10_000, 4 << 20
+_MOST_PARTS, _MAX_HEADER_BYTES = 25_000, 8 << 20
 
 
 def check(request: oip.ModelInferRequest, most_bytes: int) -> None:
