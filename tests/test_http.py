@@ -23,7 +23,7 @@ from envd.serve.http import failures
 from envd.serve.http.failures import BodyTooLargeError, MediaTypeError, TooSlowError
 from tests.conftest import environment, wait_for
 from tests.tiny import Tiny
-from tests.web import JSON, Web, answer, post, served
+from tests.web import JSON, Web, answer, answers, post, served
 
 # What it is asked to do stands in the input.
 BODY = """\
@@ -328,22 +328,43 @@ def test_the_metrics_are_there_and_count(web: Web) -> None:
     assert 'model="echo"' in text
 
 
-def test_requests_of_a_connection_come_one_after_the_other(web: Web) -> None:
-    first, second = (post("/invocations", b'{"inputs": %d}' % number) for number in (1, 2))
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+CHUNKED = (
+    post("/invocations", b"", "Transfer-Encoding: chunked") + b'd\r\n{"inputs": 3}\r\n0\r\n\r\n'
+)
+TOGETHER = [
+    post("/invocations", b'{"inputs": 1}'),
+    # As Java's client asks for HTTP/2: it is not taken, and the request is answered.
+    post("/invocations", b'{"inputs": 2}', *UPGRADE),
+    CHUNKED,
+    CHUNKED.replace(b"chunked", b"chunked\r\n" + "\r\n".join(UPGRADE).encode()),
+    b"GET /ping HTTP/1.1\r\nHost: envd\r\n" + "\r\n".join(UPGRADE).encode() + b"\r\n\r\n",
+    post("/invocations", b'{"inputs": 4}'),
+]
 
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_requests_of_a_connection_are_answered_in_order_however_their_bytes_come(
+    web: Web, size: int
+) -> None:
+    sent = b"".join(TOGETHER)
     with web.socket() as connection:
-        connection.sendall(first + second)
-        found = [answer(connection), answer(connection)]
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin in range(0, len(sent), size):
+            connection.sendall(sent[begin : begin + size])
+        found = [one.body for one in answers(connection, len(TOGETHER))]
 
-    assert [one.document for one in found] == [{"predictions": 1}, {"predictions": 2}]
+    predictions = [b'{"predictions": %d}' % one for one in (1, 2, 3, 3)]
+    assert found == [*predictions, b"\n", b'{"predictions": 4}']
 
 
-def test_an_upgrade_to_http_2_is_not_taken_and_the_request_is_answered(web: Web) -> None:
-    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+def test_many_requests_may_come_at_once(web: Web) -> None:
+    upgrades = b"".join([TOGETHER[4]] * 2000)
+    with web.socket() as connection, ThreadPoolExecutor(1) as threads:
+        threads.submit(connection.sendall, upgrades)
+        found = answers(connection, 2000)
 
-    found = web.raw(post("/invocations", b'{"inputs": 1}', *upgrade))
-
-    assert (found.status, found.document) == (200, {"predictions": 1})
+    assert {one.status for one in found} == {200}
 
 
 def test_a_client_that_leaves_cancels_its_request(web: Web, tmp_path: Path) -> None:

@@ -83,6 +83,22 @@ def answer(connection: socket.socket) -> Answer:
     return Answer(found.status, {k.lower(): v for k, v in found.getheaders()}, found.read())
 
 
+def answers(connection: socket.socket, count: int) -> list[Answer]:
+    """Read several, which may come together."""
+    found = []
+    with connection.makefile("rb") as file:
+        for _ in range(count):
+            status = int(file.readline().split()[1])
+            headers = {
+                name.decode().lower(): value.decode().strip()
+                for name, _, value in (
+                    line.partition(b":") for line in iter(file.readline, b"\r\n")
+                )
+            }
+            found.append(Answer(status, headers, file.read(int(headers["content-length"]))))
+    return found
+
+
 def post(path: str, body: bytes, *headers: str) -> bytes:
     """Write a request."""
     lines = [f"POST {path} HTTP/1.1", "Host: envd", "Content-Type: application/json", *headers]

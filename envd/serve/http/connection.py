@@ -29,6 +29,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_headers = self._is_in_body = self._is_upgrade = self._is_seen = False
+        self._begun = 0
         self._header_bytes = self._unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,15 +51,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take *data*, unless it makes headers without end."""
-        if self.transport.is_closing():
-            return
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            self.send_400_response(f"this is no HTTP request: {error}")
-        self._header_bytes = self._header_bytes + len(data) if self._is_in_headers else 0
+        self._begun, rest = int(self._is_in_headers or self._is_in_body), data
+        while rest and not self.transport.is_closing():
+            rest = self._fed(rest)
+        # Behind another request, nobody knows how much of it is theirs.
+        is_theirs = self._is_in_headers and self._begun <= 1
+        self._header_bytes = self._header_bytes + len(data) if is_theirs else 0
         if self._header_bytes > _MAX_HEADER_BYTES:
             self._refuse(431, f"the headers are more than {_MAX_HEADER_BYTES} bytes; send less")
 
@@ -72,6 +70,7 @@ class Connection(HttpToolsProtocol):
         if self._is_seen:
             return
         super().on_message_begin()
+        self._begun += 1
         self._is_in_headers = True
         if not self._is_answering():
             self._wait(self._limits.read_timeout)
@@ -116,7 +115,18 @@ class Connection(HttpToolsProtocol):
         """Refuse what is no HTTP, in the form of all other failures."""
         self._refuse(400, msg)
 
-    def _go_on(self, data: bytes) -> None:
+    def _fed(self, data: bytes) -> bytes:
+        """Have *data* parsed, and return what of it is yet to be."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on()
+            return data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            self.send_400_response(f"this is no HTTP request: {error}")
+        return b""
+
+    def _go_on(self) -> None:
         """Read on after the headers of a request that would like to speak something else.
 
         It may not, and is answered as it is: Java's client asks for HTTP/2 in this way. The parser
@@ -127,8 +137,6 @@ class Connection(HttpToolsProtocol):
         self._is_upgrade, self._is_seen = False, True
         self.parser.feed_data(b"".join([b"POST / HTTP/1.1\r\n", *told, b"\r\n"]))
         self._is_seen = False
-        if data:
-            self.data_received(data)
 
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete
