@@ -265,6 +265,10 @@ class Daemon:
     max_in_parts: Bytes = setting(
         Bytes(1 << 30), "The largest input, or answer of `predict`, that comes in parts."
     )
+    max_pause: Seconds = setting(
+        Seconds(300),
+        "How long a caller may pause within its input, or take nothing of an answer in parts.",
+    )
     metrics: Loopback = setting(
         Loopback(""), "Where Prometheus finds metrics, as in `127.0.0.1:9464`; none if empty."
     )

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -327,6 +328,37 @@ def test_a_request_whose_deadline_has_passed_goes_no_further(left_s, is_late) ->
 
     with late:
         Call("1", "/a/Method", (), lambda: left_s).check_deadline()
+
+
+def test_what_comes_in_parts_counts_among_what_is_in_flight(
+    front: Front, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", body="        return len(data)")
+    may_end = threading.Event()
+
+    def messages() -> Iterator[api.PredictStreamRequest]:
+        asked = api.PredictRequest(model=str(model), payload=b'{"inputs": [')
+        yield api.PredictStreamRequest(request=asked, function="PREDICT")
+        yield api.PredictStreamRequest(payload=b" " * 700_000)
+        may_end.wait(60)
+        yield api.PredictStreamRequest(payload=b"1]}", input_ends=True)
+
+    def held() -> float:
+        return front.metrics()["envd_in_flight_bytes", frozenset()]
+
+    with front.daemon.client() as client, grpc.insecure_channel(front.socket) as channel:
+        # Alone one may have more than that.
+        assert client.predict(model, {"inputs": "x" * 3_000_000}, in_parts=True).predictions
+        parts = services.PredictionsStub(channel).PredictStream(messages())
+        wait_for(lambda: held() > 700_000)
+        for in_parts in (True, False):
+            with pytest.raises(InFlightFullError):
+                client.predict(model, {"inputs": "x" * 400_000}, in_parts=in_parts)
+        may_end.set()
+        assert next(parts).payload == b'{"predictions": 1}'
+        assert next(parts).HasField("end")
+        assert client.predict(model, {"inputs": "x" * 400_000}).predictions == 400_000
+    assert held() == 0
 
 
 def test_a_stream_is_counted_logged_and_traced_as_other_predictions_are(

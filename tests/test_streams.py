@@ -15,7 +15,6 @@ import pytest
 from envd_client import AsyncClient, Client
 from envd_client.errors import (
     DeadlineExceededError,
-    InFlightFullError,
     ModelRaisedError,
     PayloadTooLargeError,
     RequestKillsWorkersError,
@@ -71,7 +70,6 @@ def streaming(tmp_path_factory: pytest.TempPathFactory, home: Path, tiny: Tiny) 
         "ENVD_WORKERS__STOP_GRACE": "300ms",
         "ENVD_DAEMON__MAX_MESSAGE": "1MiB",
         "ENVD_DAEMON__MAX_IN_PARTS": "8MiB",
-        "ENVD_DAEMON__MAX_IN_FLIGHT": "6MiB",
     }
     found = launch(tmp_path_factory.mktemp("streams") / "root", home, **tiny.settings | more)
     yield found
@@ -185,6 +183,24 @@ def test_who_leaves_between_two_items_stops_the_model(
     assert pid(log) == first
 
 
+def test_who_takes_nothing_for_long_frees_the_worker(
+    home: Path, tiny: Tiny, model: Path, tmp_path: Path
+) -> None:
+    more = {"ENVD_DAEMON__MAX_PAUSE": "300ms"}
+    daemon = launch(tmp_path / "root", home, **tiny.settings | more)
+    try:
+        with daemon.client() as client:
+            endless = given(tmp_path / "log", for_ever="'x' * 1_000_000")
+            items = iter(client.predict_stream(model, endless))
+            next(items)
+            wait_for(lambda: is_over(tmp_path / "log"))
+            assert client.predict(model, {"inputs": [1]}).predictions == 1
+            with pytest.raises(DeadlineExceededError, match="max_pause"):
+                list(items)
+    finally:
+        stop(daemon)
+
+
 def test_a_deadline_ends_a_stream_and_the_model(client: Client, model: Path, log: Path) -> None:
     stream, items = (
         client.predict_stream(model, given(log, for_ever="time.sleep(0.01)"), timeout_s=0.5),
@@ -277,40 +293,6 @@ def test_too_large_an_input_or_answer_is_refused(client: Client, model: Path) ->
         client.predict(model, {"inputs": "x" * (9 * MIB)})
     with pytest.raises(PayloadTooLargeError, match="max_in_parts"):
         client.predict(model, {"inputs": f"'x' * {9 * MIB}"}, in_parts=True)
-
-
-def test_what_is_received_counts_among_what_is_in_flight(
-    streaming: Daemon, model: Path, client: Client
-) -> None:
-    # Alone one may have more than that, and two may not.
-    assert client.predict(model, {"inputs": [[0]] * 1_400_000}).predictions == 1_400_000
-    may_end = threading.Event()
-
-    def messages() -> Iterator[api.PredictStreamRequest]:
-        request = api.PredictRequest(model=str(model))
-        yield api.PredictStreamRequest(request=request, function=api.PredictStreamRequest.PREDICT)
-        yield api.PredictStreamRequest(payload=b'{"inputs": [')
-        for _ in range(4):
-            yield api.PredictStreamRequest(payload=b" " * (MIB - 100))
-        may_end.wait(60)
-        yield api.PredictStreamRequest(payload=b"1]}", input_ends=True)
-
-    with grpc.insecure_channel(f"unix:{streaming.root}/predict.sock") as channel:
-        responses = services.PredictionsStub(channel).PredictStream(messages())
-
-        def is_refused() -> bool:
-            try:
-                client.predict(model, {"inputs": [[0]] * MIB})
-            except InFlightFullError as error:
-                return error.retry_after_s is not None
-            return False
-
-        wait_for(is_refused)
-        may_end.set()
-        item, end = list(responses)
-    assert json.loads(item.payload) == {"predictions": 1}
-    assert end.HasField("end")
-    assert client.predict(model, {"inputs": [[0]] * MIB}).predictions == MIB
 
 
 def test_who_leaves_within_an_input_asks_nothing(

@@ -83,7 +83,9 @@ class Core:
         )
         self.models = ReadyModels(settings, self.store, self.builds, self.entries)
         self.loading = Loading(self.models, self.pool)
-        self.predicting = Predicting(self.models, self.pool, self.in_flight)
+        self.predicting = Predicting(
+            self.models, self.pool, self.in_flight, settings.daemon.max_pause
+        )
         self.catalog = Catalog(settings.models.repository, self.models, self.loading, self.pool)
         await self.builds.learn()
 

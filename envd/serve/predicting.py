@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +19,6 @@ from envd.serve.calls import Call
 from envd.serve.in_flight import InFlight, Share
 from envd.serve.models import DEFAULT, ReadyModel, ReadyModels, again
 from envd.spec import Terms
-
-# What has come of an input is held meanwhile.
-_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,17 @@ class Answer:
 class Predicting:
     """Answers requests with the models and the workers it is given."""
 
-    def __init__(self, models: ReadyModels, pool: Pool, in_flight: InFlight) -> None:
-        """Use *models* to find environments and *pool* to run in them."""
+    def __init__(
+        self, models: ReadyModels, pool: Pool, in_flight: InFlight, max_pause: float
+    ) -> None:
+        """Use *models* to find environments and *pool* to run in them.
+
+        Callers may pause for *max_pause* seconds, while they send or are sent parts.
+        """
         self._models = models
         self._pool = pool
         self.in_flight = in_flight
+        self.pause_s = None if math.isinf(max_pause) else max_pause
 
     async def answer(self, asked: Asked, request: Request) -> Answer:
         """Answer *request*, within a call that is under way.
@@ -94,7 +98,7 @@ class Predicting:
             share.add(len(request.payload))
             if more is not None:
                 await again(lambda: self._ready(asked))
-                whole = await received(request.payload, more, share)
+                whole = await received(request.payload, more, share, self.pause_s)
                 request = replace(request, payload=whole)
             call.bytes_in = share.bytes
             answering = await again(lambda: self._begun(asked, request, function))
@@ -202,7 +206,7 @@ class Answering:
 
 
 async def received(
-    first: Buffer, more: AsyncIterator[bytes], share: Share, pause_s: float = _LONGEST_PAUSE_S
+    first: Buffer, more: AsyncIterator[bytes], share: Share, pause_s: float | None
 ) -> bytearray:
     """Return *first* and what comes of *more*, which counts in *share*.
 
@@ -222,5 +226,5 @@ async def received(
             share.add(len(part))
             whole += part
     except TimeoutError:
-        message = f"the input goes on, and nothing of it has come for {pause_s:g} s"
+        message = f"nothing more of the input has come for {pause_s:g} s (`daemon.max_pause`)"
         raise DeadlineExceededError(message) from None

@@ -71,13 +71,15 @@ class Predictions(ModelHandlers, WorkerHandlers):
             message = "the first message has to have a `request`, and the `function` to ask"
             raise RequestInvalidError(message)
         asked, request = _parsed(first.request, first.request.payload)
+        pause_s = self._predicting.pause_s
         more = None if first.input_ends else _more(requests)
         async with self._predicting.stream(asked, request, function, more) as answering:
             async for part in answering:
                 payload = bytes(part.payload)
                 found = api.PredictStreamResponse(payload=payload, item_ends=part.ends)
-                await write(context, found)
-        await write(context, api.PredictStreamResponse(end=_response(answering.answer)))
+                await write(context, found, pause_s)
+        end = api.PredictStreamResponse(end=_response(answering.answer))
+        await write(context, end, pause_s)
 
 
 def _parsed(request: api.PredictRequest, payload: Buffer) -> tuple[Asked, Request]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PREDICT = envd_pb2.PredictStreamRequest.PREDICT
 PREDICT_STREAM = envd_pb2.PredictStreamRequest.PREDICT_STREAM
-_PART_BYTES = 1 << 20
+_PART_BYTES = 1 << 19
 # What a request says beside its payload, unless somebody has very much to say.
 _BESIDE_BYTES = 1 << 16
 

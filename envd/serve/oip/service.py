@@ -118,7 +118,8 @@ class Inference(services.GRPCInferenceServiceServicer):
 
         async def send(**parts: Any) -> None:
             async with turn:
-                await write(context, oip.ModelStreamInferResponse(**parts))
+                found = oip.ModelStreamInferResponse(**parts)
+                await write(context, found, self._predicting.pause_s)
 
         async def answer(request: oip.ModelInferRequest) -> None:
             call = self._calls.begin(_INFER, request.id, metadata, left_s)
