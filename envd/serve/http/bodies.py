@@ -34,7 +34,7 @@ class _Held:
 
     def add(self, part: bytes) -> None:
         self.check(len(self.content) + len(part))
-        self._in_flight.take(len(part))
+        self._in_flight.take(len(part), len(self.content))
         # Not a list of parts: what is freed in parts is not used again for others.
         self.content += part
 
