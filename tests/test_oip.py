@@ -642,6 +642,23 @@ def test_what_would_take_many_times_its_size_is_refused(
     assert taken.resident(session.daemon.pid) - before < 100 << 20
 
 
+def test_raw_contents_pass_beside_their_messages(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("check_laden.py")
+    home = program.parent.parent
+    subprocess.run([sys.executable, program], cwd=tmp_path, env={"PYTHONPATH": home}, check=True)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_so_do_those_that_are_large(session: Session, count: int) -> None:
+    sent = [np.random.default_rng(one).random((100_000 // count, 2)) for one in range(count)]
+    inputs = [tensor(f"x{place}", one) for place, one in enumerate(sent)]
+    answer = session.infer("echo", *inputs)
+    names = ["output-1"] if count == 1 else [f"x{place}" for place in range(count)]
+
+    for name, one in zip(names, sent, strict=True):
+        np.testing.assert_array_equal(answer.as_numpy(name), one)
+
+
 def test_what_is_too_large_is_refused(session: Session) -> None:
     with pytest.raises(InferenceServerException) as large:
         session.infer("echo", tensor("x", np.zeros((1 << 20, 1))))

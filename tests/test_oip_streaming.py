@@ -12,7 +12,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from envd.errors import ShuttingDownError
+from envd.errors import DeadlineExceededError, ShuttingDownError
 from envd.serve.oip import streaming
 from tests.conftest import launch, one_python, stop
 from tests.tiny import Tiny
@@ -97,6 +97,23 @@ def test_a_daemon_that_stops_answers_what_it_was_asked_and_then_ends_the_stream(
         with pytest.raises(ShuttingDownError):
             await task
         assert asked.ended == [0]
+
+    asyncio.run(play())
+
+
+def test_what_cannot_be_answered_ends_it_for_all() -> None:
+    async def play() -> None:
+        asked = Asked(3, is_endless=True)
+
+        async def fail(number: int) -> None:
+            if number == 1:
+                message = "nobody takes anything"
+                raise DeadlineExceededError(message)
+            await asked.answer(number)
+
+        with pytest.raises(DeadlineExceededError):
+            await streaming.each(asked.requests(), fail, asked.draining)
+        assert sorted(asked.cancelled) == [0, 2]
 
     asyncio.run(play())
 

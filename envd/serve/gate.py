@@ -12,13 +12,16 @@ from envd.errors import PermissionDeniedError
 from envd.serve import large
 from envd.serve.calls import Calls
 from envd.serve.context import Context
+from envd.serve.oip import laden
 from envd.serve.roles import ROLES, Role
 
 # Those of health and reflection are answered by gRPC itself.
 _OWN = ("/envd.", "/inference.")
 # What reads requests and writes answers otherwise than by their messages alone.
 _CODERS: dict[str, tuple[Any, Any]] = {
-    "/envd.v1.Predictions/Predict": (large.request, large.response)
+    "/envd.v1.Predictions/Predict": (large.request, large.response),
+    "/inference.GRPCInferenceService/ModelInfer": (laden.request, laden.response),
+    "/inference.GRPCInferenceService/ModelStreamInfer": (laden.request, laden.streamed),
 }
 
 

@@ -49,14 +49,14 @@ def request(encoded: bytes) -> Laden[api.PredictRequest]:
 
 def response(laden: Laden[api.PredictResponse]) -> bytes:
     """Write an answer, which has no payload of its own."""
-    length = _varint(len(laden.payload))
+    length = varint(len(laden.payload))
     return b"".join([laden.message.SerializeToString(), _RESPONSE_TAG, length, laden.payload])
 
 
 def size(laden: Laden[api.PredictResponse]) -> int:
     """Return how long an answer is when it is written."""
     length = len(laden.payload)
-    return laden.message.ByteSize() + len(_RESPONSE_TAG) + len(_varint(length)) + length
+    return laden.message.ByteSize() + len(_RESPONSE_TAG) + len(varint(length)) + length
 
 
 def _payload(encoded: bytes) -> tuple[int, int, int] | None:
@@ -71,11 +71,11 @@ def _payload(encoded: bytes) -> tuple[int, int, int] | None:
             if encoded[tag] >= 1 << 7:
                 return None
             if encoded[tag] & 7 == _VARINT:
-                _, place = _read_varint(encoded, begin)
+                _, place = read_varint(encoded, begin)
                 continue
             if encoded[tag] & 7 != _BYTES:
                 return None
-            length, begin = _read_varint(encoded, begin)
+            length, begin = read_varint(encoded, begin)
             place = begin + length
             if encoded[tag] == _REQUEST_TAG and length > _LARGE_BYTES:
                 return (tag, begin, place) if place <= len(encoded) else None
@@ -84,7 +84,7 @@ def _payload(encoded: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _read_varint(encoded: bytes, place: int) -> tuple[int, int]:
+def read_varint(encoded: bytes, place: int) -> tuple[int, int]:
     """Return the number at *place*, and the place behind it."""
     value = shift = 0
     while encoded[place] >= 1 << 7:
@@ -93,7 +93,8 @@ def _read_varint(encoded: bytes, place: int) -> tuple[int, int]:
     return value | encoded[place] << shift, place + 1
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Write a number as the wire has it."""
     found = bytearray()
     while value >= 1 << 7:
         found.append(value & 0x7F | 0x80)

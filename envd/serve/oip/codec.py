@@ -17,20 +17,23 @@ from envd.run.envd_worker import tensors
 from envd.run.envd_worker.tensors import Malformed
 from envd.serve.oip import inference_pb2 as oip
 from envd.serve.oip import typed
+from envd.serve.oip.laden import Laden
 
+Asked = Laden[oip.ModelInferRequest]
 _SHARED_MEMORY = "shared_memory_region"
 _SIZE = "binary_data_size"
 # Each takes a hundred times the memory and time that its two bytes in a message would suggest.
 _MOST_PARTS, _MAX_HEADER_BYTES = 25_000, 8 << 20
 
 
-def check(request: oip.ModelInferRequest, most_bytes: int) -> None:
-    """See that *request* takes no more time and memory than its size would let one think.
+def check(asked: Asked, most_bytes: int) -> None:
+    """See that what is *asked* takes no more time and memory than its size would let one think.
 
     Raises:
         PayloadInvalidError: it has very many parts.
         PayloadTooLargeError: its typed elements are more than *most_bytes* elsewhere.
     """
+    request = asked.message
     count = len(request.inputs) + len(request.outputs) + len(request.parameters)
     if count <= _MOST_PARTS:
         count += sum(len(one.parameters) for one in request.inputs)
@@ -38,7 +41,7 @@ def check(request: oip.ModelInferRequest, most_bytes: int) -> None:
     if count > _MOST_PARTS:
         message = f"the request has over {_MOST_PARTS} tensors and parameters"
         raise PayloadInvalidError(message)
-    if len(request.raw_input_contents) > len(request.inputs):
+    if len(asked.raw) > len(request.inputs):
         message = "there are more raw contents than inputs"
         raise PayloadInvalidError(message)
     for one in request.inputs:
@@ -54,13 +57,13 @@ def check(request: oip.ModelInferRequest, most_bytes: int) -> None:
         raise PayloadTooLargeError(message, bytes=size, max_message=most_bytes)
 
 
-def payload(request: oip.ModelInferRequest) -> bytes:
-    """Return *request*, which was checked, as a worker takes it, but for what it is called by.
+def payload(asked: Asked) -> bytes:
+    """Return what is *asked*, which was checked, as a worker takes it, but for names.
 
     Raises:
         PayloadInvalidError: it is not what the protocol says.
     """
-    buffers = list(_buffers(request))
+    request, buffers = asked.message, list(_buffers(asked))
     parameters = _parameters(request.parameters) | {"binary_data_output": True}
     inputs = [
         {
@@ -84,14 +87,13 @@ def payload(request: oip.ModelInferRequest) -> bytes:
     return sealed
 
 
-def response(
-    answer: Buffer, request: oip.ModelInferRequest, version: str
-) -> oip.ModelInferResponse:
-    """Return the *answer* of a worker to *request*, whose model has that *version*.
+def response(answer: Buffer, asked: Asked, version: str) -> Laden[oip.ModelInferResponse]:
+    """Return the *answer* of a worker to what is *asked* of a model of that *version*.
 
     Raises:
         ModelRaisedError: no worker answers so.
     """
+    request, raw = asked.message, list[Buffer]()
     found = oip.ModelInferResponse(
         model_name=request.model_name, model_version=version, id=request.id
     )
@@ -100,44 +102,48 @@ def response(
         _set(found.parameters, tensors.parameters_of(header, "the answer"))
         documents = header["outputs"]
         # Whoever sends their elements typed gets them so, as far as there are types for it.
-        is_raw = bool(request.raw_input_contents) or any(
-            one["datatype"] not in typed.FIELDS for one in documents
-        )
+        is_raw = bool(asked.raw) or any(one["datatype"] not in typed.FIELDS for one in documents)
         for one in documents:
-            rest = _add(found, one, rest, is_raw=is_raw)
+            buffer, rest = _cut(one, rest)
+            output = _add(found, one)
+            if is_raw:
+                raw.append(buffer)
+            else:
+                typed.unpack(buffer, output.datatype, output.contents)
     except (Malformed, DecodeError, KeyError, TypeError, ValueError) as error:
         message = f"the model's worker answered what are no tensors: {error!r}"
         raise ModelRaisedError(message) from error
-    return found
+    return Laden(found, raw)
+
+
+def _cut(document: dict[str, Any], rest: memoryview) -> tuple[memoryview, memoryview]:
+    """Return the elements of an output, and what of *rest* is behind them."""
+    size = document["parameters"][_SIZE]
+    if not 0 <= size <= len(rest):
+        raise Malformed(_SIZE)
+    return rest[:size], rest[size:]
 
 
 def _add(
-    found: oip.ModelInferResponse, document: dict[str, Any], rest: memoryview, *, is_raw: bool
-) -> memoryview:
-    """Add an output to *found*; return what of *rest* is behind it."""
-    parameters = dict(document["parameters"])
-    size = parameters.pop(_SIZE)
-    if not 0 <= size <= len(rest):
-        raise Malformed(_SIZE)
+    found: oip.ModelInferResponse, document: dict[str, Any]
+) -> oip.ModelInferResponse.InferOutputTensor:
+    """Add an output without its elements to *found*, and return it."""
     output = found.outputs.add(
         name=document["name"], datatype=document["datatype"], shape=document["shape"]
     )
-    _set(output.parameters, parameters)
-    if is_raw:
-        found.raw_output_contents.append(bytes(rest[:size]))
-    else:
-        typed.unpack(rest[:size], output.datatype, output.contents)
-    return rest[size:]
+    parameters = document["parameters"].items()
+    _set(output.parameters, {key: one for key, one in parameters if key != _SIZE})
+    return output
 
 
-def _buffers(request: oip.ModelInferRequest) -> Iterator[bytes]:
+def _buffers(asked: Asked) -> Iterator[Buffer]:
     """Yield the elements of each input as bytes.
 
     Raises:
         PayloadInvalidError: there are none, or they are not of its datatype.
     """
-    raw = iter(request.raw_input_contents)
-    for one in request.inputs:
+    raw = iter(asked.raw)
+    for one in asked.message.inputs:
         if _SHARED_MEMORY in one.parameters:
             message = f"envd has no shared memory for `{one.name}`; send its elements"
             raise PayloadInvalidError(message, input=one.name)

@@ -15,11 +15,13 @@ from envd.run.channel import Buffer
 from envd.run.envd_worker.protocol import TENSORS
 from envd.run.pool import Request
 from envd.serve.calls import Calls
-from envd.serve.context import Context, write
-from envd.serve.oip import codec, streaming
+from envd.serve.context import Context
+from envd.serve.oip import codec, laden, streaming
 from envd.serve.oip import inference_pb2 as oip
 from envd.serve.oip import inference_pb2_grpc as services
 from envd.serve.oip.catalog import EXTENSIONS, PLATFORM, Catalog, state_of, version_of
+from envd.serve.oip.laden import Laden, Streamed
+from envd.serve.oip.streaming import Sending
 from envd.serve.predicting import Asked, Predicting
 from envd.serve.roles import Role
 from envd.serve.served import Entry, State
@@ -101,36 +103,31 @@ class Inference(services.GRPCInferenceServiceServicer):
             found.parameters["content_type"].string_param = said.content_type
         return found
 
-    async def ModelInfer(  # noqa: N802
-        self, request: oip.ModelInferRequest, context: Context
-    ) -> oip.ModelInferResponse:
+    # The stubs know messages only, with their raw contents in them.
+    async def ModelInfer(  # type: ignore[override]  # noqa: N802
+        self, request: codec.Asked, context: Context
+    ) -> Laden[oip.ModelInferResponse]:
         """Ask one model."""
         del context
         return await self._infer(request)
 
-    # The stubs know generators only.
+    # And generators only.
     async def ModelStreamInfer(  # type: ignore[override]  # noqa: N802
-        self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[codec.Asked], context: Context
     ) -> None:
         """Ask models, each request in a task of its own; what streams answers as it goes on."""
         metadata, left_s = context.invocation_metadata(), context.time_remaining
-        turn = asyncio.Lock()
+        sending = Sending(context, self._predicting.pause_s)
 
-        async def send(**parts: Any) -> None:
-            async with turn:
-                found = oip.ModelStreamInferResponse(**parts)
-                await write(context, found, self._predicting.pause_s)
-
-        async def answer(request: oip.ModelInferRequest) -> None:
-            call = self._calls.begin(_INFER, request.id, metadata, left_s)
+        async def answer(request: codec.Asked) -> None:
+            call = self._calls.begin(_INFER, request.message.id, metadata, left_s)
             try:
                 with self._calls.under_way(call):
                     async with contextlib.aclosing(self._answers(request)) as answers:
                         async for one in answers:
-                            await send(infer_response=one)
+                            await sending.send(Streamed(one))
             except EnvdError as error:
-                text = f"{error.reason}: {error.message}"
-                await send(error_message=text, infer_response=_empty(request))
+                await sending.send(Streamed(_empty(request), f"{error.reason}: {error.message}"))
 
         await streaming.each(requests, answer, self._calls.draining)
 
@@ -187,47 +184,48 @@ class Inference(services.GRPCInferenceServiceServicer):
         await self._catalog.unload(request.model_name, is_admin=self._is_admin)
         return oip.RepositoryModelUnloadResponse()
 
-    async def _infer(self, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
-        entry, asked, parsed = await self._parsed(request)
-        answer = await self._predicting.answer(asked, parsed)
-        return await self._response(answer.prediction.payload, request, entry)
+    async def _infer(self, asked: codec.Asked) -> Laden[oip.ModelInferResponse]:
+        entry, parsed = await self._parsed(asked)
+        answer = await self._predicting.answer(Asked(entry.address), parsed)
+        return await self._response(answer.prediction.payload, asked, entry)
 
-    async def _answers(
-        self, request: oip.ModelInferRequest
-    ) -> AsyncGenerator[oip.ModelInferResponse]:
+    async def _answers(self, asked: codec.Asked) -> AsyncGenerator[Laden[oip.ModelInferResponse]]:
         """Yield what a model answers in a stream: several things, if it is one that streams.
 
         The last is marked as Triton does that, or nothing behind it is sent if that is wanted.
         """
+        request = asked.message
         entry = self._catalog.find(request.model_name, request.model_version)
         if not await self._catalog.is_streamable(entry):
-            yield _marked(await self._infer(request), is_final=True)
+            yield _marked(await self._infer(asked), is_final=True)
             return
-        entry, asked, parsed = await self._parsed(request)
-        async with self._predicting.stream(asked, parsed, "predict_stream") as answering:
+        entry, parsed = await self._parsed(asked)
+        stream = self._predicting.stream(Asked(entry.address), parsed, "predict_stream")
+        async with stream as answering:
             item: list[Buffer] = []
             async for part in answering:
                 item.append(part.payload)
                 if part.ends:
-                    found = await self._response(b"".join(item), request, entry)
+                    found = await self._response(b"".join(item), asked, entry)
                     item.clear()
                     yield _marked(found, is_final=False)
         if request.parameters[_WITH_END].bool_param:
-            yield _marked(_empty(request, version_of(entry)), is_final=True)
+            yield _marked(_empty(asked, version_of(entry)), is_final=True)
 
-    async def _parsed(self, request: oip.ModelInferRequest) -> tuple[Entry, Asked, Request]:
+    async def _parsed(self, asked: codec.Asked) -> tuple[Entry, Request]:
+        request = asked.message
         entry = self._catalog.find(request.model_name, request.model_version)
-        codec.check(request, self._predicting.in_flight.largest)
+        codec.check(asked, self._predicting.in_flight.largest)
         size = max((one.contents.ByteSize() for one in request.inputs), default=0)
-        payload = await _done(size, codec.payload, request)
-        return entry, Asked(entry.address), Request(payload, TENSORS, None)
+        payload = await _done(size, codec.payload, asked)
+        return entry, Request(payload, TENSORS, None)
 
     async def _response(
-        self, payload: Buffer, request: oip.ModelInferRequest, entry: Entry
-    ) -> oip.ModelInferResponse:
-        size = 0 if request.raw_input_contents else len(payload)
-        found = await _done(size, codec.response, payload, request, version_of(entry))
-        self._predicting.in_flight.check_answer(payload, found.ByteSize)
+        self, payload: Buffer, asked: codec.Asked, entry: Entry
+    ) -> Laden[oip.ModelInferResponse]:
+        size = 0 if asked.raw else len(payload)
+        found = await _done(size, codec.response, payload, asked, version_of(entry))
+        self._predicting.in_flight.check_answer(payload, lambda: laden.size(found))
         return found
 
 
@@ -238,16 +236,19 @@ async def _done(size: int, function: Callable[..., _Result], *given: Any) -> _Re
     return await asyncio.to_thread(function, *given)
 
 
-def _empty(request: oip.ModelInferRequest, version: str = "") -> oip.ModelInferResponse:
-    """Return an answer to *request* with nothing in it."""
-    return oip.ModelInferResponse(
-        model_name=request.model_name, model_version=version, id=request.id
+def _empty(asked: codec.Asked, version: str = "") -> Laden[oip.ModelInferResponse]:
+    """Return an answer to what is *asked* with nothing in it."""
+    request = asked.message
+    return Laden(
+        oip.ModelInferResponse(model_name=request.model_name, model_version=version, id=request.id)
     )
 
 
-def _marked(found: oip.ModelInferResponse, *, is_final: bool) -> oip.ModelInferResponse:
+def _marked(
+    found: Laden[oip.ModelInferResponse], *, is_final: bool
+) -> Laden[oip.ModelInferResponse]:
     """Return *found*, in which it says whether it is the last for its request."""
-    found.parameters[_IS_FINAL].bool_param = is_final
+    found.message.parameters[_IS_FINAL].bool_param = is_final
     return found
 
 
