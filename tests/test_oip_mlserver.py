@@ -140,6 +140,51 @@ def test_how_numbers_are_sent_makes_no_difference(name: str) -> None:
         assert _read(name, is_binary=True) == said
 
 
+_LONGS = {"type": "array", "items": {"type": "long"}}
+_HINTED = [
+    # Of `list[str]`, `list[int]`, `list[list[int]]`, `list[SomeModel]`.
+    ("string", "BYTES", [2, 1], ["a", "é"], ["a", "é"]),
+    ("string", "BYTES", [2], ["a", "é"], ["a", "é"]),
+    ("long", "INT64", [2, 1], [1, 2], [1, 2]),
+    (_LONGS, "INT64", [2, 2], [1, 2, 3, 4], [[1, 2], [3, 4]]),
+    (_LONGS, "BYTES", [2], ["[1]", "[2, 3]"], [[1], [2, 3]]),
+    (
+        {"type": "object", "properties": {"a": {"type": "long", "required": True}}},
+        "BYTES", [1], ['{"a": 1}'], [{"a": 1}],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "datatype", "shape", "data", "wanted"), _HINTED)
+def test_a_model_of_type_hints_gets_a_list_of_what_they_say(
+    kind: Any, datatype: str, shape: list[int], data: list[Any], wanted: list[Any]
+) -> None:
+    column = {"required": True, **(kind if isinstance(kind, dict) else {"type": kind})}
+    metadata = _metadata([column])
+    metadata.is_from_type_hint = True
+    # It has no name, and may be called anything.
+    one = {"name": "any", "datatype": datatype, "shape": shape, "data": data}
+    head = {"content_type": TENSORS, "params": None}
+
+    for is_binary in (False, True):
+        payload = _payload({"inputs": [one]}, is_binary=is_binary)
+        found = reading.read(head, payload, metadata).data
+
+        assert found == wanted
+        assert type(found[0]) is type(wanted[0])
+
+
+def test_what_has_no_name_in_the_signature_is_read_as_it_says_whatever_it_is_called() -> None:
+    inputs = [{"type": "tensor", "tensor-spec": {"dtype": "str", "shape": [-1]}}]
+    one = {"name": "any", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
+    payload = _payload({"inputs": [one]}, is_binary=True)
+
+    head = {"content_type": TENSORS, "params": None}
+    found = reading.read(head, payload, _metadata(inputs)).data
+
+    assert (found.dtype.kind, found.tolist()) == ("U", ["a", "b"])
+
+
 def _written(raw: Any, **header: Any) -> Any:
     body, _ = Wanted(header, reading.Metadata()).written(raw, 1 << 20)
     found, rest = tensors.opened(body)

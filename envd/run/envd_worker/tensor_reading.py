@@ -42,18 +42,28 @@ class Expected:
 
     def __init__(self, schema):
         """Read MLflow's *schema*, which may be None."""
-        self.kinds, self.types, self.whole = {}, {}, None
         specs = getattr(schema, "inputs", None) or getattr(schema, "columns", None) or []
+        self._kinds, self._types, self.whole = {}, {}, None
+        # What has no name is meant whatever it is called.
+        self._only = "input-0" if len(specs) == 1 and not specs[0].name else None
         is_tensors = [type(one).__name__ == "TensorSpec" for one in specs]
         for place, spec in enumerate(specs):
             name = spec.name or "input-%d" % place
             if is_tensors[place]:
-                self.kinds[name], self.types[name] = "np", spec.type.kind
+                self._kinds[name], self._types[name] = "np", spec.type.kind
             else:
-                self.kinds[name] = _OF_COLUMNS.get(getattr(spec.type, "name", None), "pd_json")
+                self._kinds[name] = _OF_COLUMNS.get(getattr(spec.type, "name", None), "pd_json")
         if specs:
             is_named = all(one.name for one in specs)
             self.whole = ("dict" if is_named else "np") if all(is_tensors) else "pd"
+
+    def kind(self, name):
+        """Return the content type of the tensor called *name*, or None."""
+        return self._kinds.get(self._only or name)
+
+    def type(self, name):
+        """Return how numpy calls what the array called *name* holds, or None."""
+        return self._types.get(self._only or name)
 
 
 def read(payload, metadata):
@@ -83,7 +93,7 @@ def _is_param(name, known):
 def _whole(found, own, metadata):
     expected = metadata.expected
     if own is None and metadata.is_from_type_hint and len(found) == 1:
-        return _plain(_value(found[0], expected))
+        return _hinted(found[0], expected)
     kind = own or expected.whole
     if kind == "pd":
         return _table(found, expected)
@@ -102,11 +112,22 @@ def _whole(found, own, metadata):
     return {one.name: _value(one, expected) for one in found}
 
 
+def _hinted(tensor, expected):
+    """Return a tensor as what the type hints of MLflow are of: a list of plain values."""
+    if tensor.datatype == "BYTES":
+        kind = _kind(tensor, expected) or "str"
+        return _value(tensor, expected, "str") if kind != "np" else tensor.texts
+    values = tensor.values()
+    # Elements that are lists themselves come as JSON, or as rows.
+    is_flat = expected.kind(tensor.name) != "pd_json"
+    return values if is_flat else tensors.nested(values, tensor.shape)
+
+
 def _value(tensor, expected, default=None):
     """Return what a tensor becomes."""
     kind = _kind(tensor, expected) or default
     if kind in (None, "np"):
-        return _array(tensor, expected.types.get(tensor.name))
+        return _array(tensor, expected.type(tensor.name))
     if kind not in _READERS:
         message = "the content type `%s` of `%s` is not known; send np, str, base64, datetime"
         raise Refused("PAYLOAD_INVALID", message % (kind, tensor.name))
@@ -117,7 +138,7 @@ def _value(tensor, expected, default=None):
 
 
 def _kind(tensor, expected):
-    return tensor.parameters.get("content_type") or expected.kinds.get(tensor.name)
+    return tensor.parameters.get("content_type") or expected.kind(tensor.name)
 
 
 def _text(value):
@@ -224,10 +245,6 @@ def _column(tensor, expected):
         message = "`%s` is to be a column, and has %d values for %d rows"
         raise Refused("PAYLOAD_INVALID", message % (tensor.name, tensor.count, rows))
     return value.reshape(rows)
-
-
-def _plain(value):
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _numpy():
