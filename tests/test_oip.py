@@ -306,7 +306,12 @@ def test_a_repository_serves_its_newest_version_and_the_others_by_number(
     client.load_model("grown")
     names = {(one.name, one.version) for one in client.get_model_repository_index().models}
 
+    shutil.copytree(home / "grown" / "10", home / "late" / "3")
+    with Client(session.daemon.root / "predict.sock", timeout_s=60) as envd:
+        late = envd.load_model("late")
+
     assert (newest, older) == ("10", "2")
+    assert (late.name, late.path) == ("late", str(home / "late" / "3"))
     assert session.infer("grown", _ONE).get_response().model_version == "11"
     assert session.infer("plain", _ONE).get_response().model_version == "1"
     assert {("grown", "10"), ("grown", "11"), ("plain", "1")} <= names

@@ -82,11 +82,11 @@ class Core:
             sandbox=self.sandbox,
         )
         self.models = ReadyModels(settings, self.store, self.builds, self.entries)
-        self.loading = Loading(self.models, self.pool)
+        self.loading = Loading(self.models, self.pool, settings.models.repository)
         self.predicting = Predicting(
             self.models, self.pool, self.in_flight, settings.daemon.max_pause
         )
-        self.catalog = Catalog(settings.models.repository, self.models, self.loading, self.pool)
+        self.catalog = Catalog(self.models, self.loading)
         await self.builds.learn()
 
     async def serve_http(self) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from collections import Counter
+from pathlib import Path
 
 from envd_client.v1 import envd_pb2 as api
 
@@ -20,7 +21,7 @@ from envd.errors import (
     PermissionDeniedError,
     RequestInvalidError,
 )
-from envd.model import Model
+from envd.model import Model, repository
 from envd.model.fetch import redact
 from envd.run.pool import Pool
 from envd.serve.models import ReadyModels, again
@@ -34,8 +35,9 @@ log = logging.getLogger(__name__)
 class Loading:
     """What is loaded into the workers of one daemon."""
 
-    def __init__(self, models: ReadyModels, pool: Pool) -> None:
-        """Load nothing yet."""
+    def __init__(self, models: ReadyModels, pool: Pool, folder: str) -> None:
+        """Load nothing yet; *folder* is the repository folder, empty if there is none."""
+        self._folder = folder
         self._models = models
         self._entries = models.entries
         self._pool = pool
@@ -51,6 +53,19 @@ class Loading:
     def is_configured(self, name: str) -> bool:
         """Whether the model called *name* is one of the settings."""
         return self._entries.is_configured(self._entries.find(name))
+
+    async def look_again(self) -> None:
+        """Know what the repository folder offers now: what has gone from it is unloaded.
+
+        Raises:
+            SettingsInvalidError: it cannot be read, or has a model with the name of another.
+        """
+        if not self._folder:
+            return
+        offered = await asyncio.to_thread(repository.read, Path(self._folder))
+        for one in await self._entries.adopt(offered):
+            if one.model:
+                self._pool.unload(one.model.path)
 
     def check_may(self, model: str, *, is_admin: bool, is_plain: bool = True) -> None:
         """See that whoever asks may have *model* loaded or unloaded, *is_plain* as it is served.

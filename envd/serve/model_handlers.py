@@ -9,6 +9,7 @@ from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
 from envd.errors import RequestInvalidError
+from envd.model import naming
 from envd.serve.context import Context
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
@@ -30,6 +31,8 @@ class ModelHandlers(services.PredictionsServicer):
         """Load one model."""
         del context
         model, is_plain = named(request.model), not request.name
+        if naming.is_name(model):
+            await self._loading.look_again()
         self._loading.check_may(model, is_admin=self._is_admin, is_plain=is_plain)
         wait = request.wait if request.HasField("wait") else True
         return await self._loading.load(request.model, request.name, wait=wait)

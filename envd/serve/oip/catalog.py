@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 from envd.errors import ModelNotFoundError
-from envd.model import repository, signature
+from envd.model import signature
 from envd.model.signature import Signature
-from envd.run.pool import Pool
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
 from envd.serve.served import Entry, State
@@ -23,13 +19,11 @@ _AWAITED = (State.UNLOADED, State.LOADING)
 class Catalog:
     """The models that have a name: the protocol knows no others."""
 
-    def __init__(self, folder: str, models: ReadyModels, loading: Loading, pool: Pool) -> None:
-        """Look into *models*; those of the repository *folder*, if there is one, are known."""
-        self._folder = folder
+    def __init__(self, models: ReadyModels, loading: Loading) -> None:
+        """Look into *models*, and have *loading* load them."""
         self._models = models
         self._entries = models.entries
         self._loading = loading
-        self._pool = pool
 
     @property
     def is_ready(self) -> bool:
@@ -95,7 +89,7 @@ class Catalog:
             PermissionDeniedError: only an admin may do that with it.
             EnvdError: it cannot be loaded.
         """
-        await self._look_again()
+        await self._loading.look_again()
         entry = self.find(name)
         self._loading.check_may(name, is_admin=is_admin)
         await self._loading.load(entry.address, "", wait=True)
@@ -111,14 +105,6 @@ class Catalog:
         self._loading.check_may(name, is_admin=is_admin)
         for one in self._entries.versions(name):
             await self._loading.unload(one.address)
-
-    async def _look_again(self) -> None:
-        if not self._folder:
-            return
-        offered = await asyncio.to_thread(repository.read, Path(self._folder))
-        for one in await self._entries.adopt(offered):
-            if one.model:
-                self._pool.unload(one.model.path)
 
 
 def version_of(entry: Entry) -> str:

@@ -659,8 +659,9 @@ class PredictionsServicer(object):
     def LoadModel(self, request, context):
         """Builds the environment of a model and loads it, so that it is ready when asked.
 
-        Whoever leaves ends nothing. For anything but a model of the settings this is the
-        admin socket's (PERMISSION_DENIED). Codes as for Predict.
+        Whoever leaves ends nothing. The repository folder is looked into again before. For
+        anything but a model of the settings, or of that, this is the admin socket's
+        (PERMISSION_DENIED). Codes as for Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

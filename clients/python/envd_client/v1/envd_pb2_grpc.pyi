@@ -324,8 +324,9 @@ class PredictionsStub:
     LoadModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]
     """Builds the environment of a model and loads it, so that it is ready when asked.
 
-    Whoever leaves ends nothing. For anything but a model of the settings this is the
-    admin socket's (PERMISSION_DENIED). Codes as for Predict.
+    Whoever leaves ends nothing. The repository folder is looked into again before. For
+    anything but a model of the settings, or of that, this is the admin socket's
+    (PERMISSION_DENIED). Codes as for Predict.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_envd_pb2.UnloadModelRequest, _envd_pb2.Model]
     """Stops the workers of a model, each when it has answered what it was asked, and takes
@@ -379,8 +380,9 @@ class PredictionsAsyncStub(PredictionsStub):
     LoadModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.LoadModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
     """Builds the environment of a model and loads it, so that it is ready when asked.
 
-    Whoever leaves ends nothing. For anything but a model of the settings this is the
-    admin socket's (PERMISSION_DENIED). Codes as for Predict.
+    Whoever leaves ends nothing. The repository folder is looked into again before. For
+    anything but a model of the settings, or of that, this is the admin socket's
+    (PERMISSION_DENIED). Codes as for Predict.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_envd_pb2.UnloadModelRequest, _envd_pb2.Model]  # type: ignore[assignment]
     """Stops the workers of a model, each when it has answered what it was asked, and takes
@@ -449,8 +451,9 @@ class PredictionsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_envd_pb2.Model, _abc.Awaitable[_envd_pb2.Model]]:
         """Builds the environment of a model and loads it, so that it is ready when asked.
 
-        Whoever leaves ends nothing. For anything but a model of the settings this is the
-        admin socket's (PERMISSION_DENIED). Codes as for Predict.
+        Whoever leaves ends nothing. The repository folder is looked into again before. For
+        anything but a model of the settings, or of that, this is the admin socket's
+        (PERMISSION_DENIED). Codes as for Predict.
         """
 
     @_abc_1.abstractmethod
