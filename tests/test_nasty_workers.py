@@ -243,7 +243,6 @@ def test_an_answer_that_no_worker_gives_is_no_fault_of_envds(
     ("word", "items"),
     [
         ("large", [0]),
-        ("more than an item", [0]),
         ("more than can be counted", [0]),
         ("no end", [0]),
         ("of another", [0]),
@@ -260,6 +259,13 @@ def test_who_says_in_a_stream_what_no_worker_says_is_ended(
             assert given[: len(items)] == items
             assert not is_running(pid)
             done()
+
+
+def test_who_says_an_item_without_an_end_is_ended(ground: Ground) -> None:
+    with ground.unharmed(1):
+        pid = ground.pid("forked")
+        assert ground.stream("forked", "more than an item") == ([0], "WORKER_DIED")
+        assert not is_running(pid)
 
 
 @OFTEN

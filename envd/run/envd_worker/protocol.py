@@ -24,8 +24,8 @@ MAX_HEAD_BYTES = 1 << 20
 # The content type of payloads as in `tensors`.
 TENSORS = "application/x-envd-tensors"
 # The most that one PART or ITEM has, what is held of one stream, and what a frame of it
-# counts beside its payload: many small ones take place as well.
-PART_BYTES, WINDOW_BYTES, BESIDE_BYTES = 1 << 18, 1 << 20, 1 << 8
+# counts beside its payload: many small ones take place as well, and the time of others.
+PART_BYTES, WINDOW_BYTES, BESIDE_BYTES = 1 << 18, 1 << 20, 1 << 10
 
 _JOINED_BYTES = 1 << 16
 
