@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from envd_client.errors import ImportFailedError
+from envd_client.errors import ImportFailedError, StreamUnsupportedError
 from packaging.version import Version
 
 from envd import config
@@ -94,6 +94,29 @@ def test_models_that_share_an_environment_and_a_module_name_keep_their_answers(
     for number, answer, _ in in_turn + at_once:
         assert answer == models[number % 2].answer
     assert len({environment_id for _, _, environment_id in in_turn + at_once}) == 1
+
+
+def test_a_model_of_mlflows_answers_item_by_item(shared_daemon: Daemon, tmp_path: Path) -> None:
+    # In the environment of another, whose MLflow loads it.
+    model = shutil.copytree(expected("c1").path, tmp_path / "model")
+    (model / "code" / "speaking.py").write_text(
+        "class Model:\n"
+        "    def predict(self, model_input, params=None):\n        return 'all'\n\n"
+        "    def predict_stream(self, model_input, params=None):\n"
+        "        yield from model_input['messages'][-1]['content'].split()\n\n\n"
+        "def _load_pyfunc(path):\n    return Model()\n"
+    )
+    text = (model / "MLmodel").read_text().replace("streamable: false", "streamable: true")
+    (model / "MLmodel").write_text(text.replace("mlflow.pyfunc.model", "speaking"))
+    asked = json.dumps({"messages": [{"role": "user", "content": "one by one"}]})
+    with shared_daemon.client() as client:
+        stream = client.predict_stream(model, asked)
+        assert list(stream) == ["one", "by", "one"]
+        other = client.predict(expected("c1").path, expected("c1").payload)
+        # That one is none that streams.
+        with pytest.raises(StreamUnsupportedError):
+            list(client.predict_stream(expected("c1").path, expected("c1").payload))
+    assert stream.answer.environment_id == other.environment_id
 
 
 def test_old_models_run_on_the_python_they_were_saved_with(shared_daemon: Daemon) -> None:
