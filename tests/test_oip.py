@@ -362,6 +362,19 @@ def test_a_stream_answers_each_when_it_can_and_outlives_errors(
     assert "MODEL_RAISED: the model raised RuntimeError: it was asked to" in messages[1]
 
 
+def test_whoever_wants_the_status_of_an_error_gets_it_and_the_end_of_the_stream(
+    stub: Any,
+) -> None:
+    asked = [service_pb2.ModelInferRequest(model_name="nobody", id="1")]
+    plain = next(stub.ModelStreamInfer(iter(asked)))
+    with pytest.raises(grpc.RpcError) as raised:
+        next(stub.ModelStreamInfer(iter(asked), metadata=[("triton_grpc_error", "true")]))
+
+    assert "MODEL_NOT_FOUND" in plain.error_message
+    assert plain.infer_response.id == "1"
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 def test_a_model_that_streams_answers_a_request_item_by_item(session: Session) -> None:
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client = session.client

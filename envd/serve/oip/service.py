@@ -33,6 +33,8 @@ _LONG_BYTES = 1 << 17
 _Result = TypeVar("_Result")
 # Triton's parameters of requests and answers in streams.
 _WITH_END, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
+# And the header with which its clients want the status of an error, and the end of the stream.
+_ENDS_ON_ERROR = ("triton_grpc_error", "true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class Inference(services.GRPCInferenceServiceServicer):
         self, requests: AsyncIterator[codec.Asked], context: Context
     ) -> None:
         """Ask models, each request in a task of its own; what streams answers as it goes on."""
-        metadata, left_s = context.invocation_metadata(), context.time_remaining
+        metadata, left_s = context.invocation_metadata() or (), context.time_remaining
+        ends_on_error = _ENDS_ON_ERROR in metadata
         sending = Sending(context, self._predicting.pause_s)
 
         async def answer(request: codec.Asked) -> None:
@@ -127,6 +130,8 @@ class Inference(services.GRPCInferenceServiceServicer):
                         async for one in answers:
                             await sending.send(Streamed(one))
             except EnvdError as error:
+                if ends_on_error:
+                    raise
                 await sending.send(Streamed(_empty(request), f"{error.reason}: {error.message}"))
 
         await streaming.each(requests, answer, self._calls.draining)
