@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from envd_client.v1 import envd_pb2 as api
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -59,6 +62,33 @@ def test_what_protobuf_reads_is_read_alike_and_what_it_does_not_is_refused(
 
     assert bool(found) == bool(expected)
     assert found is None or found.message == expected
+
+
+_SMALL, _LARGE = (api.PredictRequest(payload=b"x" * size) for size in (1, 2 * LARGE))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        _SMALL.SerializeToString() + _LARGE.SerializeToString(),
+        _LARGE.SerializeToString() + _SMALL.SerializeToString(),
+        _LARGE.SerializeToString() + b"\x12\x00",
+    ],
+    ids=["small-large", "large-small", "large-none"],
+)
+def test_of_two_payloads_the_last_is_taken(encoded: bytes) -> None:
+    assert large.request(encoded).payload == api.PredictRequest.FromString(encoded).payload
+
+
+@pytest.mark.parametrize("encoded", [b"\x28" + b"\xff" * 2 * LARGE, b"\x28\x00" * 16 * LARGE])
+def test_what_is_hostile_takes_no_longer_than_protobuf_does(encoded: bytes) -> None:
+    began = time.thread_time()
+    try:
+        large.request(encoded)
+    except DecodeError:
+        pass
+
+    assert time.thread_time() - began < 0.3
 
 
 @given(size=_SIZES, environment=some.text(max_size=3))

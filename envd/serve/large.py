@@ -21,6 +21,8 @@ _LARGE_BYTES = 1 << 18
 _REQUEST_TAG = api.PredictRequest.PAYLOAD_FIELD_NUMBER << 3 | 2
 _RESPONSE_TAG = bytes([api.PredictResponse.PAYLOAD_FIELD_NUMBER << 3 | 2])
 _BYTES, _VARINT = 2, 0
+# What has more fields, or longer numbers, takes longer to look through than protobuf does.
+_MOST_FIELDS, _MOST_BITS = 64, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,7 @@ def request(encoded: bytes) -> Laden[api.PredictRequest]:
         return Laden(message, message.payload)
     tag, start, end = place
     message = api.PredictRequest.FromString(encoded[:tag] + encoded[end:])
-    # One that stands there twice is the last one.
-    return Laden(message, message.payload or memoryview(encoded)[start:end])
+    return Laden(message, memoryview(encoded)[start:end])
 
 
 def response(laden: Laden[api.PredictResponse]) -> bytes:
@@ -62,35 +63,42 @@ def size(laden: Laden[api.PredictResponse]) -> int:
 def _payload(encoded: bytes) -> tuple[int, int, int] | None:
     """Return where the payload begins with its tag, and by itself, and where it ends.
 
-    None where that takes more than a look at a few fields: protobuf will know.
+    None where that takes more than a look at a few fields, or it stands there twice: protobuf
+    will know.
     """
-    place = 0
+    place, found = 0, None
     try:
-        while place < len(encoded):
-            tag, begin = place, place + 1
-            if encoded[tag] >= 1 << 7:
+        for _ in range(_MOST_FIELDS):
+            if place == len(encoded):
+                return found
+            tag, kind = place, encoded[place] & 7
+            if encoded[tag] >= 1 << 7 or kind not in {_BYTES, _VARINT}:
                 return None
-            if encoded[tag] & 7 == _VARINT:
-                _, place = read_varint(encoded, begin)
-                continue
-            if encoded[tag] & 7 != _BYTES:
-                return None
-            length, begin = read_varint(encoded, begin)
-            place = begin + length
-            if encoded[tag] == _REQUEST_TAG and length > _LARGE_BYTES:
-                return (tag, begin, place) if place <= len(encoded) else None
-    except IndexError:
+            number, begin = read_varint(encoded, tag + 1)
+            place = begin + number if kind == _BYTES else begin
+            if encoded[tag] == _REQUEST_TAG:
+                if found:
+                    return None
+                found = tag, begin, place
+    except (IndexError, ValueError):
         return None
     return None
 
 
 def read_varint(encoded: bytes, place: int) -> tuple[int, int]:
-    """Return the number at *place*, and the place behind it."""
-    value = shift = 0
-    while encoded[place] >= 1 << 7:
+    """Return the number at *place*, and the place behind it.
+
+    Raises:
+        IndexError: it is cut off.
+        ValueError: it is longer than any.
+    """
+    value = 0
+    for shift in range(0, _MOST_BITS, 7):
         value |= (encoded[place] & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-    return value | encoded[place] << shift, place + 1
+        place += 1
+        if encoded[place - 1] < 1 << 7:
+            return value, place
+    raise ValueError(place)
 
 
 def varint(value: int) -> bytes:

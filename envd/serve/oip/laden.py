@@ -95,6 +95,6 @@ def _divided(encoded: bytes) -> tuple[list[memoryview], list[memoryview]] | None
                 rest.append(view[kept:tag])
                 raw.append(view[begin:place])
                 kept = place
-    except IndexError:
+    except (IndexError, ValueError):
         pass
     return None
