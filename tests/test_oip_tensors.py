@@ -121,6 +121,7 @@ _HOSTILE = [
     (_raw(_one() | {"parameters": {"content_type": "pickle"}}), "not known"),
     (_raw(_one() | {"parameters": {"content_type": ["pd"]}}), "not known"),
     (_raw(_one() | {"parameters": 1}), "not a JSON object"),
+    (_raw(_one() | {"id": float("nan")}), "no text"),
     (_raw(_one() | {"outputs": 1}), "no list"),
     (_raw(_one() | {"outputs": [1]}), "no name"),
     (_raw({"inputs": _one()["inputs"] * 2}), "two tensors"),

@@ -254,9 +254,11 @@ def test_types_that_only_look_the_same_do_not_fit() -> None:
         return pd.DataFrame({"x": pd.Categorical(names[:1], categories=names)})
 
     one = pd.DataFrame({"x": [1]})
+    deep = json.loads("[" * 900 + "]" * 900)
     pairs: list[tuple[Any, Any, bool]] = [
         (category("a", "b"), category("a", "b"), True),
         (category("a", "b"), category("a", "b", "c"), False),
+        (category("a", "b"), category("b", "a"), False),
         (category("a", "b"), one, False),
         (one, one.astype("int32"), False),
         (one, one.astype("Int64"), False),
@@ -270,6 +272,7 @@ def test_types_that_only_look_the_same_do_not_fit() -> None:
         (np.array([None]), np.array([None]), False),
         (np.array([1]), np.ma.array([1]), False),
         ([1], (2,), False),
+        (deep, deep, False),
     ]
 
     for first, second, fit in pairs:

@@ -10,6 +10,7 @@ import pytest
 from envd import config
 from envd.build import Interpreter, Interpreters
 from envd.run.envd_worker import protocol, reading, writing
+from envd.run.envd_worker.asking import ask
 from envd.run.envd_worker.refusals import Refused
 from tests.worker_program import JSON, Said, load_head, model, small_environment, worker
 
@@ -78,6 +79,17 @@ def test_what_is_no_input_is_refused(payload: str) -> None:
         reading.read(JSON, payload.encode(), reading.Metadata())
 
     assert raised.value.reason == "PAYLOAD_INVALID"
+
+
+def test_an_exception_may_have_any_name() -> None:
+    class Named(Exception):  # noqa: N818
+        name = 5
+
+    def predict(data: object) -> None:
+        raise Named(data)
+
+    with pytest.raises(Refused, match="the model raised Named: no"):
+        ask(predict, "no", None)
 
 
 def test_answers_are_written_as_mlflow_writes_them() -> None:

@@ -27,8 +27,9 @@ def fits(one, other):
     try:
         form = _form_of(one)
         return form is not None and form == _form_of(other) and _same(one.params, other.params)
-    except TypeError:
-        # Types of two libraries that cannot be compared are not the same.
+    except (TypeError, RecursionError):
+        # Types of two libraries that cannot be compared are not the same; nor is what is nested
+        # more deeply than can be looked at.
         return False
 
 
@@ -133,7 +134,8 @@ def _form_of_table(table):
 
 def _form_of_column(column):
     if column.dtype != object:
-        return "type", column.dtype
+        # To pandas, the order of categories that have none does not matter; their codes do.
+        return "type", column.dtype, list(getattr(column.dtype, "categories", ()))
     kinds = {type(value) for value in column}
     return ("objects", kinds.pop()) if kinds in ({str}, {bytes}) else None
 

@@ -28,10 +28,10 @@ def refuse_missing(error):
     Only a top-level module that cannot be found: `cannot import name` and a missing
     shared library are no reason to install something.
     """
-    module = (getattr(error, "name", None) or "").split(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or not module:
+    if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
         return
-    if module not in sys.modules and importlib.util.find_spec(module) is None:
+    module = error.name.split(".")[0]
+    if module and module not in sys.modules and importlib.util.find_spec(module) is None:
         raise Refused("IMPORT_FAILED", str(error), module=module, traceback=trace())
 
 

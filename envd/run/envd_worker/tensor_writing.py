@@ -12,6 +12,8 @@ class Wanted:
     def __init__(self, header, metadata):
         """Read the header of the request; *metadata* is as in `reading`."""
         self._id, self._schema = header.get("id"), metadata.outputs
+        if not isinstance(self._id, (str, type(None))):
+            raise tensors.Malformed("the `id` of the request is no text")
         given = tensors.parameters_of(header, "the request")
         self._is_binary, self._outputs = given.get("binary_data_output") is True, {}
         for one in _list(header.get("outputs") or []):
