@@ -5,6 +5,9 @@ Not a test of pytest's process: tritonclient's messages are in that.
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -80,6 +83,15 @@ def answers_are_written_as_protobuf_writes_them(message, raw, error) -> None:
     assert len(streamed) == both.ByteSize()
 
 
+def a_number_without_an_end_takes_no_time() -> None:
+    began = time.thread_time()
+    with contextlib.suppress(DecodeError):
+        laden.request(b"\x0a" + b"\xff" * 2 * LARGE)
+
+    assert time.thread_time() - began < 0.3
+
+
 if __name__ == "__main__":
+    a_number_without_an_end_takes_no_time()
     requests_are_read_as_protobuf_reads_them()
     answers_are_written_as_protobuf_writes_them()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import time
 
 import grpc
 import pytest
 
 from envd import errors
-from envd.errors import Blame, EnvdError, InternalError, from_document
+from envd.errors import Blame, EnvdError, InternalError, ModelNotFoundError, from_document
+from envd.serve import status
 
 CLASSES = [
     cls
@@ -81,3 +83,13 @@ def test_what_will_work_by_itself_is_worth_a_retry(cls: type[EnvdError]) -> None
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_class_says_what_the_caller_can_do(cls: type[EnvdError]) -> None:
     assert re.fullmatch(r"[A-Z][^;]+; [a-z ]+\.|envd itself is at fault; report it\.", cls.__doc__)
+
+
+def test_a_message_of_any_length_is_cut_at_once() -> None:
+    error = ModelNotFoundError("é" * (8 << 20))
+    began = time.thread_time()
+
+    found = status.of(error, "1")
+
+    assert time.thread_time() - began < 0.3
+    assert 300 < len(found.details) < 2400

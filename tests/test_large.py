@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -83,10 +84,8 @@ def test_of_two_payloads_the_last_is_taken(encoded: bytes) -> None:
 @pytest.mark.parametrize("encoded", [b"\x28" + b"\xff" * 2 * LARGE, b"\x28\x00" * 16 * LARGE])
 def test_what_is_hostile_takes_no_longer_than_protobuf_does(encoded: bytes) -> None:
     began = time.thread_time()
-    try:
+    with contextlib.suppress(DecodeError):
         large.request(encoded)
-    except DecodeError:
-        pass
 
     assert time.thread_time() - began < 0.3
 

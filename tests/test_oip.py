@@ -553,10 +553,10 @@ _TYPED = [
 ]
 
 
-def typed(datatype: str, field: str, values: list[Any], shape: list[int]) -> Any:
+def typed(datatype: str, field: str, values: list[Any], shape: list[int], name: str = "x") -> Any:
     """Return a request as MLServer's clients send it."""
     found = service_pb2.ModelInferRequest(model_name="echo", id="7")
-    one = found.inputs.add(name="x", datatype=datatype, shape=shape)
+    one = found.inputs.add(name=name, datatype=datatype, shape=shape)
     getattr(one.contents, field).extend(values)
     return found
 
@@ -598,6 +598,12 @@ def test_so_is_what_is_long(stub: Any, datatype: str, field: str, value: Any) ->
     assert list(getattr(answer.outputs[0].contents, field)) == values
 
 
+def _elsewhere() -> Any:
+    found = typed("INT32", "int_contents", [], [1])
+    found.inputs[0].parameters["shared_memory_region"].string_param = "a"
+    return found
+
+
 _REFUSED = [
     (typed("INT8", "int_contents", [128], [1, 1]), "no INT8"),
     (typed("INT32", "int64_contents", [1], [1, 1]), "only `int_contents` may hold"),
@@ -609,6 +615,8 @@ _REFUSED = [
     (typed("BYTES", "bytes_contents", [b"a", b"b"], [3, 1]), "has 2 elements"),
     (typed("COMPLEX", "fp32_contents", [1], [1, 1]), "only raw contents"),
     (service_pb2.ModelInferRequest(model_name="echo"), "no input"),
+    (_elsewhere(), "no shared memory for `x`"),
+    (typed("BOOL", "bool_contents", [True], [2], name="x" * (1 << 20)), "`xxxx"),
 ]
 
 

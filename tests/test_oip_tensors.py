@@ -122,8 +122,13 @@ _HOSTILE = [
     (_raw(_one() | {"parameters": {"content_type": ["pd"]}}), "not known"),
     (_raw(_one() | {"parameters": 1}), "not a JSON object"),
     (_raw(_one() | {"id": float("nan")}), "no text"),
+    (_raw(_one(parameters={"shared_memory_region": "a"})), "no shared memory"),
     (_raw(_one() | {"outputs": 1}), "no list"),
     (_raw(_one() | {"outputs": [1]}), "no name"),
+    (
+        _raw(_one() | {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "a"}}]}),
+        "no shared memory for `y`",
+    ),
     (_raw({"inputs": _one()["inputs"] * 2}), "two tensors"),
     (_raw(_sized(5), b"1234"), "is wrong"),
     (_raw(_sized(-1), b"1234"), "is wrong"),

@@ -53,6 +53,7 @@ def _info(error: EnvdError, request_id: str) -> error_details_pb2.ErrorInfo:
 
 def _cut(message: str) -> str:
     """Shorten *message* until its percent-encoding fits."""
+    message = message[:_MAX_MESSAGE_BYTES]
     while len(urllib.parse.quote(message, safe=string.printable)) > _MAX_MESSAGE_BYTES:
         message = message[: len(message) * 3 // 4]
     return message

@@ -5,6 +5,8 @@ import sys
 import traceback
 
 _MAX_TRACEBACK = 8000
+# A request may have names of any length, and what is said of them goes into the head of a frame.
+_MAX_SAID = 4000
 _SCHEMA_FUNCTIONS = ("_enforce_", "_validate_prediction_input", "_validate_params")
 
 
@@ -18,8 +20,8 @@ class Refused(Exception):
 
     def document(self):
         """Return the head of the answer that says so."""
-        metadata = {key: str(value) for key, value in self.metadata.items()}
-        return {"reason": self.reason, "message": str(self), "metadata": metadata}
+        metadata = {key: str(value)[:_MAX_TRACEBACK] for key, value in self.metadata.items()}
+        return {"reason": self.reason, "message": str(self)[:_MAX_SAID], "metadata": metadata}
 
 
 def refuse_missing(error):

@@ -22,6 +22,8 @@ CODES = {
     "UINT64": ("Q", 8), "INT8": ("b", 1), "INT16": ("h", 2), "INT32": ("i", 4),
     "INT64": ("q", 8), "FP16": ("e", 2), "BF16": (None, 2), "FP32": ("f", 4), "FP64": ("d", 8),
 }  # fmt: skip
+# The parameter of Triton's that says where else elements are, or are to be.
+SHARED_MEMORY = "shared_memory_region"
 FLOATS = frozenset(("FP16", "FP32", "FP64"))
 # As many as numpy has; more elements than memory has addresses are none that were sent.
 MAX_DIMENSIONS, _MOST = 32, 1 << 62
@@ -127,6 +129,8 @@ def parameters_of(document, name):
     found = document.get("parameters")
     if found is not None and not isinstance(found, dict):
         raise Malformed("the parameters of `%s` are not a JSON object" % name)
+    if SHARED_MEMORY in (found or {}):
+        raise Malformed("envd has no shared memory for `%s`; send and take its elements" % name)
     return found or {}
 
 

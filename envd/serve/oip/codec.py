@@ -20,7 +20,6 @@ from envd.serve.oip import typed
 from envd.serve.oip.laden import Laden
 
 Asked = Laden[oip.ModelInferRequest]
-_SHARED_MEMORY = "shared_memory_region"
 _SIZE = "binary_data_size"
 # Each takes a hundred times the memory and time that its two bytes in a message would suggest.
 _MOST_PARTS, _MAX_HEADER_BYTES = 25_000, 8 << 20
@@ -144,9 +143,10 @@ def _buffers(asked: Asked) -> Iterator[Buffer]:
     """
     raw = iter(asked.raw)
     for one in asked.message.inputs:
-        if _SHARED_MEMORY in one.parameters:
-            message = f"envd has no shared memory for `{one.name}`; send its elements"
-            raise PayloadInvalidError(message, input=one.name)
+        if tensors.SHARED_MEMORY in one.parameters:
+            # The worker refuses it: it has no elements to have a look at.
+            yield b""
+            continue
         if one.HasField("contents") and one.contents.ByteSize():
             yield typed.packed(one)
         elif (buffer := next(raw, None)) is not None:
@@ -162,9 +162,6 @@ def _buffers(asked: Asked) -> Iterator[Buffer]:
 
 
 def _asked(parameters: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
-    if _SHARED_MEMORY in parameters:
-        message = "envd has no shared memory for outputs; take them from the answer"
-        raise PayloadInvalidError(message)
     # Their elements are in buffers, whatever a client says of REST.
     return _parameters(parameters) | {"binary_data": True}
 
