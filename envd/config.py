@@ -269,6 +269,9 @@ class Daemon:
         Seconds(300),
         "How long a caller may pause within its input, or take nothing of an answer in parts.",
     )
+    log_format: Literal["text", "json"] = setting(
+        "text", "How its log is written: lines, or a JSON object in each."
+    )
     metrics: Loopback = setting(
         Loopback(""), "Where Prometheus finds metrics, as in `127.0.0.1:9464`; none if empty."
     )
@@ -381,7 +384,7 @@ def load(
     Raises:
         SettingsInvalidError: the file cannot be read, or a setting is unknown or wrong.
     """
-    given = settings_file.read(_file(file, environ), list(fields()))
+    given = settings_file.read(file_of(file, environ), list(fields()))
     values = given.values | _from_variables(environ)
     sections: dict[str, Any] = {
         section: cls(**{name: value for (of, name), value in values.items() if of == section})
@@ -435,8 +438,8 @@ def passed(names: Collection[str], environ: Mapping[str, str] = os.environ) -> d
     return {key: value for key, value in environ.items() if key.upper() in wanted}
 
 
-def _file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the file to read, None where nobody named one and none lies at home."""
+def file_of(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the settings file to read, None where nobody named one and none lies at home."""
     named = given or (Path(environ["ENVD_CONFIG"]) if environ.get("ENVD_CONFIG") else None)
     path = named or platformdirs.user_config_path("envd") / "config.toml"
     return path if named or path.exists() else None

@@ -109,6 +109,10 @@ class Pool:
         self._clock = clock
         self._queues: dict[Key, Queue] = {}
 
+    def heed(self, settings: Settings) -> None:
+        """Keep workers from now on to the limits that *settings* say."""
+        self._settings = settings
+
     async def predict(
         self,
         model: Model,

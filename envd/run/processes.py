@@ -57,6 +57,7 @@ class Starter:
         """Speak over *control*; `attach` it to the loop that uses it."""
         self._control = control
         self._alive: dict[int, Process] = {}
+        self._pings: dict[int, asyncio.Future[None]] = {}
         self._count = 0
         self._room: asyncio.Future[None] | None = None
         self._late: set[asyncio.Task[None]] = set()
@@ -115,6 +116,18 @@ class Starter:
         except OSError:
             # It is gone, and its processes with it.
             return
+
+    async def answers(self) -> None:
+        """Return once it has answered that it is there; never, if it does not or is gone."""
+        self._count += 1
+        number, answered = self._count, asyncio.get_running_loop().create_future()
+        self._pings[number] = answered
+        try:
+            with contextlib.suppress(OSError):
+                await self._send({"ping": number})
+            await answered
+        finally:
+            del self._pings[number]
 
     async def _send_late(self, message: Mapping[str, object]) -> None:
         with contextlib.suppress(OSError):
@@ -179,6 +192,9 @@ class Starter:
             process = self._alive.pop(message["failed"])
             _fail(process.started, _not_started(message["error"], message["errno"]))
             _settle(process.exited, -signal.SIGKILL)
+        elif "pong" in message:
+            if answered := self._pings.get(message["pong"]):
+                _settle(answered, None)
         else:
             _settle(self._alive.pop(message["exited"]).exited, message["status"])
 

@@ -8,6 +8,7 @@ a SOCK_SEQPACKET pair, one JSON object a message:
         whose numbers replace `{0}`, `{1}`... in argv; the rest stays open here until the
         child has ended (its lease)
     {"kill": id, "signal": number}                            the child's process group
+    {"ping": id}                                              answered as `{"pong": id}`
 
 and is told `{"started": id, "pid"}`, `{"failed": id, "error", "errno"}` and
 `{"exited": id, "status"}`. What a child leaves when it ends, in whatever session, ends too;
@@ -83,6 +84,8 @@ class Spawner:
             self.fail(request["start"], OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif "start" in request:
             self.start(request, descriptors)
+        elif "ping" in request:
+            self.tell({"pong": request["ping"]})
         else:
             for child in self.children.values():
                 if child.number == request["kill"]:

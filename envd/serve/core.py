@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from envd.serve.calls import Calls
 from envd.serve.in_flight import InFlight
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
+from envd.serve.notify import Notifier
 from envd.serve.oip.catalog import Catalog
 from envd.serve.predicting import Predicting
 from envd.serve.served import Entries
@@ -64,6 +63,7 @@ class Core:
         self.in_flight = InFlight(settings.daemon)
         self.metrics_url = self.http_url = ""
         self._processes = processes
+        self.notifier = Notifier()
         self._tracing = tracing.start()
         self._metrics: Metrics | None = None
         self._http: Http | None = None
@@ -89,6 +89,24 @@ class Core:
         self.catalog = Catalog(self.models, self.loading)
         await self.builds.learn()
 
+    async def change(self, settings: Settings) -> None:
+        """Go on by *settings*: what differs in them is one of `envd.serve.reloading.LIVE`.
+
+        Raises:
+            SettingsInvalidError: a model of theirs has the name of one of the folder's; nothing
+                has changed.
+        """
+        gone, new = await self.entries.configure(settings.served)
+        self.settings = settings
+        self.in_flight.heed(settings.daemon)
+        self.pool.heed(settings)
+        self.models.heed(settings)
+        if self._http:
+            self._http.heed(settings)
+        for entry in gone:
+            await self.loading.leave(entry)
+        self.loading.begin(new)
+
     async def serve_http(self) -> None:
         """Serve HTTP, if that is wanted: it costs memory and time to import."""
         if not self.settings.http.listen:
@@ -108,10 +126,12 @@ class Core:
 
         Return whether all went well.
         """
-        going_on = asyncio.gather(self.pool.run(), *beside)
+        telling = self.notifier.run(self._processes.answers, self._doing)
+        going_on = asyncio.gather(self.pool.run(), telling, *beside)
         # What was imported stays: looking through all of it takes 20 ms, in which nobody is served.
         gc.freeze()
-        _notify("READY=1")
+        self.notifier.status(self._doing())
+        self.notifier.ready()
         await asyncio.wait(self._stop, return_when=asyncio.FIRST_COMPLETED)
         is_well = not self._stop[1].done()
         if not is_well:
@@ -133,7 +153,8 @@ class Core:
 
     async def _drain(self) -> None:
         """Take no new requests and let those under way end."""
-        _notify("STOPPING=1")
+        self.notifier.stopping()
+        self.notifier.status("draining")
         log.info("stopping; waiting for the requests under way")
         await self.health.enter_graceful_shutdown()
         if self._http:
@@ -144,6 +165,14 @@ class Core:
         await asyncio.sleep(_LAST_ANSWERS_S)
         if self._http:
             await self._http.close()
+
+    def _doing(self) -> str:
+        """Say in a sentence what the daemon does."""
+        if self.calls.draining.is_set():
+            return f"draining; {self.calls.count} requests under way"
+        workers = {key[0]: len(queue.crew.workers) for key, queue in self.pool.loaded()}
+        models = sum(map(bool, workers.values()))
+        return f"serving {models} models with {sum(workers.values())} workers"
 
     def _observer(self) -> Observer:
         """Return who hears what happens: nobody, unless there are to be metrics."""
@@ -174,15 +203,3 @@ def _stop_signal() -> asyncio.Future[None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     return stopping
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, where it asked for it (sd_notify(3))."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection,
-        contextlib.suppress(OSError),
-    ):
-        connection.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

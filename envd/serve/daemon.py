@@ -27,6 +27,7 @@ from envd.serve.oip import inference_pb2 as oip
 from envd.serve.oip import inference_pb2_grpc as oip_services
 from envd.serve.oip import service as oip_service
 from envd.serve.predictions import Predictions
+from envd.serve.reloading import Reloading
 from envd.serve.roles import Role
 from envd.serve.upkeep import Upkeep
 from envd.spec import policy
@@ -44,10 +45,17 @@ _STREAMS = 512
 class Daemon:
     """One daemon: it owns its root, and says where it listens."""
 
-    def __init__(self, settings: Settings, sockets: Sockets, processes: Processes) -> None:
-        """Put it together; call `run` in the loop that is to serve."""
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sockets,
+        processes: Processes,
+        read: Callable[[], Settings],
+    ) -> None:
+        """Put it together; *read* reads the settings anew. Call `run` in the loop."""
         self.core = Core(settings, processes)
         self._settings = settings
+        self._read = read
         self._sockets = sockets
         self.grpc_address = ""
         self._servers: list[grpc.aio.Server] = []
@@ -59,6 +67,7 @@ class Daemon:
         daemon does, and then clients know that they are to ask again.
         """
         core = self.core
+        reloading = Reloading(core, self._read)
         await core.start()
         upkeep = Upkeep(self._settings, core.builds)
         self._servers = [
@@ -84,7 +93,7 @@ class Daemon:
         for name in ("", *_SERVICES):
             await core.health.set(name, health_pb2.HealthCheckResponse.SERVING)
         on_ready()
-        return await core.until_stopped(upkeep.run(), core.loading.preload())
+        return await core.until_stopped(upkeep.run(), core.loading.preload(), reloading.run())
 
     async def _serve_tcp(self) -> None:
         """Serve the Open Inference Protocol over TCP, and health: names only, never paths."""

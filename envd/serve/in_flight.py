@@ -23,6 +23,11 @@ class InFlight:
         self._largest_in_parts = settings.max_in_parts
         self.bytes = 0
 
+    def heed(self, settings: config.Daemon) -> None:
+        """Hold from now on what *settings* say; how large a message may be does not change."""
+        self._most = settings.max_in_flight
+        self._largest_in_parts = settings.max_in_parts
+
     @contextlib.contextmanager
     def share(self) -> Iterator[Share]:
         """Hold what comes of one request within, however much that gets to be."""

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from envd_client.v1 import envd_pb2 as api
@@ -47,8 +48,19 @@ class Loading:
 
     async def preload(self) -> None:
         """Load the models of the settings that are to be loaded when the daemon starts."""
-        wanted = [entry for entry in self._entries if entry.served.preload]
-        await asyncio.gather(*(self._start(entry) for entry in wanted), return_exceptions=True)
+        await asyncio.gather(*self.begin(self._entries), return_exceptions=True)
+
+    def begin(self, entries: Iterable[Entry]) -> list[asyncio.Task[None]]:
+        """Begin to load those of *entries* that are to be loaded before anybody asks."""
+        return [self._start(entry) for entry in entries if entry.served.preload]
+
+    async def leave(self, entry: Entry) -> None:
+        """Stop the workers of *entry*, and its loading."""
+        if task := self._under_way.get(entry):
+            task.cancel()
+            await asyncio.wait([task])
+        if entry.model:
+            self._pool.unload(entry.model.path)
 
     def is_configured(self, name: str) -> bool:
         """Whether the model called *name* is one of the settings."""
@@ -105,11 +117,7 @@ class Loading:
             uri = redact(self._entries.uri_of(name))
             message = f"the model `{uri}` is not loaded; `envctl models list` shows what is"
             raise ModelNotFoundError(message, model=uri)
-        if task := self._under_way.get(entry):
-            task.cancel()
-            await asyncio.wait([task])
-        if entry.model:
-            self._pool.unload(entry.model.path)
+        await self.leave(entry)
         await self._entries.change(entry, State.UNLOADED)
         await self._entries.drop(entry)
         return _message(entry, Counter())

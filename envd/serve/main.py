@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import logging
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,13 @@ import envd
 from envd import addresses, config
 from envd.errors import EnvdError
 from envd.run.processes import Processes
+from envd.serve import log_lines
 from envd.store import Store, sweep
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from envd.serve.daemon import Daemon
-
-_LINE = "%(asctime)s %(levelname)s %(name)s%(request)s: %(message)s"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +49,7 @@ def main(
 
     The daemon serves one root on two Unix sockets: the predict socket for frontends, the
     admin socket for whoever administers the machine. SIGTERM lets the requests under way
-    end and stops it.
+    end and stops it; SIGHUP has the settings read again.
 
     \b
     Examples:
@@ -58,14 +59,16 @@ def main(
       envd --grpc 127.0.0.1:8001
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(_LINE, defaults={"request": ""}))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+
+    def read() -> config.Settings:
+        return _with_ports(config.load(root=root, file=file), http, grpc)
+
     try:
-        settings = _with_ports(config.load(root=root, file=file), http, grpc)
+        settings = read()
+        log_lines.begin(settings.daemon.log_format, verbose=verbose)
         chosen = addresses.sockets(settings.root, predict=socket, admin=admin_socket)
         chosen.check()
-        _serve(settings, chosen)
+        _serve(settings, chosen, read)
     except EnvdError as error:
         click.echo(f"envd: {error.message}", err=True)
         sys.exit(2 if error.reason == "SETTINGS_INVALID" else 1)
@@ -74,8 +77,12 @@ def main(
         sys.exit(1)
 
 
-def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
+def _serve(
+    settings: config.Settings, chosen: addresses.Sockets, read: Callable[[], config.Settings]
+) -> None:
     _allow_many_files()
+    # A watchdog ends it by SIGABRT: the log is to say where it stood.
+    faulthandler.enable()
     store = Store(settings.root)
     store.create()
     with addresses.owned(settings.root, chosen):
@@ -83,7 +90,7 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
         # Before grpc is imported: nothing is ever forked from a process that runs it.
         processes = Processes.create()
         try:
-            loop, daemon = _daemon(settings, chosen, processes)
+            loop, daemon = _daemon(settings, chosen, processes, read)
             went_well = loop.run_until_complete(daemon.run(lambda: _say(settings, chosen, daemon)))
         finally:
             processes.close()
@@ -94,7 +101,10 @@ def _serve(settings: config.Settings, chosen: addresses.Sockets) -> None:
 
 
 def _daemon(
-    settings: config.Settings, chosen: addresses.Sockets, processes: Processes
+    settings: config.Settings,
+    chosen: addresses.Sockets,
+    processes: Processes,
+    read: Callable[[], config.Settings],
 ) -> tuple[AbstractEventLoop, Daemon]:
     import uvloop  # noqa: PLC0415
 
@@ -103,7 +113,7 @@ def _daemon(
 
     for handler in logging.getLogger().handlers:
         handler.addFilter(calls.mark)
-    return uvloop.new_event_loop(), Daemon(settings, chosen, processes)
+    return uvloop.new_event_loop(), Daemon(settings, chosen, processes, read)
 
 
 def _allow_many_files() -> None:

@@ -75,6 +75,11 @@ class ReadyModels:
         self._known: dict[tuple[Path, Terms], _Known] = {}
         self._seen: dict[tuple[str, Terms], _Seen] = {}
 
+    def heed(self, settings: Settings) -> None:
+        """Run from now on by *settings* what is not said of single models."""
+        self._servings = Servings(settings)
+        self._seen.clear()
+
     async def read(self, name: str) -> Model:
         """Return the model called *name*: the name it is served by, a path or a URI.
 

@@ -124,6 +124,31 @@ class Entries:
         """Return all that are served by *name*, the newest last."""
         return self._versions.get(name, [])
 
+    async def configure(self, configured: Iterable[Served]) -> tuple[list[Entry], list[Entry]]:
+        """Have *configured* in the place of what the settings had.
+
+        Return those that are gone and those that are new. One that is as it was stays, and
+        what somebody else gave one of their names has it no more.
+
+        Raises:
+            SettingsInvalidError: one has the name of one of the repository folder; nothing has
+                changed.
+        """
+        known = {one.served: one for one in self._configured}
+        now = [known.pop(one) if one in known else Entry(one) for one in configured]
+        names = {one.served.name for one in now}
+        repository.check_free((one.served.name for one in self._offered), names)
+        rest = [one for one in self._all if one not in self._configured]
+        gone = [*known.values(), *(one for one in rest if one.served.name in names)]
+        new = [one for one in now if one not in self._configured]
+        self._all = [*now, *(one for one in rest if one not in gone)]
+        self._configured = frozenset(now)
+        self._index()
+        for entry in new:
+            await self._tell(entry)
+        await self._tell_gone(gone)
+        return gone, new
+
     async def adopt(self, offered: Iterable[Offered]) -> list[Entry]:
         """Have those *offered* in the place of those that were; return the ones that are gone.
 
@@ -134,12 +159,16 @@ class Entries:
         gone = self._replace_offered(offered)
         for entry in self._offered - before:
             await self._tell(entry)
+        await self._tell_gone(gone)
+        return gone
+
+    async def _tell_gone(self, gone: Iterable[Entry]) -> None:
+        """Tell of each of their names whose it is now, if it is anybody's."""
         for name in {one.served.name for one in gone}:
             if newest := self._by_name.get(name):
                 await self._tell(newest)
             else:
                 await self._teller.set(f"models/{name}", _UNKNOWN)
-        return gone
 
     def _replace_offered(self, offered: Iterable[Offered]) -> list[Entry]:
         known = {(one.served, one.version): one for one in self._offered}

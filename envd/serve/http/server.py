@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from envd.config import Settings
 from envd.errors import SettingsInvalidError
 from envd.serve.http.connection import Connection
 from envd.serve.http.edge import Edge
@@ -52,6 +53,10 @@ class Http:
         self._server = uvicorn.Server(config)
         self._listener: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
+
+    def heed(self, settings: Settings) -> None:
+        """Answer from now on by *settings*, as far as they are looked up for each request."""
+        self._edge.settings = settings
 
     async def start(self) -> str:
         """Listen, and return the URL, or `unix:` and the path of the socket.
