@@ -29,7 +29,6 @@ from tests.conftest import (
 )
 from tests.tiny import Tiny
 
-UNITS = Path(__file__).parent.parent / "systemd"
 VERBS = (
     "build",
     "cancel",
@@ -680,27 +679,3 @@ def test_a_log_is_followed_to_the_end_of_the_build(
     assert "== publishing: " not in so_far.stdout
     assert whole.stdout == over.stdout == first + rest
     assert array == whole.stdout.splitlines()
-
-
-# systemd
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-@pytest.mark.parametrize("unit", ["envd.service", "envd-gc.service", "envd-gc.timer"])
-def test_systemd_finds_nothing_wrong_with_a_unit(tmp_path: Path, unit: str) -> None:
-    programs = Path(sys.executable).parent
-    for path in UNITS.glob("envd*.[st]*"):
-        text = path.read_text().replace("=/usr/bin/env", f"={programs}/env")
-        (tmp_path / path.name).write_text(text)
-
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", tmp_path / unit],
-        env={"PATH": os.defpath},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-    # What systemd does not know it ignores, and says so.
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -17,24 +17,31 @@ if TYPE_CHECKING:
 
 
 @click.command("config")
+@click.option("--example", "is_example", is_flag=True, help="Print a file to begin with.")
 @as_json
 @where
 @click.pass_obj
-def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
+def command(place: Place, is_json: bool, is_example: bool) -> None:  # noqa: FBT001
     """Show the settings: the variable that sets each, its value, and what it means.
 
     Settings come from a TOML file (`--config`, ENVD_CONFIG) and from variables, which
     win. In a variable, commas separate the items of a list. `*` marks what is not the
     default. A model gets a name, and settings of its own, by a table `[models.NAME]` in
-    the file, or in short by `NAME = "URI"` under `[models]`.
+    the file, or in short by `NAME = "URI"` under `[models]`. `--example` prints a file
+    with every setting in a comment.
 
     \b
     Examples:
       envctl config
       ENVD_PYTHON__MATCH=exact envctl config --json
+      envctl config --example > ~/.config/envd/config.toml
     """
     from envd import config, served, values  # noqa: PLC0415
+    from envd.cli import example  # noqa: PLC0415
 
+    if is_example:
+        click.echo(example.text(), nl=False)
+        return
     settings = place.settings()
     rows = [(row, _shown(settings, row)) for row in config.fields()]
     if is_json:
@@ -60,7 +67,7 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
     for row in served.ROWS.values():
         for one in settings.served:
             if row.name in (given := _set(one)):
-                click.echo(f"* [models.{one.name}] {row.name} = {_toml(given[row.name])}")
+                click.echo(f"* [models.{one.name}] {row.name} = {example.toml(given[row.name])}")
         click.echo(f"  [models.NAME] {row.name}\n      {row.meaning}")
 
 
@@ -77,13 +84,6 @@ def _set(one: Served) -> dict[str, object]:
     if one.model_config:
         changed["model_config"] = json.loads(one.model_config)
     return values | changed
-
-
-def _toml(value: object) -> str:
-    """Write *value* as the file has it; a table in one line."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _shown(settings: Settings, row: Field) -> object:
