@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import envd
 from envd import durable, held
 from envd.config import default_root
 from envd.errors import RootInUseError, SettingsInvalidError
@@ -118,6 +119,7 @@ def announce(
     """
     document = {
         "pid": os.getpid(),
+        "version": envd.__version__,
         "predict": str(chosen.predict),
         "admin": str(chosen.admin),
         "profile": profile,

@@ -34,6 +34,7 @@ _VERBS = {
     "models": "List, load, unload and show models.",
     "workers": "List and restart the processes that have a model loaded.",
     "config": "Show the settings.",
+    "doctor": "See whether this machine has what envd needs.",
 }
 _FAILED, _USAGE, _UNREACHABLE, _INTERRUPTED, _SIGNALLED = 1, 2, 3, 130, 128
 

@@ -41,6 +41,12 @@ class Place:
         exe = config.value("conda", "exe", self.conda_exe, "--conda-exe")
         return dataclasses.replace(found, conda=dataclasses.replace(found.conda, exe=exe))
 
+    def file(self) -> Path | None:
+        """Return the settings file, if there is one."""
+        from envd import config  # noqa: PLC0415
+
+        return config.file_of(self.config)
+
     def solve_with(self, conda_exe: str, env_manager: str) -> None:
         """Let *conda_exe* solve, where *env_manager*, or what the settings say, may need that.
 

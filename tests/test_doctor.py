@@ -1,0 +1,107 @@
+"""`envctl doctor`: what it finds of a machine, and what it says is to be done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import envd
+from tests.called import Called
+from tests.conftest import Daemon, Envctl, environment
+from tests.tiny import Tiny
+
+ALONE = [
+    "versions", "settings", "root", "disk", "files", "pythons", "uv", "conda", "sandbox", "daemon",
+]  # fmt: skip
+
+
+@pytest.fixture
+def doctor(envctl: Envctl) -> Called:
+    return Called(envctl.root, envctl.env)
+
+
+def found(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
+    return {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+
+
+def troubles(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {name: one["to_do"] for name, one in found(done).items() if not one["ok"]}
+
+
+def test_all_is_well_and_nothing_is_changed(doctor: Called) -> None:
+    done = doctor("doctor", "--json")
+    text = doctor("doctor")
+
+    assert list(found(done)) == ALONE
+    assert troubles(done) == {}
+    assert json.loads(done.stdout)["ok"] is True
+    assert (done.returncode, text.returncode) == (0, 0)
+    assert [line.split()[:2] for line in text.stdout.splitlines()] == [["ok", x] for x in ALONE]
+    assert f"envd {envd.__version__}" in text.stdout
+    assert not doctor.root.exists()
+
+
+def test_a_daemon_is_asked(module_daemon: Daemon, home: Path, tiny: Tiny) -> None:
+    doctor = Called(module_daemon.root, environment(module_daemon.root, home, **tiny.settings))
+    well = doctor("doctor", "--json")
+    file, socket = module_daemon.root / "daemon.json", module_daemon.root / "admin.sock"
+    document = file.read_text()
+
+    socket.chmod(0o666)
+    file.write_text(json.dumps(json.loads(document) | {"version": "0.0.1"}))
+    ill = doctor("doctor", "--json")
+    socket.chmod(0o600)
+    file.write_text(document)
+
+    assert (well.returncode, troubles(well)) == (0, {})
+    assert list(found(well)) == [*ALONE[:-1], "sockets", "daemon"]
+    assert f"pid {module_daemon.pid}, profile dev" in found(well)["daemon"]["found"]
+    assert ill.returncode == 1
+    assert troubles(ill) == {
+        "sockets": f"everybody may connect: `chmod o= {socket}`",
+        "daemon": f"it is another version than this one, {envd.__version__}: restart it",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "changed"),
+    [
+        ("disk", "`build.reserve`", {"ENVD_BUILD__RESERVE": "1000TB"}),
+        ("pythons", "`python.roots`", {"PATH": "/nowhere", "ENVD_PYTHON__DOWNLOAD": "never"}),
+        ("conda", "`conda.exe` is no program", {"ENVD_CONDA__EXE": "/nowhere/micromamba"}),
+        ("settings", "ENVD_GC__KEEP: `gc.keep` cannot be 'few'", {"ENVD_GC__KEEP": "few"}),
+        ("sandbox", "takes sandbox 1 or 2",
+         {"ENVD_SECURITY__SANDBOX": "0", "ENVD_WORKERS__NETWORK": "off"}),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_with_what_to_do(
+    doctor: Called, name: str, said: str, changed: dict[str, str]
+) -> None:
+    done = doctor("doctor", "--json", **changed)
+    text = doctor("doctor", **changed)
+
+    assert (done.returncode, text.returncode) == (1, 1)
+    assert list(troubles(done)) == [name]
+    assert said in troubles(done)[name]
+    assert f"-> {troubles(done)[name]}\n" in text.stdout
+    assert f"\nTO DO  {name}" in text.stdout
+
+
+def test_a_root_that_others_may_write_in_is_trouble(doctor: Called) -> None:
+    doctor.root.mkdir()
+    doctor.root.chmod(0o777)
+
+    done = doctor("doctor", "--json")
+
+    assert f"chmod go-w {doctor.root}" in troubles(done)["root"]
+
+
+def test_too_few_files_are_trouble(envctl: Envctl) -> None:
+    command = ["/bin/sh", "-c", 'ulimit -n 1000; exec "$0" doctor --json', envctl.argv()[0]]
+    done = subprocess.run(command, env=envctl.env, capture_output=True, text=True, check=False)
+
+    assert found(done)["files"]["found"] == "1000 may be open"
+    assert "LimitNOFILE" in troubles(done)["files"]
