@@ -95,9 +95,8 @@ def test_a_daemon_on_the_same_root_does_not_mind(
 def _starts(web: Web) -> int:
     """Return how many workers have been started."""
     lines = web("GET", "/metrics").body.decode().splitlines()
-    return sum(
-        int(float(line.split()[1])) for line in lines if line.startswith("envd_worker_starts_total{")
-    )
+    found = [line for line in lines if line.startswith("envd_worker_starts_total{")]
+    return sum(int(float(line.split()[1])) for line in found)
 
 
 @pytest.mark.parametrize(
