@@ -359,6 +359,20 @@ def test_messages_that_make_no_request_are_refused(
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("text", ["[1", "[1]", '{"a": %s}' % ("[" * 970 + "]" * 970)])
+@pytest.mark.parametrize("field", ["params_json", "model_config_json"])
+def test_params_that_are_none_are_refused(
+    streaming: Daemon, model: Path, field: str, text: str
+) -> None:
+    request = api.PredictRequest(model=str(model), payload=b'{"inputs": 1}', **{field: text})
+    with (
+        grpc.insecure_channel(f"unix:{streaming.root}/predict.sock") as channel,
+        pytest.raises(grpc.RpcError, match=f"`{field}` is n") as raised,
+    ):
+        services.PredictionsStub(channel).Predict(request)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_daemon_that_stops_lets_streams_end_or_says_why_not(
     home: Path, tiny: Tiny, model: Path, tmp_path: Path
 ) -> None:

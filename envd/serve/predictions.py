@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 from envd_client.v1 import envd_pb2 as api
 
@@ -27,6 +28,7 @@ _ORIGINS = {
     "forked": api.PredictResponse.FORKED,
     "fresh": api.PredictResponse.FRESH,
 }
+_MOST_LEVELS = 100
 _FUNCTIONS: dict[int, Function] = {
     api.PredictStreamRequest.PREDICT: "predict",
     api.PredictStreamRequest.PREDICT_STREAM: "predict_stream",
@@ -148,4 +150,22 @@ def _object(text: str, name: str) -> dict[str, object] | None:
     if not isinstance(found, dict):
         message = f"`{name}` is not a JSON object"
         raise RequestInvalidError(message)
+    if _is_deep(found):
+        message = f"`{name}` is nested over {_MOST_LEVELS} levels deep"
+        raise RequestInvalidError(message)
     return found
+
+
+def _is_deep(document: dict[str, object]) -> bool:
+    """Whether *document* is nested more deeply than it can be written, here or by a worker."""
+    level: list[Any] = [document]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (list, dict))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
