@@ -367,14 +367,15 @@ def test_many_requests_may_come_at_once(web: Web) -> None:
     assert {one.status for one in found} == {200}
 
 
-def test_a_client_that_leaves_cancels_its_request(web: Web, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_client_that_leaves_cancels_its_requests(web: Web, tmp_path: Path, count: int) -> None:
     gate, later = tmp_path / "gate", tmp_path / "later"
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(web, "POST", "/invocations", {"inputs": ["wait", str(gate)]})
         wait_for(Path(f"{gate}.begun").exists)
         with web.socket() as connection:
             asked = json.dumps({"inputs": ["wait", str(later)]}).encode()
-            connection.sendall(post("/invocations", asked))
+            connection.sendall(post("/invocations", asked) * count)
             wait_for(lambda: b"envd_requests_in_flight 2.0" in web("GET", "/metrics").body)
         wait_for(lambda: b"envd_requests_in_flight 1.0" in web("GET", "/metrics").body)
         gate.touch()

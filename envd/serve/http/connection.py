@@ -11,7 +11,11 @@ import math
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from envd.config import Http
 from envd.serve.http import failures
@@ -28,6 +32,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(**parts)
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
+        # What is answered now; uvicorn's own `cycle` is what was begun last.
+        self._answered: RequestResponseCycle | None = None
         self._is_in_headers = self._is_in_body = self._is_upgrade = self._is_seen = False
         self._begun = 0
         self._header_bytes = self._unread_bytes = 0
@@ -45,9 +51,12 @@ class Connection(HttpToolsProtocol):
             self._wait(self._limits.idle_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let nothing be due any more."""
+        """Let nothing be due any more, and whoever answers know that nobody waits."""
         self._wait(math.inf)
         super().connection_lost(exc)
+        if self._answered:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Take *data*, unless it makes headers without end."""
@@ -139,14 +148,19 @@ class Connection(HttpToolsProtocol):
         self._is_seen = False
 
     def _is_answering(self) -> bool:
-        return bool(self.cycle) and not self.cycle.response_complete
+        return self._answered is not None and not self._answered.response_complete
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _refuse(self, status: int, message: str, header: bytes = b"") -> None:
         """Answer with a failure, unless an answer is being sent, and close the connection."""
         if self.transport.is_closing():
             return
         self._is_in_headers = self._is_in_body = False
-        if not self._is_answering() or not self.cycle.response_started:
+        answered = self._answered
+        if answered is None or answered.response_complete or not answered.response_started:
             content = failures.document(status, message)
             size = b"content-length: %d\r\nconnection: close\r\n" % len(content)
             kind = b"content-type: application/json\r\n"
