@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -80,22 +82,64 @@ IN_THE_WAY = {
 def test_the_unit_leaves_what_sandboxes_are_made_of() -> None:
     text = (UNITS / "envd.service").read_text()
     settings = {line.partition("=")[0] for line in text.splitlines()}
-    words = [
-        word
-        for line in re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
-        for word in line.split()
-    ]
 
-    allowed = set[str]()
+    assert NEEDED - _allowed() == set()
+    assert settings & IN_THE_WAY == set()
+    assert "Delegate" in settings
+
+
+@with_systemd
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can do what systemd does")
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no compiler to ask for system calls")
+def test_sandboxes_are_as_good_under_the_unit_as_without() -> None:
+    numbers = _numbers()
+    calls = sorted(numbers[name] for name in _allowed() & set(numbers))
+    folder = Path(tempfile.mkdtemp(prefix="envd-unit.", dir="/dev/shm"))
+    try:
+        folder.chmod(0o755)
+        shutil.copytree(PROJECT / "envd" / "run" / "envd_worker", folder / "envd_worker")
+        without = _probed(folder, "all")
+        under = _probed(folder, json.dumps({"calls": calls, "socket": numbers["socket"]}))
+        # The filter is there: nothing can be done with too little.
+        few = [number for number in calls if number != numbers["unshare"]]
+        starved = _probed(folder, json.dumps({"calls": few, "socket": numbers["socket"]}))
+    finally:
+        shutil.rmtree(folder)
+
+    assert under == without
+    assert not any(starved["namespaces"].values())
+
+
+def _probed(folder: Path, allowed: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", Path(__file__).parent / "under_unit.py", folder, allowed],
+        capture_output=True, text=True, check=True, timeout=60, cwd="/", env={},
+    )  # fmt: skip
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def _numbers() -> dict[str, int]:
+    """Return the system calls of this machine."""
+    done = subprocess.run(
+        ["cc", "-dM", "-E", "-"],
+        input="#include <sys/syscall.h>\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = re.findall(r"#define __NR_(\w+) (\d+)", done.stdout)
+    return {name: int(number) for name, number in found}
+
+
+def _allowed() -> set[str]:
+    """Return what the filter of the unit names, the members of its groups among it."""
+    text = (UNITS / "envd.service").read_text()
+    lines = re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
+    words, found = " ".join(lines).split(), set[str]()
     while words:
-        allowed.add(word := words.pop())
+        found.add(word := words.pop())
         if word.startswith("@"):
             group = analyze("syscall-filter", word).stdout.splitlines()
             words += [line.strip() for line in group[1:] if line[:1] == " " and "#" not in line]
-
-    assert NEEDED - allowed == set()
-    assert settings & IN_THE_WAY == set()
-    assert "Delegate" in settings
+    return found | {"execve", "exit", "exit_group"}
 
 
 @with_systemd
