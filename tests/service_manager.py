@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
 _PATIENCE_S = 60
@@ -16,17 +15,18 @@ _PATIENCE_S = 60
 class Manager:
     """Hears what a daemon says, in its order."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, address: str) -> None:
+        """Listen at a path, or where it begins with `@` at an abstract address."""
+        self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
+        self._socket.bind(address.replace("@", "\0", 1) if address[0] == "@" else address)
         self.said: list[str] = []
 
     def close(self) -> None:
         self._socket.close()
 
     def variables(self, watchdog_s: float = 0) -> dict[str, str]:
-        found = {"NOTIFY_SOCKET": str(self._path)}
+        found = {"NOTIFY_SOCKET": self._address}
         return found | ({"WATCHDOG_USEC": str(int(watchdog_s * 1e6))} if watchdog_s else {})
 
     def until(self, *lines: str) -> None:

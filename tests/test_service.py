@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from envd import config
 from envd.config import Settings
 from envd.serve import reloading
+from envd.serve.notify import Notifier
 from tests.conftest import Daemon, environment, wait_for
 from tests.service_manager import Manager, stop_first_thread
 from tests.tiny import Tiny
@@ -43,7 +44,7 @@ WAITS = """\
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    with contextlib.closing(Manager(tmp_path / "notify")) as found:
+    with contextlib.closing(Manager(str(tmp_path / "notify"))) as found:
         yield found
 
 
@@ -115,14 +116,40 @@ def test_the_watchdog_is_not_fed_while_the_loop_stands_still(
 
 
 def test_without_a_watchdog_systemd_hears_of_the_rest(
-    start_daemon: Callable[..., Daemon], manager: Manager, tmp_path: Path
+    start_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    daemon = start_daemon(tmp_path / "root", **manager.variables(), WATCHDOG_PID="1")
-    daemon.process.terminate()
-    manager.until("READY=1", "STOPPING=1")
+    with contextlib.closing(Manager(f"@{tmp_path}")) as manager:
+        # That of somebody else, as whoever was started by a service may find it.
+        watchdog = manager.variables(WATCHDOG_S) | {"WATCHDOG_PID": "1"}
+        daemon = start_daemon(tmp_path / "root", **watchdog)
+        daemon.process.terminate()
+        manager.until("READY=1", "STOPPING=1")
 
-    assert daemon.process.wait(20) == 0
-    assert "WATCHDOG=1" not in manager.said + manager.rest()
+        assert daemon.process.wait(20) == 0
+        assert "WATCHDOG=1" not in manager.said + manager.rest()
+
+
+def test_what_systemd_has_no_room_for_is_said_later(tmp_path: Path) -> None:
+    with contextlib.closing(Manager(str(tmp_path / "notify"))) as manager:
+        notifier = Notifier(manager.variables(WATCHDOG_S))
+        most = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+        for number in range(2 * most + 2):
+            notifier.status(str(number))
+        notifier.ready()
+        lost = "READY=1" not in manager.rest()
+        notifier.stopping()
+
+        assert lost
+        manager.rest()
+        notifier.status("over")
+        manager.rest()
+
+    assert manager.said == [
+        *(f"STATUS={number}" for number in range(2 * most + 2)),
+        "READY=1",
+        "STOPPING=1",
+        "STATUS=over",
+    ]
 
 
 @contextlib.contextmanager
@@ -185,6 +212,8 @@ def test_models_get_and_lose_their_names_when_settings_are_read_again(
     table = f"[models.two]\nuri = '{two}'\npreload = true\nenv = {{ MODE = 'MODE_HERE' }}\n"
     with reload.daemon.client() as client:
         first = client.predict("one", {"inputs": [1]}).predictions
+        # The settings have the last word on whose a name is.
+        client.load_model(tmp_path / "one", name="two")
         said = reload(table.replace("MODE_HERE", "fast"))
         wait_for(lambda: _states(client) == {"two": "READY"})
         fast = client.predict("two", {"inputs": [1]}).predictions

@@ -7,13 +7,15 @@ it: where either hangs, nothing is said, and systemd starts the daemon anew.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import math
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
+log = logging.getLogger(__name__)
 _SAY_EVERY_S = 5.0
 # Of the watchdog's time: one that comes late must not be taken for none.
 _PART = 3
@@ -28,6 +30,7 @@ class Notifier:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._limit_s = _watchdog_s(environ)
         self._status = ""
+        self._unsaid: deque[str] = deque()
 
     def ready(self) -> None:
         """Say that the daemon serves, or does so again after a reload."""
@@ -54,20 +57,29 @@ class Notifier:
         pause = min(_SAY_EVERY_S, self._limit_s / _PART)
         while True:
             await answers()
-            if self._limit_s < math.inf:
+            self._flush()
+            if self._limit_s < math.inf and not self._unsaid:
                 self._say("WATCHDOG=1")
             self.status(doing())
             await asyncio.sleep(pause)
 
     def _say(self, *lines: str) -> None:
-        """Send it, where somebody listens and has room for it: nothing else waits for that."""
-        if not self._address:
-            return
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection,
-            contextlib.suppress(OSError),
-        ):
-            connection.sendto("\n".join(lines).encode(), self._address)
+        """Send it, where somebody listens."""
+        if self._address:
+            self._unsaid.append("\n".join(lines))
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what there is room for: no request waits for whoever listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection:
+            while self._unsaid:
+                try:
+                    connection.sendto(self._unsaid[0].encode(), self._address)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    log.warning("%s does not listen: %s", self._address, error)
+                self._unsaid.popleft()
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float:
