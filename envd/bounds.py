@@ -7,11 +7,13 @@ import functools
 import glob
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from envd.cgroups import Limits
 from envd.config import Settings
@@ -111,7 +113,7 @@ class Ground:
         self, limits: Limits, *, network: bool, model: Path, scratch: Path
     ) -> dict[str, Any]:
         """Return what confines a worker of *model*, fresh or forked, but its group."""
-        resources = {"core": 0} | ({} if self.sandbox.groups else self._resources(limits))
+        resources = {"core": 0} | _resources(limits, self.sandbox)
         if self.sandbox.tier == 0:
             # Files and network are as they are for whoever runs envd. What workers may not do
             # is to read the memory of each other, which those of one template could.
@@ -142,15 +144,6 @@ class Ground:
             "seccomp": {"sockets": _INTERNET if network else ()},
         }
 
-    def _resources(self, limits: Limits) -> dict[str, int]:
-        """Return what comes nearest to *limits*: resource limits, which each process has alone.
-
-        Processes are counted for each user and namespace: elsewhere all of the user's are.
-        """
-        found = {"data": limits.memory}
-        found |= {"nproc": limits.processes} if self.sandbox.tier == FULL else {}
-        return {name: value for name, value in found.items() if value}
-
     def template(self, scratch: Path, *, network: bool) -> dict[str, Any]:
         """Return what confines a template, which is to fork workers of any model."""
         if self.sandbox.tier in {0, FULL}:
@@ -162,6 +155,18 @@ class Ground:
             "landlock": _files(["/"], written, network=network),
             "seccomp": {"sockets": _INTERNET if network else ()},
         }
+
+
+def _resources(limits: Limits, sandbox: Sandbox) -> dict[str, int]:
+    """Return what comes nearest to *limits* without cgroups: each process has those alone.
+
+    Processes are counted for each user and namespace: elsewhere all of the user's are.
+    """
+    if sandbox.groups:
+        return {}
+    found = {"data": limits.memory}
+    found |= {"nproc": limits.processes} if sandbox.tier == FULL else {}
+    return {name: value for name, value in found.items() if value}
 
 
 @functools.cache
@@ -189,7 +194,84 @@ def _below(folder: str, paths: Iterable[str]) -> list[str]:
     return [one for one in dict.fromkeys(paths) if one.startswith(f"{folder}/")]
 
 
+def interpreter(python: Path, settings: Settings) -> list[Path]:
+    """Return what *python*, which may be that of an environment, needs to run."""
+    own = [python.parent.parent] if python.parent.name == "bin" else []
+    if any(one.is_relative_to(own[0].resolve()) for one in private(settings) if own):
+        own = []
+    return [*own, *map(Path, of_interpreter(python, private(settings)))]
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that *url* is of: a path itself, or the URL of a file; None of others."""
+    scheme, _, rest = re.sub(r"^[\w.-]+=(?=\w+://)", "", url).partition("://")
+    if not rest:
+        return Path(url) if url.startswith("/") else None
+    return Path(unquote(rest)) if scheme.endswith("file") and rest.startswith("/") else None
+
+
+def programs() -> list[Path]:
+    """Return where programs are that lie nowhere at home: what PATH names."""
+    home = Path.home().resolve()
+    found = [Path(one) for one in os.environ.get("PATH", os.defpath).split(os.pathsep) if one]
+    return [one for one in found if one.is_absolute() and not one.resolve().is_relative_to(home)]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a program of a build may `read` besides the system, and `write`, and if it may ask.
+
+    Nothing else of the root is there for it, nor of anybody's home.
+    """
+
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    network: bool = False
+
+
+def home(settings: Settings) -> str:
+    """Return where a build is at home in sandbox 2: /tmp, unless the root lies there."""
+    return "/build" if settings.root.resolve().is_relative_to(TMP) else TMP
+
+
+def built(settings: Settings, sandbox: Sandbox, room: Room, limits: Limits) -> dict[str, Any]:
+    """Return what confines a program of a build."""
+    resources = {"core": 0} | _resources(limits, sandbox)
+    if sandbox.tier == 0:
+        return {"confinement": {"limits": resources}}
+    given = [str(one) for one in (*room.read, *room.write) if one.exists()]
+    # Where a link leads is what is read.
+    read = list(dict.fromkeys([*system(), *given, *map(os.path.realpath, given)]))
+    written = [str(one) for one in room.write] + (
+        [home(settings), "/dev"] if sandbox.tier == FULL else list(_DEVICES)
+    )
+    steps: dict[str, Any] = {
+        "limits": resources,
+        "drop_capabilities": True,
+        "landlock": _files([*read, "/proc"], written, network=room.network),
+        # No socket of the file system: the daemon's lie in the root.
+        "seccomp": {"sockets": _INTERNET if room.network else ()},
+    }
+    if sandbox.tier < FULL:
+        # Who waits outside of it has the lock, which is nothing for what is built.
+        return {"outer": {}, "confinement": steps}
+    # Hard links are within one mount only: what of the root is whose is left to landlock.
+    roots = list(dict.fromkeys([settings.root, settings.root.resolve()]))
+    outer = {
+        "namespaces": _namespaces(network=room.network),
+        "read": [one for one in read if not any(map(Path(one).is_relative_to, roots))],
+        "write": list(map(str, roots)),
+        "scratch": home(settings),
+        "size": settings.build.scratch,
+    }
+    return {"outer": outer, "confinement": steps}
+
+
 def confined(argv: Sequence[str], document: Mapping[str, Any], given: Sequence[str]) -> list[str]:
     """Return the command that runs *argv* confined as *document* says, with descriptors *given*."""
-    text = json.dumps({"argv": list(argv), **document})
+    return program(json.dumps({"argv": list(argv), **document}), given)
+
+
+def program(text: str, given: Sequence[str]) -> list[str]:
+    """Return the command that confines as *text* says, or the file whose descriptor that is."""
     return [sys.executable, "-I", "-S", "-B", PROGRAM, "confined", text, *given]

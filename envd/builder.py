@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from envd import config
+from envd import config, sandbox
 from envd.asked import Asked
 from envd.environments import Environments
 from envd.errors import EnvdError, InternalError, from_os
@@ -42,6 +42,7 @@ def main() -> None:
 
         request = json.loads(file.readline())
         settings = config.from_document(request["settings"])
+        sandbox.know(settings, sandbox.from_document(request["sandbox"]))
         try:
             do, about = _TASKS[request["task"]], request["about"]
             tell({"done": do(Environments(settings), about, lambda event: tell(_event(event)))})

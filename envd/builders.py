@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import Any
 
-from envd import config, failpoint, process
+from envd import config, failpoint, process, sandbox
 from envd.config import Settings
 from envd.errors import BuildInterruptedError, from_document
 from envd.events import Event, Line, Locked, OnEvent, Progress, Stage, ignore
@@ -62,7 +62,12 @@ class Builders:
         writer = None
         try:
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
-            request = {"settings": config.document(self._settings), "task": task, "about": about}
+            request = {
+                "settings": config.document(self._settings),
+                "sandbox": sandbox.of(self._settings).document(),
+                "task": task,
+                "about": about,
+            }
             writer.write(json.dumps(request).encode() + b"\n")
             answer = await _followed(reader, on_event)
         except BaseException:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from envd import config, plain
+from envd import config, plain, sandbox
 from envd import lock as locks
 from envd import spec as specs
 from envd.asked import Asked
@@ -217,8 +217,10 @@ class Environments:
             raise error from raised
 
     def _admitted(self, found: Environment | None) -> Environment | None:
-        """Return *found* unless it was built under a laxer profile; it is built again then."""
-        return found if found and self._policy.admits(found.manifest.profile) else None
+        """Return *found* unless it was built under laxer rules; it is built again then."""
+        if found is None or not self._policy.admits(found.manifest.profile):
+            return None
+        return found if found.manifest.sandbox >= sandbox.of(self.settings).tier else None
 
     def _create(self) -> None:
         try:
@@ -306,6 +308,7 @@ class Environments:
             seconds=0.0,
             link_mode=self.settings.build.link_mode,
             profile=self._policy.profile,
+            sandbox=sandbox.of(self.settings).tier,
             modules=filled.modules,
             variables=filled.variables,
         )

@@ -81,7 +81,8 @@ class Installer:
         if fresh := bytecode.fresh(lock.artifacts, placing.result()):
             scratch = self._store.scratch()
             try:
-                virtualenv.warm(prefix, modules, scratch, uv, on_event)
+                written = bytecode.folders(fresh, prefix)
+                virtualenv.warm(prefix, modules, scratch, written, uv, on_event)
                 bytecode.keep(fresh, prefix, scratch)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -95,6 +95,7 @@ def full(store: Store, record: Record) -> api.Environment:
     if found := store.read(record.id):
         message.prefix = str(found.prefix)
         message.profile = found.manifest.profile
+        message.sandbox = found.manifest.sandbox
         message.packages.extend(map(_package, found.manifest.lock.artifacts))
     return message
 

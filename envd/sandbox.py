@@ -6,7 +6,6 @@ and a process group. What there can be is tried once, in a throw-away process.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pwd
@@ -51,6 +50,7 @@ class Sandbox:
             "tier": self.tier,
             "best": self.best,
             "missing": list(self.missing),
+            "user": list(self.user) if self.user else None,
             "cgroups": self.groups,
         }
 
@@ -63,6 +63,8 @@ class Sandbox:
 
 
 OPEN = Sandbox(0)
+# What was tried in this process, or for it.
+_known: dict[tuple[str, ...], Sandbox] = {}
 
 
 def is_wanted(settings: Settings) -> bool:
@@ -152,15 +154,38 @@ def probe_argv(settings: Settings, descriptor: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-B", PROGRAM, "probe", descriptor, who]
 
 
-@functools.cache
+def from_document(given: Mapping[str, Any]) -> Sandbox:
+    """Return the sandbox that `Sandbox.document` described."""
+    who = given["user"]
+    user = (who[0], who[1]) if who else None
+    return Sandbox(given["tier"], given["best"], tuple(given["missing"]), user, given["cgroups"])
+
+
+def know(settings: Settings, found: Sandbox) -> Sandbox:
+    """Remember for this process that *found* is in force by *settings*, and return it."""
+    _known[_choice(settings)] = found
+    return found
+
+
 def of(settings: Settings) -> Sandbox:
-    """Return what is in force by *settings*, trying what there is: for no process with threads.
+    """Return what is in force by *settings*, trying what there is unless that is known.
 
     Raises:
         SettingsInvalidError: it is lower than they want.
     """
     if not is_wanted(settings):
         return OPEN
+    return _known.get(_choice(settings)) or know(settings, judge(settings, look(settings)))
+
+
+def _choice(settings: Settings) -> tuple[str, ...]:
+    """Return what the tier depends on, of settings of which others may change meanwhile."""
+    security = settings.security
+    return security.profile, security.sandbox, security.user, settings.workers.network
+
+
+def look(settings: Settings) -> Mapping[str, Any]:
+    """Return what a probe finds that is run for this: for no process with gRPC in it."""
     answer = subprocess.run(
         probe_argv(settings, "1"),
         capture_output=True,
@@ -169,7 +194,7 @@ def of(settings: Settings) -> Sandbox:
         cwd="/",
         timeout=_PROBE_S,
     )
-    return judge(settings, parsed(answer.stdout))
+    return parsed(answer.stdout)
 
 
 def parsed(answer: bytes) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from envd import sandbox
 from envd.config import Settings
 from envd.errors import BuildTimedOutError, EnvironmentNotFoundError, InstallFailedError
 from envd.events import Line, OnEvent, Stage, ignore
@@ -112,7 +113,12 @@ class Verifier:
             with work.going_on() as limits:
                 uv = Uv(self._settings).within(attempt.held, limits)
                 filled = installer.install(content, attempt, uv, work.log)
-                manifest = replace(manifest, base=filled.base, variables=filled.variables)
+                manifest = replace(
+                    manifest,
+                    base=filled.base,
+                    variables=filled.variables,
+                    sandbox=sandbox.of(self._settings).tier,
+                )
                 repaired = installer.publish(manifest, attempt, started, work.log)
         if left := self._faults(repaired):
             message = (

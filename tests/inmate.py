@@ -69,12 +69,19 @@ def listen(name):
     HELD.append(one)
 
 def children(count):
-    for _ in range(count):
-        HELD.append(subprocess.Popen(['/bin/sleep', '60']))
+    started = []
+    try:
+        for _ in range(count):
+            started.append(subprocess.Popen(['/bin/sleep', '60']))
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
 
 def left_behind(mark):
     code = 'import os, time; os.setsid(); os.fork(); time.sleep(600)'
-    subprocess.Popen([sys.executable, '-I', '-S', '-c', code, mark], start_new_session=True)
+    nowhere = subprocess.DEVNULL
+    subprocess.Popen([sys.executable, '-I', '-S', '-c', code, mark], stdout=nowhere, stderr=nowhere)
 
 def tried(code):
     try:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from envd import bounds
-from envd.bounds import Ground
-from envd.cgroups import Limits
+from envd.bounds import Ground, Room
+from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.run import memory
 from envd.run.envd_worker import protocol
@@ -230,3 +230,47 @@ def test_forked_workers_of_nobodys_are_kept_from_each_other(yard: Yard) -> None:
     os.close(log)
     process.wait(60)
     wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in pids), 10)
+
+
+def test_a_build_of_nobodys_is_kept_to_its_room(yard: Yard, tmp_path: Path) -> None:
+    root, work = yard.folder / "root", yard.folder / "root" / "work"
+    for one in (root, work, root / "other", root / "cache"):
+        one.mkdir()
+        os.chown(one, *(_NOBODY.get(name, os.getuid()) for name in ("user", "group")))
+    (root / "other" / "file").write_text("another's")
+    room = Room(read=(yard.folder / "environment",), write=(work, root / "cache"), network=True)
+    settings = Settings(root)
+    document = bounds.built(settings, Sandbox(2, 2), room, NO_LIMITS)
+    code = (
+        f"{inmate.HELPERS}\nimport json\n"
+        "attempts = json.loads(sys.argv[1])\n"
+        "write('result', json.dumps({key: tried(code) for key, code in attempts.items()}))"
+    )
+    with inmate.outside(tmp_path / "outside") as outside:
+        attempts = (
+            {"write": "write('result')"}
+            | outside.attempts(root)
+            | {
+                "other": f"read({str(root / 'other' / 'file')!r})",
+                "link": f"os.link({str(work / 'result')!r}, {str(root / 'cache' / 'linked')!r})",
+                "at home": f"write({bounds.home(settings)!r} + '/new')",
+                "processes": "sorted(one for one in os.listdir('/proc') if one.isdigit())",
+            }
+        )
+        for name in ("model", "module", "environment"):
+            attempts.pop(name)
+        argv = [str(yard.python), "-I", "-S", "-c", code, json.dumps(attempts)]
+        argv = bounds.confined(argv, document | {"passed": 0, "cwd": str(work)}, [])
+        assert yard.start(argv).wait(60) == 0
+        found = json.loads((work / "result").read_text())
+
+        assert sorted(outside.got) == [b"from inside"] * 2
+    mine = {name: found.pop(name) for name in ("at home", "processes", "write", "link", "netlink")}
+    assert mine == {
+        "at home": 1, "processes": ["1"], "write": 1, "link": "done", "netlink": "done",
+    }  # fmt: skip
+    assert {found.pop("tcp"), found.pop("udp")} == {11}
+    refused = {"ENOENT", "ESRCH", "ECONNREFUSED", "EACCES", "EPERM", "EROFS", "EINVAL"}
+    assert {name: one for name, one in found.items() if one not in refused} == {}
+    # It belongs to whoever built it.
+    assert (work / "result").stat().st_uid == _NOBODY.get("user", os.getuid())

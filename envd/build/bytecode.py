@@ -54,15 +54,38 @@ class Bytecode:
         """Return the packages nothing was kept of, or nothing that fits what is there now."""
         return [one for one in packages if one not in placed or self._misfits(placed[one])]
 
-    def keep(self, packages: Iterable[Artifact], prefix: Path, scratch: Path) -> None:
-        """Keep the bytecode that *packages* have in *prefix*; it is gathered in *scratch*."""
+    def folders(self, packages: Iterable[Artifact], prefix: Path) -> list[Path]:
+        """Make the folders that bytecode of *packages* is written into, and return them.
+
+        What is there already of other packages is linked to what other environments have.
+        """
         site = _site(prefix)
+        found = {
+            (site / compiled).parent
+            for _, names in self._sources(packages, prefix, site)
+            for compiled in names
+            if (site / compiled).parent.parent.is_dir()
+        }
+        for one in found:
+            one.mkdir(exist_ok=True)
+        return sorted(found)
+
+    def _sources(
+        self, packages: Iterable[Artifact], prefix: Path, site: Path
+    ) -> Iterator[tuple[Artifact, Iterator[str]]]:
+        """Yield each of *packages*, and where the bytecode of its sources goes."""
         records = {_name(record): record for record in site.glob("*.dist-info/RECORD")}
         for one in packages:
             if isinstance(one, CondaPackage):
-                self._keep(one, site, map(self._compiled, _of_conda(one, prefix, site)), scratch)
+                yield one, map(self._compiled, _of_conda(one, prefix, site))
             elif record := records.get(one.name):
-                self._keep(one, site, map(self._compiled, _of_wheel(record)), scratch)
+                yield one, map(self._compiled, _of_wheel(record))
+
+    def keep(self, packages: Iterable[Artifact], prefix: Path, scratch: Path) -> None:
+        """Keep the bytecode that *packages* have in *prefix*; it is gathered in *scratch*."""
+        site = _site(prefix)
+        for one, names in self._sources(packages, prefix, site):
+            self._keep(one, site, names, scratch)
 
     def _place_all(self, home: Path, site: Path) -> list[tuple[str, str]]:
         """Link every kept file, and return where, with what it was compiled from."""

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from envd import child, process
+from envd import process
+from envd.bounds import Room
 from envd.events import Line, OnEvent
 from envd.lock.conda import scratch
 from envd.lock.rattler import Rattler
@@ -97,8 +98,9 @@ def _after(
     limits = rattler.limited()
     descriptor = os.memfd_create("variables")
     try:
-        finished = child.run(
+        finished = rattler.start(
             _argv(script, descriptor),
+            Room((prefix,), (home,)),
             env={
                 **before,
                 "PATH": f"{prefix / 'bin'}:{os.defpath}",
@@ -109,8 +111,7 @@ def _after(
             cwd=home,
             limits=replace(limits, deadline=min(limits.deadline, time.monotonic() + _PATIENCE_S)),
             on_line=lambda line: on_event(Line(f"{name}: {line}")),
-            pass_fds=[descriptor],
-            token=rattler.held.token if rattler.held else None,
+            given=[descriptor],
         )
         said = os.pread(descriptor, _LONGEST + 1, 0)
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from envd import child
+from envd.bounds import Room, interpreter
 from envd.build.installation import Installation
 from envd.errors import IndexUnreachableError, InstallFailedError
 from envd.events import Line, OnEvent, Stage
@@ -41,8 +41,9 @@ def create(interpreter: Path, prefix: Path, uv: Uv, on_event: OnEvent) -> None:
         InstallFailedError: it could not be made.
         CacheFullError: the disk is full.
     """
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    _uv(uv, on_event, ["venv", "--python", str(interpreter), str(prefix)])
+    # It is to be written into, and nothing beside it.
+    prefix.mkdir(parents=True, exist_ok=True)
+    _uv(uv.in_rooms(prefix), on_event, ["venv", "--python", str(interpreter), str(prefix)])
 
 
 def install(lock: Lock, sources: Sources, prefix: Path, uv: Uv, on_event: OnEvent) -> None:
@@ -61,7 +62,7 @@ def install(lock: Lock, sources: Sources, prefix: Path, uv: Uv, on_event: OnEven
         "pip", "install", "--python", str(prefix / "bin" / "python"),
         "--no-deps", "--require-hashes", "--requirement", str(source),
     ]  # fmt: skip
-    uv = _watched(uv, Installation(lock.packages, uv.cache, prefix), on_event)
+    uv = _watched(uv.in_rooms(prefix), Installation(lock.packages, uv.cache, prefix), on_event)
     try:
         # What is cached needs no index: asking it again costs ten times the installation.
         _uv(uv, lambda _: None, arguments, sources, offline=True)
@@ -69,25 +70,33 @@ def install(lock: Lock, sources: Sources, prefix: Path, uv: Uv, on_event: OnEven
         _uv(uv, on_event, arguments, sources)
 
 
-def warm(prefix: Path, modules: Sequence[str], scratch: Path, uv: Uv, on_event: OnEvent) -> None:
+def warm(
+    prefix: Path,
+    modules: Sequence[str],
+    scratch: Path,
+    written: Sequence[Path],
+    uv: Uv,
+    on_event: OnEvent,
+) -> None:
     """Import *modules* once, so that their bytecode is written before the prefix is sealed.
 
     Importing is 2.8 times faster with it, and workers never write. A module that cannot
     be imported is a line in the log: the model's worker will say it better. What the
-    modules write goes to *scratch*.
+    modules write goes to *scratch*. In a sandbox they write nowhere else but in the folders
+    *written*, which are for bytecode: files of packages are shared with other environments.
 
     Raises:
         BuildTimedOutError: the build has no time left.
     """
     on_event(Stage("warming", "importing the packages once"))
-    limits = uv.limited()
-    child.run(
-        [str(prefix / "bin" / "python"), "-I", "-c", _WARM, *modules],
+    limits, python = uv.limited(), prefix / "bin" / "python"
+    uv.start(
+        [str(python), "-I", "-c", _WARM, *modules],
+        Room((prefix, *interpreter(python, uv.settings)), (scratch, *written)),
         env={"PATH": os.defpath, "HOME": str(scratch), "LANG": "C.UTF-8"},
         cwd=scratch,
         limits=replace(limits, deadline=min(limits.deadline, time.monotonic() + _WARMING_S)),
         on_line=lambda line: on_event(Line(line)),
-        token=uv.held.token if uv.held else None,
     )
     uv.check_time()
 

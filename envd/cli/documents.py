@@ -73,6 +73,8 @@ def shown(message: api.Environment) -> Document:
     return listed(message) | {
         "prefix": message.prefix,
         "log": message.log_path,
+        "profile": message.profile or None,
+        "sandbox": message.sandbox,
         "spec": json.loads(message.spec_json) if message.spec_json else None,
         "packages": [
             {

@@ -34,7 +34,7 @@ def command(place: Place, environment_id: str, is_json: bool) -> None:  # noqa: 
         click.echo(json.dumps(found, indent=1))
         return
     rows = [*_about(found), *_failed(found), *_figures(found)]
-    rows += [("log", found["log"])]
+    rows += [("built", _rules(found)), ("log", found["log"])]
     rows += [("model", one) for one in found["models"]]
     rows += [("note", one["message"]) for one in found["notes"]]
     rows += [("package", f"{one['name']} {one['version']}") for one in found["packages"]]
@@ -58,6 +58,10 @@ def _about(found: Document) -> list[tuple[str, str]]:
         ("as of", found["as_of"] or ("the day it was locked" if found["created"] else "")),
         ("prefix", found["prefix"]),
     ]
+
+
+def _rules(found: Document) -> str:
+    return f"as {found['profile']}, in sandbox {found['sandbox']}" if found["profile"] else ""
 
 
 def _failed(found: Document) -> list[tuple[str, str]]:

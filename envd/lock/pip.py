@@ -53,7 +53,7 @@ def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
     # Named by its process, as all scratch is: so it is swept if that is killed.
     with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.lock.", dir=scratch) as folder:
         try:
-            return _by_rungs(question, uv, Path(folder), on_event)
+            return _by_rungs(question, uv.in_rooms(Path(folder)), Path(folder), on_event)
         except IndexUnreachableError as error:
             if not uv.settings.index.offline:
                 raise

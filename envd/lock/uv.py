@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from envd import child, config
+from envd.bounds import Room, interpreter, local_path, programs
 from envd.errors import (
     BuildTimedOutError,
     CacheFullError,
@@ -33,6 +35,8 @@ PASSED = (
 _MARKS = " \t\u00d7\u2570\u2500\u25b6\u2502\u251c"
 _ADVICE = "Consider using `exclude-newer-package` to override the cutoff for this package."
 _LONGEST = 2000
+# What a pipe holds.
+_PIPE = 1 << 16
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error 28\)")
 _SHORTAGE = re.compile(r"\(os error (12|23|24)\)")
 _BUILD_OUTPUT = re.compile(r"build backend returned an error|\[std(err|out)\]")
@@ -78,15 +82,17 @@ class Uv(Tool):
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
         redact = redactor(self.settings.index)
-        with _in_memory(sources.configuration(self.settings.index) if sources else "") as memory:
-            finished = child.run(
-                self._argv(arguments, sources, memory, offline=offline),
-                env=self._environment(cache or self.cache, may_download=may_download_python),
+        written = [cache or self.cache, *([self.pythons] if may_download_python else [])]
+        with _to_be_read(
+            sources.configuration(self.settings.index) if sources else ""
+        ) as configuration:
+            finished = self.start(
+                self._argv(arguments, sources, configuration, offline=offline),
+                self._room(arguments, written, offline=offline),
+                env=self._environment(written[0], may_download=may_download_python),
                 cwd=self._empty(),
-                limits=self.limited(),
                 on_line=lambda line: on_line(redact(line)),
-                pass_fds=[memory, *([self.held.descriptor] if self.held else [])],
-                token=self.held.token if self.held else None,
+                given=[configuration],
             )
         finished = replace(finished, tail=tuple(map(redact, finished.tail)))
         if finished.status != 0 and (error := self._machine_fault(finished)):
@@ -94,14 +100,34 @@ class Uv(Tool):
         return finished
 
     def _argv(
-        self, arguments: Sequence[str], sources: Sources | None, memory: int, *, offline: bool
+        self,
+        arguments: Sequence[str],
+        sources: Sources | None,
+        configuration: int,
+        *,
+        offline: bool,
     ) -> list[str]:
         argv = [find_uv_bin(), *arguments, "--system-certs"]
-        argv += ["--config-file", f"/proc/self/fd/{memory}"] if sources else ["--no-config"]
+        argv += ["--config-file", f"/proc/self/fd/{configuration}"] if sources else ["--no-config"]
         argv += ["--no-index"] if sources and sources.indexes.no_index else []
         # A source tree may say for itself where its packages come from, past every policy.
         argv += ["--no-sources"] if sources else []
         return [*argv, "--offline"] if offline or self.settings.index.offline else argv
+
+    def _room(self, arguments: Sequence[str], written: Sequence[Path], *, offline: bool) -> Room:
+        """Return what uv has to see of this machine, to do what *arguments* say."""
+        for one in written:
+            one.mkdir(parents=True, exist_ok=True)
+        pythons = [Path(two) for one, two in itertools.pairwise(arguments) if one == "--python"]
+        needed = [one for python in pythons for one in interpreter(python, self.settings)]
+        root, index = self.settings.root, self.settings.index
+        own = [Path(find_uv_bin()), *map(root.joinpath, ("empty", "wheels", "pythons"))]
+        listed = [*index.urls, *index.find_links, *self.settings.security.sources]
+        local = [found for one in listed if (found := local_path(one))]
+        variables = config.passed(("NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR"))
+        machine = [*map(Path, variables.values()), *programs()]
+        is_offline = offline or index.offline
+        return Room((*own, *needed, *local, *machine), tuple(written), network=not is_offline)
 
     def _empty(self) -> Path:
         # A pyproject.toml in the current directory redirects uv's index.
@@ -152,14 +178,23 @@ class Uv(Tool):
 
 
 @contextlib.contextmanager
-def _in_memory(text: str) -> Iterator[int]:
-    """Yield the descriptor of a file that holds *text* and lies on no disk."""
-    descriptor = os.memfd_create("uv.toml")
+def _to_be_read(text: str) -> Iterator[int]:
+    """Yield the descriptor of a pipe that holds *text*: who reads it leaves nothing of it.
+
+    What uv starts inherits the descriptor, and the text has the credentials of indexes.
+    """
+    reading, writing = os.pipe()
     try:
-        os.write(descriptor, text.encode())
-        yield descriptor
+        content = text.encode()
+        try:
+            if len(content) > _PIPE:
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, len(content))
+            os.write(writing, content)
+        finally:
+            os.close(writing)
+        yield reading
     finally:
-        os.close(descriptor)
+        os.close(reading)
 
 
 def explanation(finished: child.Finished) -> str:

@@ -144,7 +144,7 @@ class Wheels:
         """
         with self._scratch() as work:
             finished = builder.undated.run(
-                lambda sources: builder.uv.run(
+                lambda sources: builder.uv.in_rooms(work).run(
                     [
                         "pip", "install", "--python", str(builder.interpreter), "--no-deps",
                         "--no-build", "--target", str(work / "target"), url,
@@ -169,7 +169,7 @@ class Wheels:
             (work / "source.txt").write_text(f"{url}\n")
             output = work / "pylock.toml"
             finished = builder.undated.run(
-                lambda sources: builder.uv.run(
+                lambda sources: builder.uv.in_rooms(work).run(
                     [
                         "pip", "compile", "--python", str(builder.interpreter), "--no-deps",
                         "--format", "pylock.toml", "--output-file", str(output),
@@ -214,7 +214,7 @@ class Wheels:
             shutil.rmtree(work / name, ignore_errors=True)
         asked = work / "source.txt"
         asked.write_text(f"{source.line}\n")
-        return builder.uv.run(
+        return builder.uv.in_rooms(work).run(
             [
                 "pip", "install", "--python", str(builder.interpreter), "--no-deps",
                 "--target", str(work / "target"), *builder.options,

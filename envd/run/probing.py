@@ -31,6 +31,7 @@ async def tried(settings: Settings, processes: Processes, log: Path) -> Sandbox:
             os.close(writing)
         # It answers in one line, which a pipe holds.
         await asyncio.shield(process.exited)
-        return sandbox.judge(settings, sandbox.parsed(os.read(reading, 1 << 16)))
+        answer = sandbox.parsed(os.read(reading, 1 << 16))
+        return sandbox.know(settings, sandbox.judge(settings, answer))
     finally:
         os.close(reading)

@@ -52,7 +52,8 @@ class Base:
 class Manifest:
     """The record of one ready environment. Times are seconds since 1970.
 
-    `profile` is the security profile it was built under: policy is in no key. `modules`
+    `profile` is the security profile it was built under, and `sandbox` the tier of the
+    sandbox in which that was done: policy is in no key. `modules`
     were imported once when it was built; `variables` are set for whatever runs in it, and may
     be secrets: only this record has their values.
     `sizes`, `shares` (the bytes that lie in the download cache as well, by the SHA-256 of
@@ -78,6 +79,7 @@ class Manifest:
     sizes: Sizes = _UNMEASURED
     shares: tuple[tuple[str, int], ...] = ()
     files: str = ""
+    sandbox: int = 0
 
     def of_model(self) -> tuple[tuple[str, str], ...]:
         """Return the variables that the model sets, not a package."""

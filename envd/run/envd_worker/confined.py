@@ -1,7 +1,8 @@
 """Runs a program confined: `confined JSON FD...`, by envd's own Python.
 
 So that nothing of an environment runs before it is: not even the `.pth` files of its
-packages, which its Python runs when it starts. The object in JSON has
+packages, which its Python runs when it starts. The object in JSON, or in a file whose
+descriptor stands there, for it may be long, has
 
     argv           the program; `{0}`, `{1}`... stand for the numbers of the descriptors
     passed         how many of the descriptors, from the first on, are the program's
@@ -23,6 +24,10 @@ from .refusals import Refused
 
 def main(text, *given):
     """Become the program that *text* describes."""
+    if text.isdigit():
+        with open(int(text)) as file:
+            file.seek(0)
+            text = file.read()
     document, descriptors = json.loads(text), [int(one) for one in given]
     # Whoever started this may end without a word.
     kernel.die_with(kernel.parent_in_proc())

@@ -48,7 +48,7 @@ def go_inside(document, kept=()):
     Raises:
         Refused: there can be no such inside.
     """
-    if document:
+    if document is not None:
         _or_refused(lambda: outer.go_inside(document, kept))
         for one in kept:
             os.close(one)

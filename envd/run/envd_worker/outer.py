@@ -18,8 +18,9 @@ def go_inside(document, kept=()):
     """Go on in a child, inside of what *document* says; the parent keeps *kept* and waits.
 
     `namespaces` are those it leaves. With a mount namespace, all it has are the paths
-    `read` and `owned`, to read, `write`, a /proc, /dev and /tmp of its own, with the devices
-    `devices`, and the empty folders `places`, on which workers mount.
+    `read` and `owned`, to read, `write`, a /proc and /dev of its own, with the devices
+    `devices`, an empty folder of `size` bytes, at /tmp or at `scratch`, and the empty folders
+    `places`, on which workers mount.
 
     Root goes on as the `user`, a uid and a gid, where that is given; to it belongs then
     what is root's of the paths `owned`.
@@ -62,11 +63,12 @@ def _change_root(document, owners):
         if os.path.exists(one) and not os.path.islink(one)
     ]
     mounts.tmpfs(_BASE, _SMALL, "0755")
-    for one in ("/proc", "/dev/shm", "/tmp", *places):
+    scratch, size = document.get("scratch", "/tmp"), document.get("size", _SHM)
+    for one in ("/proc", "/dev/shm", "/tmp", scratch, *places):
         os.makedirs(_BASE + one, exist_ok=True)
-    mounts.tmpfs(_BASE + "/tmp", document.get("tmp", _SHM), _ANYBODY)
+    mounts.tmpfs(_BASE + scratch, size, _ANYBODY)
     # joblib looks whether it may write there when it is imported.
-    mounts.tmpfs(_BASE + "/dev/shm", document.get("tmp", _SHM), _ANYBODY)
+    mounts.tmpfs(_BASE + "/dev/shm", size, _ANYBODY)
     mounts.mount("proc", _BASE + "/proc", "proc", mounts.NOSUID | mounts.NODEV | mounts.NOEXEC)
     for one in ["/dev/" + name for name in _DEVICES] + document.get("devices", []):
         if os.path.exists(one):
