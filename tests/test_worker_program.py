@@ -81,6 +81,17 @@ def test_what_is_no_input_is_refused(payload: str) -> None:
     assert raised.value.reason == "PAYLOAD_INVALID"
 
 
+def test_columns_without_names_have_the_types_of_their_places() -> None:
+    from mlflow.types import ColSpec, Schema
+
+    metadata = reading.Metadata()
+    metadata.schema = Schema([ColSpec("double"), ColSpec("string")])
+
+    found = reading.read({"content_type": "text/csv"}, b"x,y\n1,2\n", metadata)
+
+    assert found.data.to_dict(orient="records") == [{"x": 1.0, "y": "2"}]
+
+
 def test_an_exception_may_have_any_name() -> None:
     class Named(Exception):  # noqa: N818
         name = 5

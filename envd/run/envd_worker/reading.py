@@ -144,8 +144,9 @@ def _tensors_of(payload, metadata):
 
 def _csv(text, schema):
     pandas = _pandas()
-    if schema is None or not schema.has_input_names():
+    if schema is None:
         return pandas.read_csv(io.StringIO(text))
+    # Columns without names go by their places: pandas takes the types of those, too.
     types = dict(zip(schema.input_names(), schema.pandas_types()))
     return pandas.read_csv(io.StringIO(text), dtype=types)
 
