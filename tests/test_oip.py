@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tritonclient.utils import InferenceServerException
 
 from envd.serve.roles import ROLES
 from tests import taken
-from tests.conftest import Daemon, environment, launch, one_python, stop
+from tests.conftest import Daemon, environment, launch, one_python, stop, wait_for
 from tests.tiny import Tiny
 
 PACKAGES = ("numpy", "numpy.libs", "pandas", "dateutil", "tzdata", "six.py", "pytz")
@@ -319,6 +320,30 @@ def test_a_repository_serves_its_newest_version_and_the_others_by_number(
     assert list(client.get_model_metadata("grown").versions) == ["10", "11"]
     with pytest.raises(InferenceServerException, match="no version `2`"):
         session.infer("grown", _ONE, model_version="2")
+
+
+def test_what_goes_from_the_repository_while_it_is_loaded_is_not_served(
+    session: Session, tiny: Tiny, tmp_path: Path
+) -> None:
+    client, place = session.client, session.folder / "repository" / "going"
+    loader = echo(tiny, place / "1", session.folder / "libraries") / "code" / "tiny_loader.py"
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    wait = f"while not os.path.exists({str(end)!r}):\n    time.sleep(0.01)\n"
+    text = f"import os, time\nopen({str(begun)!r}, 'w').close()\n{wait}"
+    loader.write_text(text + loader.read_text())
+
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(client.load_model, "going")
+        wait_for(begun.exists)
+        shutil.move(place, tmp_path / "away")
+        client.load_model("echo")
+        end.touch()
+        with pytest.raises(InferenceServerException, match="unloaded while it was being loaded"):
+            loading.result()
+    shutil.move(tmp_path / "away", place)
+    client.load_model("going")
+
+    assert client.is_model_ready("going")
 
 
 def test_many_are_asked_at_once_and_each_has_its_answer(session: Session) -> None:

@@ -43,6 +43,8 @@ class Loading:
         self._entries = models.entries
         self._pool = pool
         self._under_way: dict[Entry, asyncio.Task[None]] = {}
+        # Else one might know an older state of the folder, and come last.
+        self._looking = asyncio.Lock()
         # Whoever loads imports, which takes all of a processor.
         self._at_once = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -74,10 +76,10 @@ class Loading:
         """
         if not self._folder:
             return
-        offered = await asyncio.to_thread(repository.read, Path(self._folder))
-        for one in await self._entries.adopt(offered):
-            if one.model:
-                self._pool.unload(one.model.path)
+        async with self._looking:
+            offered = await asyncio.to_thread(repository.read, Path(self._folder))
+            for one in await self._entries.adopt(offered):
+                await self.leave(one)
 
     def check_may(self, model: str, *, is_admin: bool, is_plain: bool = True) -> None:
         """See that whoever asks may have *model* loaded or unloaded, *is_plain* as it is served.

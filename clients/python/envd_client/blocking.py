@@ -146,9 +146,9 @@ class Client:
     ) -> Stream:
         """Return what the `predict_stream` of *model* says about *data*, item by item.
 
-        It is asked when the first item is wanted, and stops when whoever iterates leaves or
-        the *timeout_s* is over, which is for all of the items. The arguments are those of
-        `predict`, and the items whatever the model yields. Whatever is raised is raised by
+        It is asked when the first item is wanted, and stops when the stream is closed, as
+        its `with` does, or the *timeout_s* is over, for all of the items. The arguments are
+        those of `predict`, and the items whatever the model yields. Whatever is raised is raised by
         the iteration; items that came before it are good.
 
         Raises:

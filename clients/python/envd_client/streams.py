@@ -85,8 +85,8 @@ class Items:
 class Stream:
     """What a model says item by item, decoded, as it says it.
 
-    When it is over, `answer` says how it came about; its payload is empty. Leaving it, or
-    `close`, stops the model.
+    When it is over, `answer` says how it came about; its payload is empty. Leaving its
+    `with`, or `close`, stops the model; whoever stops iterating may go on later.
     """
 
     def __init__(self, responses: Generator[envd_pb2.PredictStreamResponse, None, None]) -> None:
