@@ -654,6 +654,25 @@ def test_what_does_not_fit_is_refused_and_says_why(stub: Any, request_: Any, why
     assert why in raised.value.details()
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ModelStreamInfer",
+        "envd.v1.Predictions/Predict",
+        "envd.v1.Environments/WatchEnvironment",
+    ],
+)
+def test_what_is_no_message_is_refused(session: Session, method: str) -> None:
+    with (
+        grpc.insecure_channel(session.target) as channel,
+        pytest.raises(grpc.RpcError, match="no message of its protocol") as raised,
+    ):
+        list(channel.stream_stream(f"/{method}")(iter([b"\xff"])))
+
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def _with(**parts: Any) -> Any:
     return service_pb2.ModelInferRequest(model_name="echo", **parts)
 

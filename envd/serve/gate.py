@@ -57,16 +57,25 @@ class Gate:
         if not method.startswith(_OWN):
             return handler
         coders = _CODERS.get(method, (handler.request_deserializer, handler.response_serializer))
+        read, written = coders
         if handler.unary_unary:
-            answer = self._calls.unary(method, handler.unary_unary)
-            return grpc.unary_unary_rpc_method_handler(answer, *coders)
+            answer = self._calls.unary(method, _reading(read, handler.unary_unary))
+            return grpc.unary_unary_rpc_method_handler(answer, None, written)
         if handler.unary_stream:
-            events = self._calls.stream(method, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(events, *coders)
+            events = self._calls.stream(method, _reading(read, handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(events, None, written)
         is_generator = inspect.isasyncgenfunction(handler.stream_stream)
         wrapped = self._calls.stream if is_generator else self._calls.both
         answers: Any = wrapped(method, handler.stream_stream)
         return grpc.stream_stream_rpc_method_handler(answers, *coders)
+
+
+def _reading(read: Any, answer: Any) -> Any:
+    """Return *answer* as it takes bytes: what cannot be *read* is an error as others are.
+
+    To gRPC, it would be one of the service.
+    """
+    return lambda encoded, context: answer(read(encoded), context)
 
 
 async def _deny(request: Any, context: Context) -> None:

@@ -10,10 +10,18 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from envd.errors import OUT_OF, CacheFullError, EnvdError, InternalError, LimitReachedError
+from envd.errors import (
+    OUT_OF,
+    CacheFullError,
+    EnvdError,
+    InternalError,
+    LimitReachedError,
+    RequestInvalidError,
+)
 
 log = logging.getLogger(__name__)
 _LIMITS: dict[int | None, type[EnvdError]] = {
@@ -71,5 +79,7 @@ def meant(error: Exception) -> EnvdError:
         return error
     if isinstance(error, OSError) and error.errno in _LIMITS:
         return _LIMITS[error.errno](f"the daemon cannot go on: {error}")
+    if isinstance(error, DecodeError):
+        return RequestInvalidError(f"the request is no message of its protocol: {error}")
     log.error("a request failed for a reason that envd does not know", exc_info=error)
     return InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")
