@@ -69,6 +69,7 @@ bench: bench-setup
 	$(RUN)/python bench/serving.py
 	$(RUN)/python bench/models.py
 	$(RUN)/python bench/once.py
+	$(RUN)/python bench/sandbox.py
 
 clean:
 	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache build dist

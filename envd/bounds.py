@@ -114,6 +114,9 @@ class Ground:
     ) -> dict[str, Any]:
         """Return what confines a worker of *model*, fresh or forked, but its group."""
         resources = {"core": 0} | _resources(limits, self.sandbox)
+        if self.sandbox.tier == FULL and limits.processes:
+            # In a user namespace of one's own nobody else's count, and no cgroup is waited for.
+            resources["nproc"] = limits.processes
         if self.sandbox.tier == 0:
             # Files and network are as they are for whoever runs envd. What workers may not do
             # is to read the memory of each other, which those of one template could.

@@ -303,7 +303,8 @@ def test_a_worker_takes_no_more_than_it_may(prison: Prison) -> None:
         assert ask(client, prison.forked, one="1") == {"one": 1}
     assert found == {"many": "EAGAIN", "one": 1}
     assert late.value.code.name == "DEADLINE_EXCEEDED"
-    for controller in ("cpu", "memory", "pids"):
+    # In a user namespace processes are counted without one.
+    for controller in ("cpu", "memory", *(["pids"] if prison.tier == 1 else [])):
         assert groups[controller].rpartition("/")[2].startswith("envd.")
     quota = Path("/sys/fs/cgroup/cpu", groups["cpu"].lstrip("/"), "cpu.cfs_quota_us")
     wait_for(lambda: not quota.exists(), 20)

@@ -10,7 +10,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -217,7 +217,7 @@ class Launcher:
     @contextlib.contextmanager
     def _room(self, wanted: Wanted) -> Iterator[_Room]:
         """Yield where a worker is at home; it is cleared away unless it was started."""
-        group = _group(wanted)
+        group = _group(wanted, self.sandbox)
         with contextlib.ExitStack() as undo:
             undo.callback(group.close if group else bool)
             scratch = None
@@ -275,12 +275,15 @@ class _Room:
     variables: Mapping[str, str]
 
 
-def _group(wanted: Wanted) -> Group | None:
-    limits, tree = wanted.serving.limits, cgroups.tree()
-    if limits.are_none or tree is None:
-        return None
+def _group(wanted: Wanted, sandbox: Sandbox) -> Group | None:
+    limits = wanted.serving.limits
+    if sandbox.tier == FULL:
+        # A resource limit holds those.
+        limits = replace(limits, processes=0)
+    # Where they are made is prepared only for who needs one.
+    tree = None if limits.are_none else cgroups.tree()
     try:
-        return Group(tree, limits)
+        return Group(tree, limits) if tree else None
     except OSError as error:
         message = f"the worker of `{wanted.model.path}` gets no cgroup: {error}"
         raise LimitReachedError(message, model=wanted.model.path) from error
