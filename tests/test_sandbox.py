@@ -84,6 +84,10 @@ def prison(
 @pytest.fixture(scope="module")
 def device() -> Iterator[str]:
     """A device of the machine's, which is a second /dev/null."""
+    if os.getuid():
+        # Others may make none.
+        yield "/dev/null"
+        return
     path = Path(f"/dev/envd-test-{os.getpid()}-0")
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     path.chmod(0o666)
@@ -287,6 +291,9 @@ def test_its_pid_is_known_outside_and_its_memory_is_measured(prison: Prison) -> 
 
 
 def test_a_worker_takes_no_more_than_it_may(prison: Prison) -> None:
+    document = json.loads((prison.daemon.root / "daemon.json").read_text())
+    if not document["sandbox"]["cgroups"]:
+        pytest.skip("envd may make no cgroups here")
     with prison.daemon.client() as client:
         client.load_model("limited")
         found = ask(client, "limited", many="children(30)", one="write('one')")

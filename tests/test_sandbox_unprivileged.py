@@ -88,7 +88,8 @@ def yard() -> Iterator[Yard]:
     folder = Path(tempfile.mkdtemp(prefix="envd-yard."))
     try:
         folder.chmod(0o755)
-        python = Path("/usr/bin/python3").resolve()
+        system = Path("/usr/bin/python3")
+        python = (system if system.exists() else Path(sys._base_executable)).resolve()
         environment = small_environment(folder / "environment", python, tiny_a="VERSION = '1.0'\n")
         program = str(shutil.copytree(PROGRAM, folder / "envd_worker"))
         for name in ("one", "two"):
