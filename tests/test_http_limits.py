@@ -228,6 +228,14 @@ BROKEN = [
 ]
 
 
+@pytest.mark.parametrize("path", [b"/" + b"a" * 70_000, b"http://x:y/"])
+def test_what_is_no_path_is_refused_in_words(web: Web, path: bytes) -> None:
+    found = _refused(web, b"GET " + path + b" HTTP/1.1\r\nHost: envd\r\n\r\n")
+
+    assert found.status == 400
+    assert "the path of the request" in found.document["message"]
+
+
 @pytest.mark.parametrize("sent", BROKEN)
 def test_what_is_no_http_is_refused_and_the_connection_closed(web: Web, sent: bytes) -> None:
     found = _refused(web, sent)

@@ -17,6 +17,7 @@ from envd_client.errors import (
     DeadlineExceededError,
     ModelRaisedError,
     PayloadTooLargeError,
+    RequestInvalidError,
     RequestKillsWorkersError,
     ShuttingDownError,
     StreamUnsupportedError,
@@ -371,6 +372,11 @@ def test_params_that_are_none_are_refused(
     ):
         services.PredictionsStub(channel).Predict(request)
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_tensors_are_no_content_type_of_predict(client: Client, model: Path) -> None:
+    with pytest.raises(RequestInvalidError, match="Open Inference Protocol"):
+        client.predict(model, b"\0\0\0\2{}", content_type="application/x-envd-tensors")
 
 
 def test_a_daemon_that_stops_lets_streams_end_or_says_why_not(

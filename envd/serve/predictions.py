@@ -11,6 +11,7 @@ from envd_client.v1 import envd_pb2 as api
 from envd import messages
 from envd.errors import RequestInvalidError
 from envd.run.channel import Buffer
+from envd.run.envd_worker.protocol import TENSORS
 from envd.run.pool import Function, Pool, Request
 from envd.serve import large
 from envd.serve.context import Context, write
@@ -91,6 +92,9 @@ def _parsed(request: api.PredictRequest, payload: Buffer) -> tuple[Asked, Reques
         _object(request.model_config_json, "model_config_json"),
         wait=request.wait if request.HasField("wait") else True,
     )
+    if request.content_type.lower().startswith(TENSORS):
+        message = "tensors go by the Open Inference Protocol; send JSON, CSV or Parquet here"
+        raise RequestInvalidError(message)
     parsed = Request(
         payload=payload,
         content_type=request.content_type or "application/json",

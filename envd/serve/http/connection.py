@@ -131,6 +131,8 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on()
             return data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError:
+            self.send_400_response("the path of the request is none, or too long; send another")
         except httptools.HttpParserError as error:
             self.send_400_response(f"this is no HTTP request: {error}")
         return b""

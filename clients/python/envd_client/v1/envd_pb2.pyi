@@ -1083,7 +1083,9 @@ class PredictRequest(_message.Message):
     payload: _builtins.bytes
     """The input, in the form `content_type` names."""
     content_type: _builtins.str
-    """`application/json` (the default), MLflow's scoring JSON, or `text/csv`."""
+    """`application/json` (the default), MLflow's scoring JSON; `text/csv`; or
+    `application/vnd.apache.parquet`, where the environment can read that.
+    """
     params_json: _builtins.str
     """MLflow's inference parameters, a JSON object; empty means none. They win
     over those in the payload.
