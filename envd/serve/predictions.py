@@ -29,7 +29,8 @@ _ORIGINS = {
     "forked": api.PredictResponse.FORKED,
     "fresh": api.PredictResponse.FRESH,
 }
-_MOST_LEVELS = 100
+# Everybody waits while it is read.
+_LONGEST, _MOST_LEVELS = 1 << 19, 100
 _FUNCTIONS: dict[int, Function] = {
     api.PredictStreamRequest.PREDICT: "predict",
     api.PredictStreamRequest.PREDICT_STREAM: "predict_stream",
@@ -146,6 +147,9 @@ def _object(text: str, name: str) -> dict[str, object] | None:
     """Return the JSON object *text*, which a request has as *name*."""
     if not text:
         return None
+    if len(text) > _LONGEST:
+        message = f"`{name}` is {len(text)} characters, and more than the {_LONGEST} there may be"
+        raise RequestInvalidError(message)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
