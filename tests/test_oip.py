@@ -336,10 +336,16 @@ def test_what_goes_from_the_repository_while_it_is_loaded_is_not_served(
         loading = threads.submit(client.load_model, "going")
         wait_for(begun.exists)
         shutil.move(place, tmp_path / "away")
-        client.load_model("echo")
+        client.load_model("grown")
         end.touch()
         with pytest.raises(InferenceServerException, match="unloaded while it was being loaded"):
             loading.result()
+    home = place.parent
+    shutil.move(home, tmp_path / "home")
+    client.load_model("echo")
+    with pytest.raises(InferenceServerException, match=r"folder .* cannot be read"):
+        client.load_model("going")
+    shutil.move(tmp_path / "home", home)
     shutil.move(tmp_path / "away", place)
     client.load_model("going")
 

@@ -68,13 +68,15 @@ class Loading:
         """Whether the model called *name* is one of the settings."""
         return self._entries.is_configured(self._entries.find(name))
 
-    async def look_again(self) -> None:
+    async def look_again(self, name: str) -> None:
         """Know what the repository folder offers now: what has gone from it is unloaded.
+
+        Not for a *name* that the settings give a model themselves, whatever is in the folder.
 
         Raises:
             SettingsInvalidError: it cannot be read, or has a model with the name of another.
         """
-        if not self._folder:
+        if not self._folder or self._entries.is_in_settings(name):
             return
         async with self._looking:
             offered = await asyncio.to_thread(repository.read, Path(self._folder))

@@ -32,7 +32,7 @@ class ModelHandlers(services.PredictionsServicer):
         del context
         model, is_plain = named(request.model), not request.name
         if naming.is_name(model):
-            await self._loading.look_again()
+            await self._loading.look_again(model)
         self._loading.check_may(model, is_admin=self._is_admin, is_plain=is_plain)
         wait = request.wait if request.HasField("wait") else True
         return await self._loading.load(request.model, request.name, wait=wait)

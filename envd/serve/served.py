@@ -92,6 +92,10 @@ class Entries:
         """Whether *entry* is a model of the settings, or of the repository folder."""
         return entry in self._configured or entry in self._offered
 
+    def is_in_settings(self, name: str) -> bool:
+        """Whether the settings themselves give a model this *name*."""
+        return self._by_name.get(name) in self._configured
+
     def find(self, text: str) -> Entry | None:
         """Return the one called *text*, or the first whose path or URI that is."""
         return self._by_name.get(text) or self._by_uri.get(naming.canonical(text))

@@ -89,7 +89,7 @@ class Catalog:
             PermissionDeniedError: only an admin may do that with it.
             EnvdError: it cannot be loaded.
         """
-        await self._loading.look_again()
+        await self._loading.look_again(name)
         entry = self.find(name)
         self._loading.check_may(name, is_admin=is_admin)
         await self._loading.load(entry.address, "", wait=True)
