@@ -7,9 +7,10 @@ from pathlib import Path
 
 from envd.build import conda
 from envd.child import Limits
-from envd.config import Conda, Settings
+from envd.config import Settings
 from envd.events import Event, Line
 from envd.lock.rattler import Rattler
+from envd.sections import Conda
 from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import Channel, Package
 from tests.mirror import Mirror

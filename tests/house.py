@@ -14,13 +14,14 @@ from pathlib import Path
 from envd import lock as locks
 from envd.asked import Asked
 from envd.build import Interpreter
-from envd.config import Index, Python, Resolve, Security, Settings
+from envd.config import Settings
 from envd.environments import Environments, Ready
 from envd.events import Event
 from envd.lock import Lock, Question
 from envd.lock.provided import Provided
 from envd.lock.uv import Uv
 from envd.model import mlmodel
+from envd.sections import Index, Python, Resolve, Security
 from envd.spec import Dependencies, Terms, of, policy, requirement_file
 from envd.spec.requirement_file import Requirements
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from envd.asked import Asked
-from envd.config import Build, Gc, Settings
+from envd.config import Settings
 from envd.environments import Environments
 from envd.errors import EnvdError, InstallFailedError
 from envd.events import Event, OnEvent, Stage
@@ -28,6 +28,7 @@ from envd.installing import Content, Filled, Installer
 from envd.lock import Lock
 from envd.lock.lock import Package
 from envd.lock.uv import Uv
+from envd.sections import Build, Gc
 from envd.spec import Python
 from envd.spec.spec import Indexes, Spec
 from envd.store import Attempt, Base, Environment, Store, collecting, removal

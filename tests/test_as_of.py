@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from envd.asked import Asked
-from envd.config import Resolve
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line
 from envd.lock import Lock
 from envd.model import mlmodel
+from envd.sections import Resolve
 from tests import tiny
 from tests.house import House, versions, wheel_file
 from tests.index import Index

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from envd import config, model
-from envd.config import Gc
 from envd.environments import Environments
+from envd.sections import Gc
 from envd.store import Environment, Store, collecting, manifest, trash
 from envd.store.collecting import Collected, Wanted
 from envd.store.sizes import Sizes

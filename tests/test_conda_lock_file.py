@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from envd.build import conda as conda_build
-from envd.config import Conda, Settings
+from envd.config import Settings
 from envd.errors import ModelInvalidError, SolveFailedError
 from envd.events import ignore
 from envd.lock import conda, conda_lock_file
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
+from envd.sections import Conda
 from envd.spec import conda_lock
 from envd.spec.conda_lock import CondaLock, PipPackage
 from envd.spec.conda_package import CondaPackage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Build, Settings
+from envd.config import Settings
 from envd.errors import (
     BuildTimedOutError,
     CacheFullError,
@@ -23,6 +23,7 @@ from envd.events import Event
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
+from envd.sections import Build
 from envd.spec.conda_package import CondaPackage
 from tests import test_shortages
 from tests.conda_channel import PURE, Channel, Package

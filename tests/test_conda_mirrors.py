@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from envd import model
-from envd.config import Build, Conda, Security, Settings
+from envd.config import Settings
 from envd.errors import IndexUnreachableError, ModelInvalidError, SettingsInvalidError
 from envd.events import ignore
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
+from envd.sections import Build, Conda, Security
 from envd.spec import conda_model, policy
 from envd.spec.dependencies import Dependencies
 from envd.spec.mirrors import Mirrors

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Security
 from envd.errors import ModelInvalidError
 from envd.model.documents import line_of
+from envd.sections import Security
 from envd.spec import conda_yaml, policy
 from envd.spec.conda_yaml import CondaYaml, judged
 from envd.spec.place import Place

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from envd import config
+from envd import sections
 from envd.errors import EnvdError, IndexUnreachableError, PolicyDeniedError
 from envd.lock import Sources, pylock
 from envd.spec import Indexes
@@ -223,7 +223,7 @@ def test_which_index_lies_below_which_is_read_off_their_urls(
 ) -> None:
     sources = Sources(Indexes(urls=(url,)))
 
-    (found,) = tomllib.loads(sources.configuration(config.Index(urls=(setting,))))["index"]
+    (found,) = tomllib.loads(sources.configuration(sections.Index(urls=(setting,))))["index"]
 
     expected = url.replace("://", f"://{login}@") if login else url
     assert found == {"url": expected, "default": True}
@@ -234,7 +234,7 @@ def test_of_two_settings_the_inner_one_has_the_credentials() -> None:
     sources = Sources(Indexes(urls=("https://host/a/b/simple",)))
 
     for settings in (urls, urls[::-1]):
-        text = sources.configuration(config.Index(urls=settings))
+        text = sources.configuration(sections.Index(urls=settings))
         assert "https://v:q@host/a/b/simple" in text
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Index, Resolve
 from envd.model import mlmodel
 from envd.run.pool import Pool, Prediction, Request
 from envd.run.serving import Serving
+from envd.sections import Index, Resolve
 from envd.store import Environment
 from tests.house import House
 from tests.stage import Stage, answer

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envd import config, spec
-from envd.config import Security
 from envd.errors import EnvdError, InternalError
 from envd.model import documents
 from envd.model import read as read_model
+from envd.sections import Security
 from envd.spec import (
     Python,
     conda_forge,

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from envd.build.interpreters import Interpreter, Interpreters
-from envd.config import Index, Settings
-from envd.config import Python as PythonSettings
+from envd.config import Settings
 from envd.errors import PythonUnavailableError
 from envd.events import Event, ignore
+from envd.sections import Index
+from envd.sections import Python as PythonSettings
 
 REAL = Path(sys._base_executable).resolve()
 VERSION = platform.python_version()

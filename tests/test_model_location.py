@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Build, Models, Seconds, Settings
+from envd.config import Seconds, Settings
 from envd.errors import (
     EnvdError,
     ModelNotFoundError,
@@ -34,6 +34,7 @@ from envd.errors import (
 )
 from envd.model.fetch import redact
 from envd.model.location import locate
+from envd.sections import Build, Models
 
 LOG_MODELS = """
 import json, pathlib, sys, time, urllib.request
@@ -68,7 +69,8 @@ print(json.dumps({"run": run.info.run_id, "second": logged.model_id}))
 LOCATE = """
 import sys
 from pathlib import Path
-from envd.config import Models, Settings
+from envd.config import Settings
+from envd.sections import Models
 from envd.errors import EnvdError
 from envd.model.location import locate
 

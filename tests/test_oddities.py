@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from envd import config
+from envd import config, sections
 from envd.errors import ModelInvalidError, PolicyDeniedError
 from envd.model import Model
 from envd.model import read as read_model
@@ -166,7 +166,7 @@ def test_any_combination_of_files_is_read(tmp_path: Path, row: Row) -> None:
     assert (texts(found), found.python, builds(found)) == (row.requirements, row.python, row.build)
     assert codes(found) == row.notes
     assert found.day == "2022-11-29"
-    assert of(found, PYTHON, config.Index()).as_of == "2022-11"
+    assert of(found, PYTHON, sections.Index()).as_of == "2022-11"
 
 
 def test_a_model_that_records_nothing_is_refused_clearly(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_the_date_may_be_malformed_or_absent(
     found = found_in(tmp_path, files)
 
     assert (found.day, codes(found)) == (day, notes)
-    assert of(found, PYTHON, config.Index()).as_of == (day or "")[:7]
+    assert of(found, PYTHON, sections.Index()).as_of == (day or "")[:7]
 
 
 def _whole() -> dict[str, str]:
@@ -510,7 +510,7 @@ def test_requirements_come_out_as_they_stand_but_for_what_is_mended(
 def test_a_requirement_that_stands_there_twice_is_asked_for_once(tmp_path: Path) -> None:
     files = {"python_env.yaml": PYTHON_ENV, "requirements.txt": "mlflow==1.30.0\nsix\nSix"}
 
-    spec = of(found_in(tmp_path, files), PYTHON, config.Index())
+    spec = of(found_in(tmp_path, files), PYTHON, sections.Index())
 
     assert [one.text for one in spec.requirements] == ["mlflow==1.30", "six"]
 
@@ -572,4 +572,4 @@ def test_an_index_that_is_allowed_is_used(tmp_path: Path) -> None:
 
     found = read(model(tmp_path, files), allowed)
 
-    assert "https://host/simple" in of(found, PYTHON, config.Index()).indexes.urls
+    assert "https://host/simple" in of(found, PYTHON, sections.Index()).indexes.urls

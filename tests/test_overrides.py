@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Security
 from envd.errors import EnvdError, PolicyDeniedError, RequestInvalidError
+from envd.sections import Security
 from envd.spec import Requirement, overrides
 from envd.spec.policy import Policy
 from tests.keys import Asked

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from envd.config import Workers
 from envd.model import Model, mlmodel
 from envd.run.pool import Pool, Request
 from envd.run.processes import Processes
 from envd.run.serving import Serving
+from envd.sections import Workers
 from envd.store import Environment
 from envd.values import Seconds
 from tests.house import House

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Conda, Settings
+from envd.config import Settings
 from envd.errors import (
     IndexUnreachableError,
     NotLockedOfflineError,
@@ -18,6 +18,7 @@ from envd.events import ignore
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
+from envd.sections import Conda
 from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import PURE, Channel, Package
 from tests.conda_forge import SKLEARN, TOOLS, CondaForge

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from envd.config import Index
 from envd.lock.rungs import Rung, rungs
+from envd.sections import Index
 from envd.spec import Dependencies, Python, Spec, of
 from envd.spec.options import Options
 from envd.spec.requirement_file import Requirements

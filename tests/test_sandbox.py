@@ -17,9 +17,10 @@ import pytest
 from envd_client.errors import EnvdError, WorkerDiedError
 
 from envd import bounds
-from envd.config import Security, Settings, Workers
+from envd.config import Settings
 from envd.errors import SettingsInvalidError
 from envd.sandbox import judge
+from envd.sections import Security, Workers
 from tests import inmate
 from tests.conftest import Daemon, Envctl, is_running, launch, stop, wait_for
 from tests.inmate import Outside, ask

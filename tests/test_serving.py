@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Settings, Workers
+from envd.config import Settings
 from envd.errors import (
     ModelInvalidError,
     ModelNotFoundError,
@@ -19,6 +19,7 @@ from envd.errors import (
 )
 from envd.model import Model, mlmodel, naming
 from envd.run.serving import Serving, Servings
+from envd.sections import Workers
 from envd.served import Served
 from envd.values import Count, Gpus, Location, ModelUri, Table, Variables
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from envd import config
-from envd.config import Index, Security
 from envd.errors import ModelInvalidError
 from envd.model import read as read_model
+from envd.sections import Index, Security
 from envd.spec import Dependencies, Python, Requirement, Spec, of, read, requirement_file
 from envd.spec.policy import Policy
 from envd.spec.requirement_file import Requirements
@@ -29,7 +29,7 @@ CONDA = "dependencies: [python={}, scikit-learn=1.0, pip<=23, {{pip: [from-conda
 KEY_OF = """
 import sys
 from pathlib import Path
-from envd.config import Index, Security
+from envd.sections import Index, Security
 from envd.spec import Dependencies, Python, of, requirement_file
 from envd.spec.policy import Policy
 

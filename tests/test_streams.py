@@ -26,7 +26,7 @@ from envd_client.errors import (
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
-from envd import config, errors
+from envd import errors, sections
 from envd.run.pool import Pool
 from envd.run.serving import Serving
 from envd.serve.in_flight import InFlight
@@ -319,7 +319,7 @@ def test_who_leaves_within_an_input_asks_nothing(
 
 
 def test_an_input_that_does_not_go_on_is_not_held_for_ever() -> None:
-    in_flight = InFlight(config.Daemon())
+    in_flight = InFlight(sections.Daemon())
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"34"

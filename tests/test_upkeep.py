@@ -19,8 +19,9 @@ from envd_client.v1 import envd_pb2 as api
 
 from envd import errors
 from envd.builds import Builds
-from envd.config import Gc, Settings
+from envd.config import Settings
 from envd.run.processes import Processes
+from envd.sections import Gc
 from envd.serve import status, upkeep
 from envd.serve.upkeep import Upkeep
 from envd.store import Store, removal

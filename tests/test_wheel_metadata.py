@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Resolve
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.lock import metadata
+from envd.sections import Resolve
 from tests import tiny
 from tests.house import House, versions, wheel_file
 from tests.index import Index

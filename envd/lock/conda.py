@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from envd import process
-from envd.config import Conda, Settings
+from envd.config import Settings
 from envd.errors import BuildTimedOutError, IndexUnreachableError, SolveFailedError
 from envd.events import Note, OnEvent
 from envd.lock.rattler import Rattler
 from envd.model.texts import shown
+from envd.sections import Conda
 from envd.spec.conda_package import CondaPackage, conda_package
 from envd.spec.mirrors import channel_url
 

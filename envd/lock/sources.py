@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from envd.config import Index
 from envd.errors import PolicyDeniedError
+from envd.sections import Index
 from envd.spec import Indexes
 from envd.spec.urls import PYPI, canonical_host, without_credentials
 

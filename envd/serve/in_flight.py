@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from envd import config
 from envd.errors import InFlightFullError, PayloadTooLargeError
 from envd.run.channel import Buffer
+from envd.sections import Daemon
 
 # What is said of an answer beside it: notes, reasons, seconds.
 _MAX_BESIDE = 1 << 16
@@ -16,14 +16,14 @@ _MAX_BESIDE = 1 << 16
 class InFlight:
     """The payloads under way, over all connections."""
 
-    def __init__(self, settings: config.Daemon) -> None:
+    def __init__(self, settings: Daemon) -> None:
         """Hold `max_in_flight` bytes, or one request of any size; `largest` is a message's."""
         self._most = settings.max_in_flight
         self.largest = settings.max_message
         self._largest_in_parts = settings.max_in_parts
         self.bytes = 0
 
-    def heed(self, settings: config.Daemon) -> None:
+    def heed(self, settings: Daemon) -> None:
         """Hold from now on what *settings* say; how large a message may be does not change."""
         self._most = settings.max_in_flight
         self._largest_in_parts = settings.max_in_parts

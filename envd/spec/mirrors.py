@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from envd.config import Conda
 from envd.errors import SettingsInvalidError
+from envd.sections import Conda
 from envd.spec import channels
 from envd.spec.channels import DEFAULTS, Channel
 from envd.spec.urls import without_token

@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from envd.config import Security
 from envd.errors import PolicyDeniedError
 from envd.events import Note
 from envd.model.texts import shown
+from envd.sections import Security
 from envd.spec import channels
 from envd.spec.channels import Channel
 from envd.spec.local import Budget

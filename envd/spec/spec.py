@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from envd.config import Index
+from envd.sections import Index
 from envd.spec.dependencies import Dependencies
 from envd.spec.options import Options
 from envd.spec.python import Python

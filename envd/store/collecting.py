@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from envd import failpoint, values
-from envd.config import Gc
 from envd.lock import Artifact
+from envd.sections import Gc
 from envd.store import caches, forgetting, gc, removal, sweep, trees
 from envd.store.caches import Caches, Download
 from envd.store.gc import Disk, Limits, Verdict

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from envd.config import Http
+from envd.sections import Http
 from envd.serve.http import failures
 
 _MAX_HEADER_BYTES = 1 << 16
