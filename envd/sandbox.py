@@ -70,7 +70,7 @@ _known: dict[tuple[str, ...], Sandbox] = {}
 def is_wanted(settings: Settings) -> bool:
     """Whether it matters what there can be."""
     is_open = _profile(settings) == "dev" and settings.security.sandbox == "auto"
-    return not is_open or settings.workers.network == "off"
+    return not is_open or _shuts_off(settings)
 
 
 def user(settings: Settings) -> tuple[int, int] | None:
@@ -109,11 +109,29 @@ def judge(settings: Settings, found: Mapping[str, Any]) -> Sandbox:
             f"machine has {best}: it lacks {why}; {_ADVICE}"
         )
         raise SettingsInvalidError(message, setting="security.sandbox", missing=why)
-    if wanted == 0 and settings.workers.network == "off":
-        message = "`workers.network` is `off`, which takes sandbox 1 or 2 (`security.sandbox`)"
-        raise SettingsInvalidError(message, setting="workers.network")
+    check(settings, wanted)
     who = user(settings) if wanted == FULL else None
     return Sandbox(wanted, best, missing, who, cgroups.name(cgroups.tree()))
+
+
+def _shuts_off(settings: Settings) -> bool:
+    """Whether some model may not use the network by what is said of it, and not by the tier."""
+    own = any(one.network is False for one in settings.served)
+    return own or settings.workers.network == "off"
+
+
+def check(settings: Settings, tier: int) -> None:
+    """See that *tier* can do what *settings* say of single models.
+
+    Raises:
+        SettingsInvalidError: it cannot keep one from the network.
+    """
+    if tier == 0 and _shuts_off(settings):
+        message = (
+            "models are to be without a network (`workers.network`, or `network` of one), which "
+            "takes sandbox 1 or 2 (`security.sandbox`)"
+        )
+        raise SettingsInvalidError(message, setting="workers.network")
 
 
 def _wanted(settings: Settings, best: int) -> int:
@@ -173,9 +191,11 @@ def of(settings: Settings) -> Sandbox:
     Raises:
         SettingsInvalidError: it is lower than they want.
     """
+    if found := _known.get(_choice(settings)):
+        return found
     if not is_wanted(settings):
         return OPEN
-    return _known.get(_choice(settings)) or know(settings, judge(settings, look(settings)))
+    return know(settings, judge(settings, look(settings)))
 
 
 def _choice(settings: Settings) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from envd_client.errors import EnvdError, WorkerDiedError
 from envd import bounds
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
-from envd.sandbox import judge
+from envd.sandbox import is_wanted, judge
 from envd.sections import Security, Workers
+from envd.served import Served
 from tests import inmate
 from tests.conftest import Daemon, Envctl, is_running, launch, stop, wait_for
 from tests.inmate import Outside, ask
@@ -74,6 +75,9 @@ def prison(
     try:
         names = ("fresh", "forked", "other")
         models = [inmate.model(tiny, folder / name) for name in names]
+        # What only its owner may read is read by whoever runs it.
+        for path in (models[0], *models[0].rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
         with daemon.client() as client:
             origins = [client.predict(one, {"inputs": {}}).worker_origin for one in models]
         assert origins == ["fresh", "forked", "forked"]
@@ -441,9 +445,15 @@ def test_the_tier_is_what_the_settings_want_and_the_machine_has(
 
 
 def test_a_network_that_cannot_be_off_is_not_said_to_be(tmp_path: Path) -> None:
-    settings = Settings(tmp_path, workers=Workers(network="off"))
-    with pytest.raises(SettingsInvalidError, match=r"workers\.network"):
-        judge(settings, _found())
+    own = (Served("model", network=False),)
+    for settings in (
+        Settings(tmp_path, workers=Workers(network="off")),
+        Settings(tmp_path, served=own),
+    ):
+        assert is_wanted(settings)
+        with pytest.raises(SettingsInvalidError, match=r"workers\.network"):
+            judge(settings, _found())
+    assert judge(Settings(tmp_path, security=Security(sandbox="1"), served=own), _found()).tier
 
 
 def test_workers_of_root_are_a_user_that_is_there_and_not_root(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ async def tried(settings: Settings, processes: Processes, log: Path) -> Sandbox:
         SettingsInvalidError: it is lower than they want.
     """
     if not sandbox.is_wanted(settings):
-        return OPEN
+        return sandbox.know(settings, OPEN)
     reading, writing = os.pipe()
     try:
         log.parent.mkdir(parents=True, exist_ok=True)

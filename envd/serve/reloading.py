@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from envd import config
+from envd import config, sandbox
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.serve.core import Core
@@ -61,6 +61,7 @@ class Reloading:
     async def _reload(self) -> None:
         wanted = await asyncio.to_thread(self._read)
         now, later = merged(self._core.settings, wanted)
+        sandbox.check(now, self._core.sandbox.tier)
         await self._core.change(now)
         log.info("the settings were read again; %d models have a name", len(now.served))
         if later:
