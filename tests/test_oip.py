@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,6 +55,8 @@ class Model:
             return [f"{type(one).__name__} {getattr(one, 'dtype', '')}" for one in values]
         if do == "params":
             return [f"{key}={value!r}" for key, value in sorted(params.items())]
+        if do == "long":
+            return "x" * 3_900_000
         if do == "large":
             return "x" * (4 << 20)
         if do == "wait":
@@ -142,6 +146,7 @@ def session(
         "ENVD_CONFIG": str(file),
         "ENVD_DAEMON__GRPC": "127.0.0.1:0",
         "ENVD_DAEMON__MAX_MESSAGE": "4MiB",
+        "ENVD_DAEMON__MAX_IN_FLIGHT": "64MiB",
     }
     daemon = launch(folder / "root", home, **settings)
     with triton.InferenceServerClient(f"unix:{daemon.root}/predict.sock") as client:
@@ -433,6 +438,29 @@ def test_a_model_that_streams_answers_a_request_item_by_item(session: Session) -
     config = client.get_model_config("talks").config
     assert config.model_transaction_policy.decoupled
     assert not client.get_model_config("bare").config.model_transaction_policy.decoupled
+
+
+def test_answers_that_nobody_takes_are_bounded(session: Session, stub: Any) -> None:
+    one = typed("INT32", "int_contents", [1], [1])
+    one.parameters["do"].string_param = "long"
+    are_sent, limit = threading.Event(), 180 << 20
+
+    def requests() -> Iterator[Any]:
+        yield from [one] * 60
+        are_sent.set()
+
+    before = taken.resident(session.daemon.pid)
+    answers = stub.ModelStreamInfer(requests())
+    wait_for(are_sent.is_set)
+    # Nobody says when the last of them is there.
+    end, grown = time.monotonic() + 3, 0
+    while time.monotonic() < end and grown < limit:
+        grown = max(grown, taken.resident(session.daemon.pid) - before)
+        time.sleep(0.01)
+    errors = {answer.error_message.partition(":")[0] for answer in answers}
+
+    assert grown < limit
+    assert errors <= {"", "IN_FLIGHT_FULL"}
 
 
 def test_so_it_is_in_an_event_loop(session: Session) -> None:

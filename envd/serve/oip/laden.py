@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from envd.run.channel import Buffer
 from envd.serve.large import read_varint, varint
@@ -64,6 +64,12 @@ def streamed(one: Streamed) -> bytes:
 def size(laden: Laden[oip.ModelInferResponse]) -> int:
     """Return how long an answer is when it is written."""
     return sum(map(len, _pieces(laden)))
+
+
+def held(laden: Laden[Any]) -> int:
+    """Return about how many bytes a request or an answer keeps in memory."""
+    size: int = laden.message.ByteSize()
+    return size + sum(map(len, laden.raw))
 
 
 def _pieces(laden: Laden[oip.ModelInferResponse]) -> Iterator[Buffer]:

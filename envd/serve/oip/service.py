@@ -122,17 +122,27 @@ class Inference(services.GRPCInferenceServiceServicer):
         ends_on_error = _ENDS_ON_ERROR in metadata
         sending = Sending(context, self._predicting.pause_s)
 
+        async def answers(request: codec.Asked) -> None:
+            async with contextlib.aclosing(self._answers(request)) as found:
+                async for one in found:
+                    with self._predicting.in_flight.share() as share:
+                        # Both are kept until the caller takes the one.
+                        share.add(laden.held(one) + laden.held(request))
+                        await sending.send(Streamed(one))
+
         async def answer(request: codec.Asked) -> None:
             call = self._calls.begin(_INFER, request.message.id, metadata, left_s)
             try:
                 with self._calls.under_way(call):
-                    async with contextlib.aclosing(self._answers(request)) as answers:
-                        async for one in answers:
-                            await sending.send(Streamed(one))
+                    await answers(request)
             except EnvdError as error:
                 if ends_on_error:
                     raise
-                await sending.send(Streamed(_empty(request), f"{error.reason}: {error.message}"))
+                text = f"{error.reason}: {error.message}"
+            else:
+                return
+            # Not while the error is there, which keeps what there is no room for.
+            await sending.send(Streamed(_empty(request), text))
 
         await streaming.each(requests, answer, self._calls.draining)
 
