@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,15 @@ def system() -> list[str]:
     return [*found, *(real for one in found if (real := os.path.realpath(one)) not in found)]
 
 
-def of_interpreter(python: Path, private: Collection[Path]) -> list[str]:
-    """Return what *python* needs to run: where it is installed, but nothing that holds *private*.
+def of_interpreter(python: Path) -> list[str]:
+    """Return what *python* needs to run: itself and its libraries.
 
-    A Python in `~/bin` does not make all that is at home readable.
+    Not all that is installed with it: a Python in `~/.local/bin` does not make `~/.local`
+    readable.
     """
     real = python.resolve()
-    prefix = real.parent.parent
-    is_safe = prefix != Path("/") and not any(one.is_relative_to(prefix) for one in private)
-    if is_safe:
-        return [str(prefix)]
-    libraries = [*prefix.glob("lib/python*"), *prefix.glob("lib/libpython*")]
-    return [str(real), *map(str, libraries)]
-
-
-def private(settings: Settings) -> tuple[Path, ...]:
-    """Return what no program may read because an interpreter is above it."""
-    return settings.root.resolve(), Path.home().resolve()
+    found = [real, real.parent.parent / "lib"]
+    return [str(one) for one in found if not one.is_relative_to("/usr")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +74,7 @@ class Ground:
     @property
     def own(self) -> list[str]:
         """Those that may be the daemon's alone."""
-        base = of_interpreter(self.base, private(self.settings))
+        base = of_interpreter(self.base)
         inside = [one for one in base if not Path(one).is_relative_to(self.prefix)]
         return [str(self.prefix), PROGRAM, *inside]
 
@@ -199,10 +191,8 @@ def _below(folder: str, paths: Iterable[str]) -> list[str]:
 
 def interpreter(python: Path, settings: Settings) -> list[Path]:
     """Return what *python*, which may be that of an environment, needs to run."""
-    own = [python.parent.parent] if python.parent.name == "bin" else []
-    if any(one.is_relative_to(own[0].resolve()) for one in private(settings) if own):
-        own = []
-    return [*own, *map(Path, of_interpreter(python, private(settings)))]
+    own = [python.parent.parent] if python.is_relative_to(settings.root) else []
+    return [*own, *map(Path, of_interpreter(python))]
 
 
 def local_path(url: str) -> Path | None:

@@ -444,6 +444,18 @@ def test_the_tier_is_what_the_settings_want_and_the_machine_has(
         judge(settings, found)
 
 
+def test_a_python_at_home_makes_nothing_else_readable_there(tmp_path: Path) -> None:
+    python = tmp_path / ".local" / "bin" / "python3.12"
+    for one in (python, tmp_path / ".local" / "share" / "keyrings" / "secret"):
+        one.parent.mkdir(parents=True)
+        one.touch()
+    (tmp_path / ".local" / "lib").mkdir()
+
+    found = bounds.of_interpreter(python)
+    assert found == [str(python), str(tmp_path / ".local" / "lib")]
+    assert bounds.of_interpreter(Path("/usr/bin/python3")) == []
+
+
 def test_a_network_that_cannot_be_off_is_not_said_to_be(tmp_path: Path) -> None:
     own = (Served("model", network=False),)
     for settings in (
