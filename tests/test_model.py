@@ -446,17 +446,23 @@ def test_a_model_is_remembered_until_one_of_its_files_changes(tmp_path: Path) ->
     assert third.digest != second.digest
 
 
-def test_a_model_that_takes_long_to_look_at_is_looked_at_less_often(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("files", "is_seen"), [(1001, False), (3, True)])
+def test_of_very_many_files_that_take_long_a_change_counts_later(
+    tmp_path: Path, *, files: int, is_seen: bool
+) -> None:
     path = write(tmp_path / "model")
-    # The first look takes a second, so for the five after it nothing is looked at.
-    models = Models(iter([0.0, 1.0, 1.0, 5.9, 6.1, 6.1]).__next__)
+    for number in range(files):
+        (path / f"{number}").touch()
+    # Each look takes a second; after one at very many, nothing is looked at for five.
+    moments = iter([0.0, 1.0, 1.0, 5.9, 6.9, 6.9, 20.0, 21.0, 21.0])
+    models = Models(moments.__next__)
 
     first = models.read(path)
     (path / "MLmodel").write_text(MLFLOW_2_9)
     soon = models.read(path)
     later = models.read(path)
 
-    assert soon is first
+    assert (soon is not first) is is_seen
     assert later.mlflow_version == "2.9.2"
 
 

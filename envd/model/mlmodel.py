@@ -26,7 +26,7 @@ _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "co
 _MAX_FILES = 100_000
 _MAX_CODE_BYTES = 64 << 20
 _LEFT_OUT = {"__pycache__"}
-_LONG_LOOK_S, _LONGEST_S = 0.02, 5.0
+_LONG_LOOK_S, _LONGEST_S, _MANY = 0.02, 5.0, 1000
 _MAX_VARIABLES = 100
 _TRUE = ("true", "True")
 _BOOLEANS = (*_TRUE, "false", "False")
@@ -271,8 +271,10 @@ class Models:
         look = (seen and seen.look.again()) or looking.look(path, _MAX_FILES, _LEFT_OUT)
         took = self._clock() - started
         model = seen.model if seen and seen.look == look else read(path)
-        # Looking at a directory of very many files must not take all the time there is.
-        good_until = self._clock() + min(100 * took, _LONGEST_S) if took > _LONG_LOOK_S else 0.0
+        # Looking at a directory of very many files must not take all the time there is; at few
+        # ones it takes long where the machine has much to do, and a change counts all the same.
+        is_long = took > _LONG_LOOK_S and len(look.places) > _MANY
+        good_until = self._clock() + min(100 * took, _LONGEST_S) if is_long else 0.0
         self._seen[path] = _Seen(look, model, good_until)
         return model
 
