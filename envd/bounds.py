@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from envd.sandbox import FULL, PROGRAM, SCOPED_SINCE, Sandbox
 # Where a worker finds its model in sandbox 2, and what it may write in.
 MODEL, TMP = "/model", "/tmp"  # noqa: S108
 NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup")
+# As many as the kernel follows.
+_MOST_LINKS = 40
 _INTERNET = ("ipv4", "ipv6", "netlink")
 # Libraries, programs, and what they look up of the machine: nothing that is kept secret.
 _SYSTEM = (
@@ -46,14 +48,24 @@ def system() -> list[str]:
 
 
 def of_interpreter(python: Path) -> list[str]:
-    """Return what *python* needs to run: itself and its libraries.
+    """Return what *python* needs to run: what it is a link to, that, and its libraries.
 
     Not all that is installed with it: a Python in `~/.local/bin` does not make `~/.local`
     readable.
     """
-    real = python.resolve()
-    found = [real, real.parent.parent / "lib"]
+    real, links = python.resolve(), list(_links(python))
+    found = dict.fromkeys([*links, real, real.parent.parent / "lib"])
     return [str(one) for one in found if not one.is_relative_to("/usr")]
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Yield what *path* leads to that is a link itself."""
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            return
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        if path.is_symlink():
+            yield path
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +203,14 @@ def _below(folder: str, paths: Iterable[str]) -> list[str]:
 
 def interpreter(python: Path, settings: Settings) -> list[Path]:
     """Return what *python*, which may be that of an environment, needs to run."""
-    own = [python.parent.parent] if python.is_relative_to(settings.root) else []
+    prefix = python.parent.parent
+    if python.is_relative_to(settings.root):
+        own = [prefix]
+    elif (prefix / "pyvenv.cfg").exists():
+        # That of envd itself, which has its packages beside it.
+        own = [prefix / name for name in ("pyvenv.cfg", "bin", "lib")]
+    else:
+        own = []
     return [*own, *map(Path, of_interpreter(python))]
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 
 from envd.errors import LimitReachedError
 from envd.events import Line
+from envd.lock.uv import Uv
 from tests import house as houses
 from tests import inmate
 from tests import tiny as tinies
@@ -158,6 +160,16 @@ def test_what_is_imported_once_changes_no_file_and_asks_nobody(
     if _tier(confined) == 1:
         assert found.pop("everybody") == "done"
     assert {name: one for name, one in found.items() if one not in _NOTHING + _REFUSED} == {}
+
+
+def test_a_python_of_a_virtualenv_elsewhere_can_be_asked(confined: House) -> None:
+    """As envd's own is, to lock for other platforms."""
+    lines: list[str] = []
+    uv = Uv(confined.settings)
+    finished = uv.run(["pip", "list", "--python", sys.executable], on_line=lines.append)
+
+    assert finished.status == 0
+    assert any(line.startswith("pytest ") for line in lines)
 
 
 def test_files_are_shared_with_the_cache_all_the_same(confined: House) -> None:
