@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.config import Seconds, Settings
+from envd.config import Settings
 from envd.errors import (
     EnvdError,
     ModelNotFoundError,
@@ -35,6 +35,7 @@ from envd.errors import (
 from envd.model.fetch import redact
 from envd.model.location import locate
 from envd.sections import Build, Models
+from envd.values import Seconds
 
 LOG_MODELS = """
 import json, pathlib, sys, time, urllib.request
@@ -71,6 +72,7 @@ import sys
 from pathlib import Path
 from envd.config import Settings
 from envd.sections import Models
+from envd.values import Seconds
 from envd.errors import EnvdError
 from envd.model.location import locate
 

@@ -98,7 +98,8 @@ class Servings:
     def __init__(self, settings: Settings) -> None:
         """Take from *settings* what is not said of single models."""
         self._workers = settings.workers
-        self._known: dict[tuple[object, ...], Serving] = {}
+        # With the digest of the model that each is for: a changed one takes its place.
+        self._known: dict[tuple[object, ...], tuple[str, Serving]] = {}
 
     def of(
         self,
@@ -116,16 +117,18 @@ class Servings:
         one = served or _UNNAMED
         changed = json.dumps(model_config, sort_keys=True) if model_config else ""
         identity = env_file.identity(one.env_file) if one.env_file else ()
-        key = (model.path, model.digest, one, changed, identity)
-        if identity is not None and (found := self._known.get(key)):
+        key = (model.path, one, changed, identity)
+        digest, found = self._known.get(key, ("", None))
+        if identity is not None and found and digest == model.digest:
             return found
         if len(self._known) >= _MAX_KNOWN:
             # The configuration is the caller's: it must not be kept for ever.
             self._known.clear()
         given = env_file.read(one.env_file) if one.env_file else {}
         config = json.loads(one.model_config or "{}") | dict(model_config or {})
-        self._known[key] = self._made(model, one, given, config)
-        return self._known[key]
+        found = self._made(model, one, given, config)
+        self._known[key] = model.digest, found
+        return found
 
     def _made(
         self, model: Model, served: Served, given: dict[str, str], config: dict[str, object]
