@@ -87,12 +87,12 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _one(server: Server) -> Callable[[], None]:
+    called: Any = None
     if server.method:
-        answer: Any = grpc.insecure_channel(server.target, _OPTIONS).unary_unary(server.method)
-    else:
-        answer = _blocking_http(server)
+        called = grpc.insecure_channel(server.target, _OPTIONS).unary_unary(server.method)
 
     def ask() -> None:
+        answer = called or _blocking_http(server)
         server.start()
         while (asked := time.perf_counter()) < server.end:
             answer(server.request)
@@ -103,11 +103,9 @@ def _one(server: Server) -> Callable[[], None]:
 
 
 def _many(server: Server, clients: int) -> Callable[[], Awaitable[None]]:
+    called: Any = None
     if server.method:
-        channel = grpc.aio.insecure_channel(server.target, _OPTIONS)
-        answers: list[Any] = [channel.unary_unary(server.method)] * clients
-    else:
-        answers = [_http(server) for _ in range(clients)]
+        called = grpc.aio.insecure_channel(server.target, _OPTIONS).unary_unary(server.method)
 
     async def client(answer: Any) -> None:
         while (asked := time.perf_counter()) < server.end:
@@ -115,6 +113,8 @@ def _many(server: Server, clients: int) -> Callable[[], Awaitable[None]]:
             server.count(asked)
 
     async def ask() -> None:
+        # A connection that was idle for so long as others are asked may have been closed.
+        answers = [called or _http(server) for _ in range(clients)]
         server.start()
         await asyncio.gather(*map(client, answers))
         server.stop()
@@ -132,7 +132,11 @@ def _blocking_http(server: Server) -> Callable[[bytes], None]:
     def answer(request: bytes) -> None:
         connection().write(request)
         connection().flush()
-        head = b"".join(iter(connection().readline, b"\r\n"))
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (line := connection().readline()):
+                raise ConnectionResetError
+            head += line
         connection().read(_length(head))
 
     return answer
