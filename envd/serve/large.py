@@ -17,10 +17,11 @@ from envd_client.v1 import envd_pb2 as api
 from envd.run.channel import Buffer
 
 _Message = TypeVar("_Message")
-_LARGE_BYTES = 1 << 18
-_REQUEST_TAG = api.PredictRequest.PAYLOAD_FIELD_NUMBER << 3 | 2
-_RESPONSE_TAG = bytes([api.PredictResponse.PAYLOAD_FIELD_NUMBER << 3 | 2])
-_BYTES, _VARINT = 2, 0
+# Of less it takes longer to do this than to copy it.
+LARGE_BYTES = 1 << 18
+HAS_LENGTH, _VARINT = 2, 0
+_REQUEST_TAG = api.PredictRequest.PAYLOAD_FIELD_NUMBER << 3 | HAS_LENGTH
+_RESPONSE_TAG = bytes([api.PredictResponse.PAYLOAD_FIELD_NUMBER << 3 | HAS_LENGTH])
 # What has more fields, or longer numbers, takes longer to look through than protobuf does.
 _MOST_FIELDS, _MOST_BITS = 64, 64
 
@@ -33,19 +34,26 @@ class Laden(Generic[_Message]):
     payload: Buffer
 
 
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The bytes of a message in pieces: what some of its fields hold, and the `rest`."""
+
+    cut: list[memoryview]
+    rest: list[memoryview]
+
+
 def request(encoded: bytes) -> Laden[api.PredictRequest]:
     """Read a request.
 
     Raises:
         DecodeError: it is none.
     """
-    place = _payload(encoded) if len(encoded) > _LARGE_BYTES else None
-    if place is None:
+    found = divided(encoded, _REQUEST_TAG, _MOST_FIELDS) if len(encoded) > LARGE_BYTES else None
+    # Which of several payloads counts is up to protobuf.
+    if found is None or len(found.cut) != 1:
         message = api.PredictRequest.FromString(encoded)
         return Laden(message, message.payload)
-    tag, start, end = place
-    message = api.PredictRequest.FromString(encoded[:tag] + encoded[end:])
-    return Laden(message, memoryview(encoded)[start:end])
+    return Laden(api.PredictRequest.FromString(b"".join(found.rest)), found.cut[0])
 
 
 def response(laden: Laden[api.PredictResponse]) -> bytes:
@@ -60,32 +68,34 @@ def size(laden: Laden[api.PredictResponse]) -> int:
     return laden.message.ByteSize() + len(_RESPONSE_TAG) + len(varint(length)) + length
 
 
-def _payload(encoded: bytes) -> tuple[int, int, int] | None:
-    """Return where the payload begins with its tag, and by itself, and where it ends.
+def divided(encoded: bytes, wanted: int, most_fields: int) -> Divided | None:
+    """Return what the fields with the tag *wanted* hold, and all else.
 
-    None where that takes more than a look at a few fields, or it stands there twice: protobuf
-    will know.
+    None where that takes more than a look at *most_fields*: protobuf will know.
     """
-    place, found = 0, None
+    view, place, kept = memoryview(encoded), 0, 0
+    found = Divided([], [])
     try:
-        for _ in range(_MOST_FIELDS):
+        for _ in range(most_fields):
             if place == len(encoded):
+                found.rest.append(view[kept:])
                 return found
             tag, kind = place, encoded[place] & 7
-            if encoded[tag] >= 1 << 7 or kind not in {_BYTES, _VARINT}:
+            if encoded[tag] >= 1 << 7 or kind not in {HAS_LENGTH, _VARINT}:
                 return None
-            number, begin = read_varint(encoded, tag + 1)
-            place = begin + number if kind == _BYTES else begin
-            if encoded[tag] == _REQUEST_TAG:
-                if found:
-                    return None
-                found = tag, begin, place
+            number, begin = _read_varint(encoded, tag + 1)
+            place = begin + number if kind == HAS_LENGTH else begin
+            if encoded[tag] == wanted:
+                found.rest.append(view[kept:tag])
+                found.cut.append(view[begin:place])
+                kept = place
     except (IndexError, ValueError):
-        return None
+        # It is cut off.
+        pass
     return None
 
 
-def read_varint(encoded: bytes, place: int) -> tuple[int, int]:
+def _read_varint(encoded: bytes, place: int) -> tuple[int, int]:
     """Return the number at *place*, and the place behind it.
 
     Raises:
