@@ -84,9 +84,7 @@ class Entries:
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield them by name, those without one last."""
-        yield from sorted(
-            self._all, key=lambda one: (not one.served.name, one.served.name, one.served.uri)
-        )
+        yield from self._in_order
 
     def is_configured(self, entry: Entry | None) -> bool:
         """Whether *entry* is a model of the settings, or of the repository folder."""
@@ -227,6 +225,9 @@ class Entries:
 
     def _index(self) -> None:
         self.generation += 1
+        self._in_order = sorted(
+            self._all, key=lambda one: (not one.served.name, one.served.name, one.served.uri)
+        )
         self._versions: dict[str, list[Entry]] = {}
         for one in sorted((one for one in self._all if one.served.name), key=_age):
             self._versions.setdefault(one.served.name, []).append(one)
