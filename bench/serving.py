@@ -135,7 +135,12 @@ def _envds(stack: contextlib.ExitStack) -> dict[str, Callable[[], Server]]:
 
     @functools.cache
     def envd() -> daemon.Daemon:
-        variables = {"ENVD_DAEMON__GRPC": grpc, "ENVD_HTTP__LISTEN": http}
+        # The others have no sandbox either.
+        variables = {
+            "ENVD_DAEMON__GRPC": grpc,
+            "ENVD_HTTP__LISTEN": http,
+            "ENVD_SECURITY__PROFILE": "dev",
+        }
         return stack.enter_context(
             daemon.running(served.ROOT, ENVD_CONFIG=str(settings), **variables)
         )

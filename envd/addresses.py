@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import envd
-from envd import durable, held
-from envd.config import default_root
+from envd import durable, held, openings
+from envd.config import Settings, default_root
 from envd.errors import RootInUseError, SettingsInvalidError
 
 # sun_path of unix(7) is 108 bytes with its closing zero.
@@ -60,13 +60,25 @@ def sockets(
 
     The default root's are in `$XDG_RUNTIME_DIR/envd`; another root's lie in it, so that
     two roots never share a socket.
+
+    Raises:
+        SettingsInvalidError: the predict socket is to be an address.
     """
     runtime = environ.get("XDG_RUNTIME_DIR")
     home = Path(runtime, "envd") if runtime and root == default_root() else root
     named = predict or environ.get("ENVD_SOCKET")
+    if named and is_address(named):
+        message = f"`{named}` is no path of a socket; where gRPC is on TCP, `daemon.grpc` says"
+        raise SettingsInvalidError(message, socket=named)
     chosen = Path(named.removeprefix("unix:")).absolute() if named else home / "predict.sock"
     beside = chosen.with_name("admin.sock")
     return Sockets(chosen, Path(admin.removeprefix("unix:")).absolute() if admin else beside)
+
+
+def is_address(target: str) -> bool:
+    """Whether *target* is HOST:PORT, and not the path of a socket."""
+    scheme, colon, _ = target.partition(":")
+    return bool(colon) and "/" not in scheme and scheme != "unix"
 
 
 def is_named(predict: str | None, environ: Mapping[str, str] = os.environ) -> bool:
@@ -80,14 +92,19 @@ def target(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def owned(root: Path, chosen: Sockets) -> Iterator[None]:
-    """Own *root* and its sockets: a second daemon would take a socket without a word.
+def owned(settings: Settings, chosen: Sockets) -> Iterator[None]:
+    """Own the root of *settings* and the sockets: a second daemon would take one without a word.
 
     Raises:
         RootInUseError: another daemon has one of them; the message says who.
+        SettingsInvalidError: a group of the settings cannot come to them.
     """
-    chosen.predict.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    chosen.admin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root, groups = settings.root, {chosen.predict.parent: set[str](), chosen.admin.parent: set()}
+    groups[chosen.predict.parent].add(settings.access.group)
+    groups[chosen.admin.parent].add(settings.access.admin_group)
+    for folder, ones in groups.items():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        openings.let_pass(folder, ones)
     with contextlib.ExitStack() as stack:
         paths = [root / "daemon.lock"]
         paths += [path.with_name(f"{path.name}.lock") for path in (chosen.predict, chosen.admin)]

@@ -16,7 +16,7 @@ import os
 import re
 import typing
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from envd import served, settings_file
 from envd.errors import SettingsInvalidError
 from envd.fields import Field, of, parse
 from envd.sections import (
+    Access,
     Build,
     Conda,
     Daemon,
@@ -55,13 +56,23 @@ class Settings:
     security: Security = Security()
     workers: Workers = Workers()
     daemon: Daemon = Daemon()
+    access: Access = Access()
     http: Http = Http()
     gc: Gc = Gc()
     served: tuple[Served, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def where(self, key: str) -> str:
+        """Return where the setting *key*, `section.name`, is set, as messages begin."""
+        place = self.places.get(key)
+        return f"{place}: `{key}`" if place else f"`{key}`"
 
 
 # What of the settings is no section.
-_OTHER = ("root", "served")
+_OTHER = ("root", "served", "places")
+# Settings by section and name, and an option of a command for each: its value, and what it is.
+Options = Mapping[tuple[str, str], tuple[object, str]]
+_NO_OPTIONS: Options = {}
 
 
 def fields() -> Iterator[Field]:
@@ -87,21 +98,36 @@ def load(
     root: Path | None = None,
     file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
+    options: Options = _NO_OPTIONS,
 ) -> Settings:
-    """Read the settings from *file* and *environ*.
+    """Read the settings from *file*, *environ* and *options*; None is none.
 
     Raises:
         SettingsInvalidError: the file cannot be read, or a setting is unknown or wrong.
     """
     given = settings_file.read(file_of(file, environ), list(fields()))
-    values = given.values | _from_variables(environ)
+    rows = {(row.section, row.name): row for row in fields()}
+    of_variables = _from_variables(environ)
+    of_options = {
+        key: parse(rows[key], value, place)
+        for key, (value, place) in options.items()
+        if value is not None
+    }
+    values = given.values | of_variables | of_options
+    places = given.places | {key: rows[key].variable for key in of_variables}
+    places |= {key: options[key][1] for key in of_options}
     sections: dict[str, Any] = {
         section: cls(**{name: value for (of, name), value in values.items() if of == section})
         for section, cls in _sections().items()
     }
     named = environ.get("ENVD_ROOT")
     chosen = root or (Path(named) if named else default_root())
-    return Settings(_usable(chosen.expanduser().absolute()), **sections, served=given.served)
+    return Settings(
+        _usable(chosen.expanduser().absolute()),
+        **sections,
+        served=given.served,
+        places={".".join(key): place for key, place in places.items()},
+    )
 
 
 def _usable(root: Path) -> Path:
@@ -114,7 +140,9 @@ def _usable(root: Path) -> Path:
 
 def document(settings: Settings) -> dict[str, Any]:
     """Return *settings* as JSON values, for a child that must have the same."""
-    return dataclasses.asdict(settings) | {"root": str(settings.root)}
+    found = dataclasses.asdict(settings) | {"root": str(settings.root)}
+    del found["places"]
+    return found
 
 
 def digest(settings: Settings) -> str:

@@ -271,6 +271,12 @@ class PermissionDeniedError(EnvdError):
     code, reason = "PERMISSION_DENIED", "PERMISSION_DENIED"
 
 
+class UnauthenticatedError(EnvdError):
+    """The caller has not said who it is, or is nobody known; send a credential."""
+
+    code, reason = "UNAUTHENTICATED", "UNAUTHENTICATED"
+
+
 class LimitReachedError(EnvdError):
     """The process may not have more files or memory; raise its limit."""
 

@@ -12,11 +12,13 @@ from typing import Literal
 
 from envd.fields import setting
 from envd.values import (
+    Address,
     Bytes,
     Cores,
     Count,
     CountOrAuto,
     CountOrZero,
+    Grant,
     IndexUrl,
     Listen,
     Location,
@@ -259,13 +261,46 @@ class Daemon:
     metrics: Loopback = setting(
         Loopback(""), "Where Prometheus finds metrics, as in `127.0.0.1:9464`; none if empty."
     )
-    grpc: Loopback = setting(
-        Loopback(""),
-        "Where the Open Inference Protocol is served over TCP as well, as in `127.0.0.1:8001`; "
-        "nowhere if empty.",
+    grpc: Address = setting(
+        Address(""),
+        "Where gRPC is served over TCP as well, as in `127.0.0.1:8001`: the Open Inference "
+        "Protocol, and where `[access]` tells callers apart, all that they may ask; nowhere if "
+        "empty.",
     )
     max_in_flight: Bytes = setting(
         Bytes(512 << 20), "What the requests under way may hold together, in bytes of input."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask besides the user that the daemon runs as, and root."""
+
+    group: str = setting(
+        "",
+        "The Unix group that may open the predict socket, and that of HTTP if it is one; nobody "
+        "else if empty.",
+    )
+    admin_group: str = setting("", "The Unix group that may open the admin socket.")
+    tls_cert: Location = setting(
+        Location(""),
+        "The certificate that TCP is served with, and those up to its CA: a PEM file. TLS is a "
+        "must but on this machine's own addresses.",
+    )
+    tls_key: Location = setting(Location(""), "The key of that certificate: a PEM file.")
+    client_ca: Location = setting(
+        Location(""),
+        "The CAs of clients, a PEM file: whoever connects over TCP needs a certificate of them.",
+    )
+    certificates: tuple[Grant, ...] = setting(
+        (),
+        "The roles of those certificates, `predict`, `build` or `admin`, by their alternative "
+        'names: `{ "DNS:front.example" = "predict" }`, or `URI:`, or `email:`.',
+    )
+    tokens: Location = setting(
+        Location(""),
+        "A file of tokens, one of which callers over TCP send, where no certificate has a role: "
+        "lines that `envctl token` makes, and only its owner can write.",
     )
 
 
@@ -277,6 +312,11 @@ class Http:
         Listen(""),
         "Where MLflow's HTTP is served, as in `127.0.0.1:5000`, or the path of a Unix socket; "
         "nowhere if empty.",
+    )
+    hosts: tuple[str, ...] = setting(
+        (),
+        "The names that requests over TCP may know it by (`Host`), and pages of which may ask it "
+        "(`Origin`); this machine's own where nobody has to say who they are, any if none.",
     )
     model: str = setting(
         "", "The name of the model that `/invocations` asks; else the only one that has a name."

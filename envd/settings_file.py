@@ -19,9 +19,13 @@ _MODELS = "models"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a file sets: values by section and name, and the models it gives names to."""
+    """What a file sets: values by section and name, and the models it gives names to.
+
+    `places` says in which line of it each value stands.
+    """
 
     values: dict[tuple[str, str], object] = field(default_factory=dict)
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
     served: tuple[Served, ...] = ()
 
 
@@ -49,18 +53,19 @@ class _Reader:
     table: dict[tuple[str, str], Field]
 
     def given(self, document: dict[str, Any]) -> Given:
-        values, models = {}, []
+        values, places, models = {}, {}, []
         for section, rows in document.items():
             # What is no table of known settings, an empty one included, is no setting either.
             under = rows if isinstance(rows, dict) and rows else {"": rows}
             for name, value in under.items():
                 if row := self.table.get((section, name)):
-                    values[section, name] = fields.parse(row, value, self._where(section, name))
+                    places[section, name] = place = self._where(section, name)
+                    values[section, name] = fields.parse(row, value, place)
                 elif section == _MODELS and name:
                     models.append(self._served(name, value))
                 else:
                     self._check_empty(section, name, rows)
-        return Given(values, tuple(models))
+        return Given(values, places, tuple(models))
 
     def _check_empty(self, section: str, name: str, rows: object) -> None:
         if rows == {} and section in {known for known, _ in self.table}:

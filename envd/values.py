@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from envd import roles
+
 Seconds = typing.NewType("Seconds", float)
 Bytes = typing.NewType("Bytes", int)
 # At least one, and at least none.
@@ -30,8 +32,12 @@ IndexUrl = typing.NewType("IndexUrl", str)
 Mirror = typing.NewType("Mirror", str)
 # HOST:PORT of this machine alone, or nothing.
 Loopback = typing.NewType("Loopback", str)
+# HOST:PORT to listen on, or nothing.
+Address = typing.NewType("Address", str)
 # The same, or a Unix socket: `unix:` and its path.
 Listen = typing.NewType("Listen", str)
+# A name in a certificate, and the role it has: `DNS:front.example=predict`.
+Grant = typing.NewType("Grant", str)
 # How URLs begin.
 Prefix = typing.NewType("Prefix", str)
 # A number of at least one, or whatever is best.
@@ -57,7 +63,9 @@ _LONGEST_S, _LARGEST = 315_576_000_000, 2**63 - 1
 _INDEX_URL = re.compile(r"""([A-Za-z0-9][\w.-]*=)?(https?|file)://[^\s"'`]+""", re.IGNORECASE)
 _PREFIX = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'`]*""")
 _MIRROR = re.compile(r"""[^\s"'`=]+=https?://[^\s"'`]+""", re.IGNORECASE)
-_LOOPBACK = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})", re.ASCII)
+_LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]", re.ASCII)
+_ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
+_GRANT = re.compile(rf"(?:DNS|URI|email):[^\s=]\S*=(?:{'|'.join(roles.NAMES)})")
 _MAX_PORT, _UNIX = 65535, "unix:"
 _PERCENTAGE = re.compile(r"(100|\d{1,2}(\.\d+)?)\s*%", re.ASCII)
 _SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
@@ -145,25 +153,45 @@ def _location(value: object) -> str:
     return text if not text or "://" in text else str(Path(text).expanduser().absolute())
 
 
-def _loopback(value: object) -> str:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches *address*, HOST:PORT."""
+    return _LOOPBACK.fullmatch(address.rpartition(":")[0]) is not None
+
+
+def _address(value: object, example: str = "an address and a port, as in `127.0.0.1:8001`") -> str:
     text = _text(value)
-    match = _LOOPBACK.fullmatch(text)
+    match = _ADDRESS.fullmatch(text)
     if text and (match is None or int(match[2]) > _MAX_PORT):
-        message = "give a port of this machine's own, as in `127.0.0.1:9464`"
+        message = f"give {example}"
+        raise ValueError(message)
+    return text
+
+
+def _loopback(value: object) -> str:
+    example = "a port of this machine's own, as in `127.0.0.1:9464`"
+    text = _address(value, example)
+    if text and not is_loopback(text):
+        message = f"give {example}"
         raise ValueError(message)
     return text
 
 
 def _listen(value: object) -> str:
-    """Take a port of this machine's own, or the path of a socket, made absolute."""
+    """Take an address, or the path of a socket, made absolute."""
     text = _text(value)
     if path := text.removeprefix(_UNIX) if text.startswith((_UNIX, "/", ".", "~")) else "":
         return _UNIX + str(Path(path).expanduser().absolute())
-    match = _LOOPBACK.fullmatch(text)
-    if text and (match is None or int(match[2]) > _MAX_PORT):
+    example = "an address and a port, as in `127.0.0.1:5000`, or the path of a socket"
+    return _address(text, example)
+
+
+def _grant(value: object) -> str:
+    text = _text(value)
+    if not _GRANT.fullmatch(text):
         message = (
-            "give a port of this machine's own, as in `127.0.0.1:5000`, or the path of a socket: "
-            "others can be let in only when there is something that tells them apart"
+            "give names as certificates have them, `DNS:`, `URI:` or `email:` first, and their "
+            f"roles ({', '.join(roles.NAMES)}): "
+            '`{ "DNS:front.example" = "predict" }`, in a variable `DNS:front.example=predict`'
         )
         raise ValueError(message)
     return text
@@ -295,7 +323,9 @@ _PARSERS: Mapping[object, Callable[[object], object]] = {
     ),
     Prefix: lambda value: _url(value, _PREFIX, "`https://host/path` or `git+https://host/path`"),
     Loopback: _loopback,
+    Address: _address,
     Listen: _listen,
+    Grant: _grant,
     Seconds: _seconds,
     Bytes: _bytes,
     Count: lambda value: _count(value, 1),

@@ -225,6 +225,7 @@ BY_CODE = {
     "INVALID_ARGUMENT": (400, "BAD_REQUEST"),
     "NOT_FOUND": (404, "RESOURCE_DOES_NOT_EXIST"),
     "PERMISSION_DENIED": (403, "PERMISSION_DENIED"),
+    "UNAUTHENTICATED": (401, "UNAUTHENTICATED"),
     "UNAVAILABLE": (503, "TEMPORARILY_UNAVAILABLE"),
     "UNKNOWN": (400, "BAD_REQUEST"),
 }
@@ -315,6 +316,39 @@ def test_a_page_of_another_site_may_not_ask(web: Web) -> None:
     assert found[0].document["error_code"] == "PERMISSION_DENIED"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost"}, 200),
+        ({"host": "LocalHost:5000"}, 200),
+        ({"host": "127.0.0.1:1"}, 200),
+        ({"host": "[::1]:5000"}, 200),
+        # What a page has had its own name lead here for.
+        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
+        ({"host": "evil.example:5000", "sec-fetch-site": "same-origin"}, 403),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": "evil@localhost"}, 403),
+        ({"host": "localhost:5000", "origin": "http://localhost:5000"}, 200),
+        ({"host": "localhost:5000", "origin": "http://localhost:3000"}, 403),
+        ({"host": "localhost:5000", "origin": "null"}, 403),
+        ({"host": "localhost:5000", "origin": ""}, 403),
+        ({"host": "localhost", "origin": "http://proxied", "sec-fetch-site": "same-origin"}, 200),
+    ],
+)
+def test_no_page_comes_by_a_name_that_it_leads_here(web: Web, headers, status: int) -> None:
+    asked = web("POST", "/invocations", {"inputs": 1}, headers)
+    looked = web("GET", "/openapi.json", None, {"host": headers["host"]})
+
+    assert asked.status == status
+    assert looked.status == (403 if "evil" in headers["host"] else 200)
+    assert web("GET", "/ping", None, headers).status == 200
+
+
+def test_a_request_without_a_host_is_no_browsers(web: Web) -> None:
+    assert web.raw(b"GET /version HTTP/1.0\r\n\r\n").status == 200
+
+
 def test_the_metrics_are_there_and_count(web: Web) -> None:
     web("POST", "/invocations", {"inputs": 1})
 
@@ -338,7 +372,7 @@ TOGETHER = [
     post("/invocations", b'{"inputs": 2}', *UPGRADE),
     CHUNKED,
     CHUNKED.replace(b"chunked", b"chunked\r\n" + "\r\n".join(UPGRADE).encode()),
-    b"GET /ping HTTP/1.1\r\nHost: envd\r\n" + "\r\n".join(UPGRADE).encode() + b"\r\n\r\n",
+    b"GET /ping HTTP/1.1\r\nHost: localhost\r\n" + "\r\n".join(UPGRADE).encode() + b"\r\n\r\n",
     post("/invocations", b'{"inputs": 4}'),
 ]
 
@@ -389,11 +423,9 @@ def test_a_client_that_leaves_cancels_its_requests(web: Web, tmp_path: Path, cou
 # --- where it is served
 
 
-@pytest.mark.parametrize(
-    "listen", ["0.0.0.0:5000", "192.168.1.1:5000", "[::]:5000", "5000", "127.0.0.1:99999", "host:1"]
-)
-def test_others_cannot_be_let_in(listen: str) -> None:
-    with pytest.raises(SettingsInvalidError, match="this machine's own"):
+@pytest.mark.parametrize("listen", ["5000", "127.0.0.1:99999", "host", "a b:1", "[::1:5000"])
+def test_what_is_no_address_is_refused(listen: str) -> None:
+    with pytest.raises(SettingsInvalidError, match="an address and a port"):
         config.load(environ={"ENVD_HTTP__LISTEN": listen})
 
 
@@ -440,7 +472,7 @@ def test_a_daemon_that_stops_ends_its_requests_and_takes_no_others(
         connect() as idle,
         connect() as busy,
     ):
-        idle.sendall(b"GET /ping HTTP/1.1\r\nHost: envd\r\n\r\n")
+        idle.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         before = answer(idle)
         asked = json.dumps({"inputs": ["wait", str(gate)]}).encode()
         busy.sendall(post("/invocations", asked))
@@ -448,7 +480,7 @@ def test_a_daemon_that_stops_ends_its_requests_and_takes_no_others(
         web.daemon.process.send_signal(signal.SIGTERM)
         ended = idle.recv(1)
         found = []
-        for one in (b"GET /ping HTTP/1.1\r\nHost: envd\r\n\r\n", post("/invocations", b"{}")):
+        for one in (b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n", post("/invocations", b"{}")):
             with connect() as late:
                 late.sendall(one)
                 found.append(answer(late))

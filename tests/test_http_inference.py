@@ -302,7 +302,7 @@ def test_failures_have_the_form_of_the_protocol(session: Session) -> None:
 def test_every_error_has_a_status() -> None:
     found = {cls: failures.of_inference(cls("m")) for cls in EnvdError.__subclasses__()}
 
-    known = {400, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504}
+    known = {400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504}
     assert {one.status for one in found.values()} <= known
     assert all(json.loads(one.content) == {"error": "m"} for one in found.values())
     assert found[errors.ModelRaisedError].status == 500

@@ -18,7 +18,7 @@ from tests.tiny import Tiny
 from tests.web import Answer, Web, answer, ask, post, served
 
 KIB, MIB = 1 << 10, 1 << 20
-HEAD = b"POST /invocations HTTP/1.1\r\nHost: envd\r\n"
+HEAD = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b'{"inputs": "%s"}'
 MODEL = "        return len(data) if isinstance(data, str) else 'x' * data"
 LIMITS = {
@@ -230,7 +230,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("path", [b"/" + b"a" * 70_000, b"http://x:y/"])
 def test_what_is_no_path_is_refused_in_words(web: Web, path: bytes) -> None:
-    found = _refused(web, b"GET " + path + b" HTTP/1.1\r\nHost: envd\r\n\r\n")
+    found = _refused(web, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     assert found.status == 400
     assert "the path of the request" in found.document["message"]
@@ -278,7 +278,7 @@ def test_there_are_only_so_many_connections(web: Web) -> None:
         # They are taken in the order in which they come.
         several = [stack.enter_context(web.socket()) for _ in range(12)]
         for one in several:
-            one.sendall(b"GET /ping HTTP/1.1\r\nHost: envd\r\n\r\n")
+            one.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         taken = [answer(one).status for one in several]
         with web.socket() as connection:
             found, end = answer(connection), ends(connection)

@@ -145,6 +145,8 @@ def session(
         **one_python(tools),
         "ENVD_CONFIG": str(file),
         "ENVD_DAEMON__GRPC": "127.0.0.1:0",
+        # Its models have the libraries of the tests.
+        "ENVD_SECURITY__PROFILE": "dev",
         "ENVD_DAEMON__MAX_MESSAGE": "4MiB",
         "ENVD_DAEMON__MAX_IN_FLIGHT": "64MiB",
     }
@@ -576,7 +578,8 @@ def test_where_it_is_served_is_said_at_the_start_and_none_but_this_machine_may_a
 
     assert re.fullmatch(r"  grpc     localhost:[1-9]\d+\n", said[3])
     assert refused.returncode == 2
-    assert "give a port of this machine's own" in refused.stderr
+    assert "--grpc: `daemon.grpc` is 0.0.0.0:8001" in refused.stderr
+    assert "takes `access.tls_cert` and `access.tls_key`" in refused.stderr
 
 
 def test_whoever_may_only_predict_loads_what_the_settings_offer(

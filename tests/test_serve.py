@@ -103,7 +103,7 @@ def _starts(web: Web) -> int:
     ("arguments", "status", "said"),
     [
         (["-m", "{bad}"], 1, "raised"),
-        (["-m", "{good}", "-h", "0.0.0.0"], 2, "this machine's own"),
+        (["-m", "{good}", "-h", "0.0.0.0"], 2, "--host: `http.listen` is 0.0.0.0:0"),
         (["-m", "{good}", "--workers", "none"], 2, "--workers"),
         (["-m", "{good}", "--name", "a/b"], 2, "is no name for a model"),
         (["-m", "nobody"], 1, "no served model is called `nobody`"),

@@ -101,7 +101,7 @@ def answers(connection: socket.socket, count: int) -> list[Answer]:
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
     """Write a request."""
-    lines = [f"POST {path} HTTP/1.1", "Host: envd", "Content-Type: application/json", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
     if not any(one.lower().startswith(("content-length", "transfer-enc")) for one in headers):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -116,7 +116,13 @@ def served(folder: Path, home: Path, models: dict[str, Path], **more: str) -> It
     daemon = launch(
         folder / "root",
         home,
-        **{"ENVD_CONFIG": str(file), "ENVD_HTTP__LISTEN": "127.0.0.1:0", **more},
+        **{
+            "ENVD_CONFIG": str(file),
+            "ENVD_HTTP__LISTEN": "127.0.0.1:0",
+            # Models have the libraries of the tests, and write files for them.
+            "ENVD_SECURITY__PROFILE": "dev",
+            **more,
+        },
     )
     try:
         document = json.loads((folder / "root" / "daemon.json").read_text())

@@ -27,7 +27,7 @@ _REGISTERED = re.compile(r"models:/+([^/@]+).*")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), default=5000, show_default=True,
               help="The port; 0 takes one that is free.")  # fmt: skip
 @click.option("-h", "--host", default="127.0.0.1", show_default=True,
-              help="An address of this machine's own.")  # fmt: skip
+              help="An address; one that others reach takes what `[access]` has.")  # fmt: skip
 @click.option("-w", "--workers", metavar="N|auto", help="How many processes have it loaded.")
 @click.option("-t", "--timeout", metavar="SECONDS",
               help="The longest a request may take.  [default: as the settings say]")  # fmt: skip
@@ -78,7 +78,7 @@ def command(
     if refused := refused_name(served.name):
         raise SettingsInvalidError(refused, setting="--name")
     listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    settings = _only(settings, served, listen, timeout)
+    settings = _open_to(_only(settings, served, listen, timeout))
     # Before anything that imports grpc: nothing is ever forked from a process that runs it.
     processes = Processes.create()
     try:
@@ -114,18 +114,33 @@ def _served(settings: Settings, model: str, name: str | None, workers: str | Non
 def _only(settings: Settings, served: Served, listen: str, timeout: str | None) -> Settings:
     """Return *settings* for *served* alone, without what a daemon beside this has."""
     from envd import config  # noqa: PLC0415
-    from envd.values import Location, Loopback  # noqa: PLC0415
+    from envd.values import Address, Location, Loopback  # noqa: PLC0415
 
     given = {"listen": config.value("http", "listen", listen, "--host"), "model": served.name}
+    places = dict(settings.places) | {"http.listen": "--host"}
     if timeout:
         given["timeout"] = config.value("http", "timeout", timeout, "--timeout")
     return dataclasses.replace(
         settings,
         served=(served,),
+        places=places,
         http=dataclasses.replace(settings.http, **given),
         models=dataclasses.replace(settings.models, repository=Location("")),
-        daemon=dataclasses.replace(settings.daemon, metrics=Loopback("")),
+        daemon=dataclasses.replace(settings.daemon, metrics=Loopback(""), grpc=Address("")),
     )
+
+
+def _open_to(settings: Settings) -> Settings:
+    """Return *settings* as they are for whoever can reach the model.
+
+    On this machine alone, it is whoever serves it that says which model runs: their own deed.
+    """
+    from envd import credentials, exposure, values  # noqa: PLC0415
+
+    exposure.check(settings)
+    credentials.load(settings)
+    is_ours = values.is_loopback(settings.http.listen)
+    return settings if is_ours else exposure.settled(settings)
 
 
 def _build(settings: Settings, name: str) -> None:

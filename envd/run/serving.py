@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from envd import private_file
 from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.errors import EnvdError
@@ -116,7 +117,7 @@ class Servings:
         """
         one = served or _UNNAMED
         changed = json.dumps(model_config, sort_keys=True) if model_config else ""
-        identity = env_file.identity(one.env_file) if one.env_file else ()
+        identity = private_file.identity(one.env_file) if one.env_file else ()
         key = (model.path, one, changed, identity)
         digest, found = self._known.get(key, ("", None))
         if identity is not None and found and digest == model.digest:

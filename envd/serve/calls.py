@@ -13,15 +13,22 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from envd.errors import DeadlineExceededError, EnvdError, ShuttingDownError
+from envd.errors import (
+    DeadlineExceededError,
+    EnvdError,
+    ShuttingDownError,
+    UnauthenticatedError,
+)
+from envd.roles import Role
 from envd.serve import status
+from envd.serve.callers import Caller
 from envd.serve.context import Context
 
 log = logging.getLogger(__name__)
@@ -34,6 +41,28 @@ Both = Callable[[AsyncIterator[Any], Context], Awaitable[None]]
 LeftS = Callable[[], float | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who asks, as `caller` tells, and the role that it takes; None is nobody's."""
+
+    caller: Callable[[Context], Caller]
+    role: Role | None
+
+    def check(self, context: Context) -> None:
+        """See that whoever asks may.
+
+        Raises:
+            UnauthenticatedError: they are nobody known.
+            PermissionDeniedError: they may not.
+        """
+        self.caller(context).check_may(self.role)
+
+    def admit(self, call: Call, context: Context) -> None:
+        """Leave in *call* who asks, and see that they may; raises as `check` does."""
+        call.caller = self.caller(context)
+        call.caller.check_may(self.role)
+
+
 @dataclass(slots=True)
 class Call:
     """One request: what it is, and how it went.
@@ -41,7 +70,8 @@ class Call:
     `left_s` says how long its caller still waits, `stages` where its time went, in seconds;
     `outcome` is OK, CANCELLED, or the reason of the error. Of a prediction, `model` is the
     name it is served by, empty for a path or a URI, and `was_missing` says that its
-    environment was not there.
+    environment was not there. `peer` says from where it came; `caller` is who asked, once that
+    is known, and `subject` what about, where a line is written for that.
     """
 
     id: str
@@ -57,11 +87,22 @@ class Call:
     was_missing: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
+    peer: Callable[[], str] = str
+    caller: Caller | None = None
+    subject: Mapping[str, str] | None = None
 
     @property
     def seconds(self) -> float:
         """How long it took."""
         return self.ended - self.began
+
+    @property
+    def by(self) -> Caller:
+        """Who asked, once they were let in."""
+        if self.caller is None:
+            message = "nobody was let in for this request"
+            raise UnauthenticatedError(message)
+        return self.caller
 
     def check_deadline(self) -> None:
         """See that the caller still waits.
@@ -139,13 +180,17 @@ class Calls:
                 task.cancel()
             await self._none.wait()
 
-    def unary(self, method: str, answer: Unary) -> Unary:
-        """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it."""
+    def unary(self, method: str, answer: Unary, admission: Admission) -> Unary:
+        """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it.
+
+        Only those come to it whom *admission* lets in.
+        """
 
         async def answered(request: Any, context: Context) -> Any:
             call = self._begin(method, context)
             try:
                 with self.under_way(call):
+                    admission.admit(call, context)
                     return await answer(request, context)
             except EnvdError as failure:
                 ended = status.of(failure, call.id)
@@ -155,13 +200,14 @@ class Calls:
 
         return answered
 
-    def stream(self, method: str, answer: Stream) -> Stream:
+    def stream(self, method: str, answer: Stream, admission: Admission) -> Stream:
         """Return *answer*, an asynchronous generator function, likewise."""
 
         async def answered(request: Any, context: Context) -> AsyncIterator[Any]:
             call = self._begin(method, context)
             try:
                 with self.under_way(call):
+                    admission.admit(call, context)
                     async for message in answer(request, context):
                         yield message
             except EnvdError as failure:
@@ -172,7 +218,7 @@ class Calls:
 
         return answered
 
-    def both(self, method: str, answer: Both) -> Both:
+    def both(self, method: str, answer: Both, admission: Admission) -> Both:
         """Return *answer*, a coroutine function that reads and writes messages, likewise.
 
         No generator: one that is left while its caller takes no message is only closed when
@@ -183,6 +229,7 @@ class Calls:
             call = self._begin(method, context)
             try:
                 with self.under_way(call):
+                    admission.admit(call, context)
                     await answer(requests, context)
             except EnvdError as failure:
                 ended = status.of(failure, call.id)
@@ -238,6 +285,7 @@ class Calls:
         given = next((value for key, value in metadata if key == REQUEST_ID), None)
         left_s: Any = context.time_remaining  # None where the caller waits for ever
         call = self.begin(method, given, metadata, left_s)
+        call.peer = context.peer
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         return call
 

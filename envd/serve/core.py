@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health
 
+from envd import exposure
 from envd.builds import Builds
 from envd.config import Settings
 from envd.model import repository
+from envd.roles import Role
 from envd.run import probing
 from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
 from envd.sandbox import Sandbox
 from envd.serve import tracing
+from envd.serve.audit import Audit
+from envd.serve.callers import Caller, Guarded, Opened
 from envd.serve.calls import Calls
 from envd.serve.in_flight import InFlight
 from envd.serve.loading import Loading
@@ -60,6 +64,11 @@ class Core:
         offered = repository.read(Path(folder)) if folder else ()
         self.entries = Entries(settings.served, self.health, offered)
         self.calls = Calls()
+        self.calls.watchers.append(Audit())
+        is_guarded = exposure.is_told_apart(settings.access)
+        self.guarded = Guarded(settings) if is_guarded else None
+        # Whoever comes over TCP, to an address of this machine's own, without a credential.
+        self.anybody = Opened(Caller(Role.PREDICT, "whoever is on this machine"))
         self.in_flight = InFlight(settings.daemon)
         self.metrics_url = self.http_url = ""
         self._processes = processes
@@ -96,6 +105,8 @@ class Core:
             SettingsInvalidError: a model of theirs has the name of one of the folder's; nothing
                 has changed.
         """
+        if self.guarded:
+            self.guarded.heed(settings)
         gone, new = await self.entries.configure(settings.served)
         self.settings = settings
         self.in_flight.heed(settings.daemon)
@@ -115,8 +126,11 @@ class Core:
         from envd.serve.http.edge import Edge  # noqa: PLC0415
         from envd.serve.http.routes import routes  # noqa: PLC0415
         from envd.serve.http.server import Http  # noqa: PLC0415
+        from envd.serve.http.visitors import Visitors  # noqa: PLC0415
 
-        edge = Edge(self.settings, self.calls, Bodies(self.settings, self.in_flight))
+        bodies = Bodies(self.settings, self.in_flight)
+        visitors = Visitors(self.settings, self.guarded, self.anybody)
+        edge = Edge(self.settings, self.calls, bodies, visitors)
         served = routes(edge, self.entries, self.catalog, self.predicting, self._metrics)
         self._http = Http(edge, served)
         self.http_url = await self._http.start()

@@ -21,6 +21,7 @@ from envd.errors import BuildInterruptedError, RequestInvalidError, ShuttingDown
 from envd.following import Build
 from envd.run.pool import Pool
 from envd.serve.context import Context
+from envd.serve.model_handlers import named
 from envd.serve.models import ReadyModels
 from envd.serve.upkeep import Upkeep
 from envd.snapshots import Snapshots
@@ -57,7 +58,10 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.ResolvedSpec:
         """Say what a model asks for, locking it if asked to."""
         del context
-        model = await self._models.read(request.model)
+        override, manager = request.pip_requirements_override, request.env_manager
+        model = await self._models.read(
+            named(request.model, override, manager, request.upgrade, request.platforms)
+        )
         asked = await self._builds.ask(model, _terms(request))
         if request.lock:
             file = await self._builds.lock_file(asked, request.platforms)
@@ -69,7 +73,7 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.Environment:
         """Start a build, or return what is ready."""
         del context
-        model = await self._models.read(request.model)
+        model = await self._models.read(named(request.model))
         asked = await self._builds.ask(model, _terms(request))
         found = None if request.upgrade else self._builds.find(asked)
         if found is None:

@@ -1,19 +1,20 @@
-"""What a caller may ask of one socket, settled when the services are added to its server."""
+"""What a caller may ask of one server, settled as far as it can be when services are added."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import grpc
 
-from envd.errors import PermissionDeniedError
-from envd.serve import large
-from envd.serve.calls import Calls
+from envd.errors import EnvdError, UnauthenticatedError
+from envd.serve import audit, large
+from envd.serve.callers import Door, Guarded, Opened
+from envd.serve.calls import Admission, Calls
 from envd.serve.context import Context
 from envd.serve.oip import laden
-from envd.serve.roles import ROLES, Role
+from envd.serve.roles import AUDITED, HEALTH, ROLES
 
 # Those of health and reflection are answered by gRPC itself.
 _OWN = ("/envd.", "/inference.")
@@ -23,19 +24,21 @@ _CODERS: dict[str, tuple[Any, Any]] = {
     "/inference.GRPCInferenceService/ModelInfer": (laden.request, laden.response),
     "/inference.GRPCInferenceService/ModelStreamInfer": (laden.request, laden.streamed),
 }
+_OF_MODEL = "models/"
+_SPELLINGS = {"peer_dns": "DNS", "peer_uri": "URI", "peer_email": "email"}
 
 
 class Gate:
     """Takes services in the place of a server, and hands it what may be asked there.
 
-    What has no role, or another one, is answered with PERMISSION_DENIED. An interceptor
-    would have to decide that anew for every request.
+    What has no role, or takes another than the caller's, is answered with PERMISSION_DENIED.
+    An interceptor would have to look that up anew for every request, and sees no certificate.
     """
 
-    def __init__(self, server: grpc.aio.Server, allowed: Collection[Role], calls: Calls) -> None:
-        """Let callers with the roles *allowed* ask *server*."""
+    def __init__(self, server: grpc.aio.Server, door: Door, calls: Calls) -> None:
+        """Let those ask *server* whom *door* knows."""
         self._server = server
-        self._allowed = allowed
+        self._door = door
         self._calls = calls
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
@@ -51,23 +54,81 @@ class Gate:
         """Do nothing: what generated code adds here, it adds by name as well."""
 
     def _guarded(self, method: str, handler: Any) -> Any:
-        if ROLES.get(method) not in self._allowed:
-            denied = self._calls.unary(method, _deny)
-            return grpc.unary_unary_rpc_method_handler(denied)
+        admission = self._admission(method)
         if not method.startswith(_OWN):
-            return handler
+            return handler if self._is_open(method) else self._native(method, handler, admission)
         coders = _CODERS.get(method, (handler.request_deserializer, handler.response_serializer))
         read, written = coders
+        if method in AUDITED:
+            read = _noting(read)
         if handler.unary_unary:
-            answer = self._calls.unary(method, _reading(read, handler.unary_unary))
+            answer = self._calls.unary(method, _reading(read, handler.unary_unary), admission)
             return grpc.unary_unary_rpc_method_handler(answer, None, written)
         if handler.unary_stream:
-            events = self._calls.stream(method, _reading(read, handler.unary_stream))
+            events = self._calls.stream(method, _reading(read, handler.unary_stream), admission)
             return grpc.unary_stream_rpc_method_handler(events, None, written)
         is_generator = inspect.isasyncgenfunction(handler.stream_stream)
         wrapped = self._calls.stream if is_generator else self._calls.both
-        answers: Any = wrapped(method, handler.stream_stream)
+        answers: Any = wrapped(method, handler.stream_stream, admission)
         return grpc.stream_stream_rpc_method_handler(answers, *coders)
+
+    def _admission(self, method: str) -> Admission:
+        """Return who may ask for *method*."""
+        wanted, door = ROLES.get(method), self._door
+        if isinstance(door, Opened):
+            return Admission(lambda _: door.by, wanted)
+        return Admission(
+            lambda context: door.caller(_authorization(context), _Names(context)), wanted
+        )
+
+    def _is_open(self, method: str) -> bool:
+        """Whether all who come here may do *method*."""
+        wanted, door = ROLES.get(method), self._door
+        return isinstance(door, Opened) and wanted is not None and door.by.role.covers(wanted)
+
+    def _native(self, method: str, handler: Any, admission: Admission) -> Any:
+        """Return the *handler* of gRPC's own that asks first; only what is refused is a call."""
+        refused: Any = self._calls.unary(method, _never, admission)
+        is_free = method == HEALTH and isinstance(self._door, Guarded)
+
+        def may(request: Any, context: Context) -> bool:
+            if is_free and not request.service.startswith(_OF_MODEL):
+                return True
+            try:
+                admission.check(context)
+            except EnvdError:
+                return False
+            return True
+
+        coders = handler.request_deserializer, handler.response_serializer
+        if handler.unary_unary:
+            answer = _asking(may, handler.unary_unary, refused)
+            return grpc.unary_unary_rpc_method_handler(answer, *coders)
+        if handler.unary_stream:
+            events: Any = _asking(may, handler.unary_stream, refused)
+            return grpc.unary_stream_rpc_method_handler(events, *coders)
+        answers: Any = _asking_each(may, handler.stream_stream, refused)
+        return grpc.stream_stream_rpc_method_handler(answers, *coders)
+
+
+class _Names:
+    """The names in the certificate of whoever calls, looked up only where they count."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __call__(self) -> Iterator[str]:
+        found = self._context.auth_context()
+        for key, kind in _SPELLINGS.items():
+            for name in found.get(key, ()):
+                yield f"{kind}:{name.decode(errors='replace')}"
+
+
+def _authorization(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else ""
+    return None
 
 
 def _reading(read: Any, answer: Any) -> Any:
@@ -78,7 +139,37 @@ def _reading(read: Any, answer: Any) -> Any:
     return lambda encoded, context: answer(read(encoded), context)
 
 
-async def _deny(request: Any, context: Context) -> None:
+def _noting(read: Any) -> Any:
+    """Return *read*, which leaves in the call what the request is about."""
+
+    def noted(encoded: bytes) -> Any:
+        request = read(encoded)
+        audit.note(request)
+        return request
+
+    return noted
+
+
+def _asking(may: Any, answer: Any, refused: Any) -> Any:
+    async def asked(request: Any, context: Context) -> Any:
+        told = answer if may(request, context) else refused
+        return await told(request, context)
+
+    return asked
+
+
+def _asking_each(may: Any, answer: Any, refused: Any) -> Any:
+    async def asked(requests: Any, context: Context) -> AsyncIterator[Any]:
+        if not may(requests, context):
+            await refused(requests, context)
+        async for one in answer(requests, context):
+            yield one
+
+    return asked
+
+
+async def _never(request: Any, context: Context) -> None:
+    """Refuse whoever has become somebody only now, between two looks."""
     del request, context
-    message = "this socket may not do that; ask on the admin socket"
-    raise PermissionDeniedError(message)
+    message = "the daemon's credentials were changed just now; ask again"
+    raise UnauthenticatedError(message)

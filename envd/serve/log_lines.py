@@ -44,7 +44,7 @@ class _Json(logging.Formatter):
     """One object in one line, whatever the message holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return *record* as JSON: `request` and `exception` are there where there is one."""
+        """Return *record* as JSON: `request`, `audit` and `exception` where there is one."""
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -53,6 +53,8 @@ class _Json(logging.Formatter):
         }
         if request := getattr(record, "request", "").strip(" []"):
             document["request"] = request
+        if audit := getattr(record, "audit", None):
+            document["audit"] = audit
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
         return json.dumps(document, ensure_ascii=False)

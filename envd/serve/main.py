@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import logging
 import os
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 import envd
-from envd import addresses, config
+from envd import addresses, config, credentials, exposure
 from envd.errors import EnvdError
 from envd.run.processes import Processes
 from envd.serve import log_lines
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--socket", help="The predict socket.  [env: ENVD_SOCKET]")
 @click.option("--admin-socket", help="The admin socket; else admin.sock beside the other.")
 @click.option("--http", metavar="HOST:PORT", help="Serve MLflow's HTTP there, or at a socket.")
-@click.option("--grpc", metavar="HOST:PORT", help="Serve the Open Inference Protocol there, too.")
+@click.option("--grpc", metavar="HOST:PORT", help="Serve gRPC there, too.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, every request among it.")
 @click.version_option(envd.__version__, prog_name="envd")
 def main(
@@ -59,9 +58,13 @@ def main(
       envd --grpc 127.0.0.1:8001
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
+    options = {("http", "listen"): (http, "--http"), ("daemon", "grpc"): (grpc, "--grpc")}
 
     def read() -> config.Settings:
-        return _with_ports(config.load(root=root, file=file), http, grpc)
+        found = config.load(root=root, file=file, options=options)
+        exposure.check(found)
+        credentials.load(found)
+        return exposure.settled(found)
 
     try:
         settings = read()
@@ -85,7 +88,7 @@ def _serve(
     faulthandler.enable()
     store = Store(settings.root)
     store.create()
-    with addresses.owned(settings.root, chosen):
+    with addresses.owned(settings, chosen):
         sweep.leftovers(store)
         # Before grpc is imported: nothing is ever forked from a process that runs it.
         processes = Processes.create()
@@ -106,6 +109,8 @@ def _daemon(
     processes: Processes,
     read: Callable[[], config.Settings],
 ) -> tuple[AbstractEventLoop, Daemon]:
+    # Else it writes a line for each connection that fails, which anybody can make.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import uvloop  # noqa: PLC0415
 
     from envd.serve import calls  # noqa: PLC0415
@@ -120,20 +125,6 @@ def _allow_many_files() -> None:
     """Take all the descriptors there may be: a worker needs two."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _with_ports(settings: config.Settings, http: str | None, grpc: str | None) -> config.Settings:
-    if http is not None:
-        found = config.value("http", "listen", http, "--http")
-        settings = dataclasses.replace(
-            settings, http=dataclasses.replace(settings.http, listen=found)
-        )
-    if grpc is not None:
-        found = config.value("daemon", "grpc", grpc, "--grpc")
-        settings = dataclasses.replace(
-            settings, daemon=dataclasses.replace(settings.daemon, grpc=found)
-        )
-    return settings
 
 
 def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -> None:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import messages
 from envd.errors import RequestInvalidError
 from envd.model import naming
+from envd.serve import calls
 from envd.serve.context import Context
 from envd.serve.loading import Loading
 from envd.serve.models import ReadyModels
-from envd.serve.roles import Role
 
 
 class ModelHandlers(services.PredictionsServicer):
-    """Answers callers that have some roles."""
+    """Answers callers as their roles allow."""
 
-    def __init__(self, models: ReadyModels, loading: Loading, roles: Collection[Role]) -> None:
+    def __init__(self, models: ReadyModels, loading: Loading) -> None:
         """Use *models* to find them and *loading* to have them loaded."""
         self._models = models
         self._loading = loading
-        self._is_admin = Role.ADMIN in roles
 
     async def LoadModel(  # noqa: N802
         self, request: api.LoadModelRequest, context: Context
@@ -33,7 +30,8 @@ class ModelHandlers(services.PredictionsServicer):
         model, is_plain = named(request.model), not request.name
         if naming.is_name(model):
             await self._loading.look_again(model)
-        self._loading.check_may(model, is_admin=self._is_admin, is_plain=is_plain)
+        is_admin = calls.current().by.is_admin
+        self._loading.check_may(model, is_admin=is_admin, is_plain=is_plain)
         wait = request.wait if request.HasField("wait") else True
         return await self._loading.load(request.model, request.name, wait=wait)
 
@@ -42,7 +40,8 @@ class ModelHandlers(services.PredictionsServicer):
     ) -> api.Model:
         """Stop the workers of one model."""
         del context
-        self._loading.check_may(named(request.model), is_admin=self._is_admin)
+        is_admin = calls.current().by.is_admin
+        self._loading.check_may(named(request.model), is_admin=is_admin)
         return await self._loading.unload(request.model)
 
     async def ListModels(  # noqa: N802
@@ -61,12 +60,14 @@ class ModelHandlers(services.PredictionsServicer):
         return messages.with_details(self._loading.get(request.model, found), found)
 
 
-def named(model: str) -> str:
-    """Return *model*, which a request names.
+def named(model: str, *terms: object) -> str:
+    """Return *model*, which the request under way names, and if so with *terms* of its own.
 
     Raises:
         RequestInvalidError: it names none.
+        PermissionDeniedError: the caller may not name it, or none on such terms.
     """
+    calls.current().by.check_may_name(model, *terms)
     if not model:
         message = "the request names no model; give its name, its absolute path or its URI"
         raise RequestInvalidError(message)

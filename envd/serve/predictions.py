@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from typing import Any
 
 from envd_client.v1 import envd_pb2 as api
@@ -20,7 +20,6 @@ from envd.serve.loading import Loading
 from envd.serve.model_handlers import ModelHandlers, named
 from envd.serve.models import ReadyModels
 from envd.serve.predicting import Answer, Asked, Predicting
-from envd.serve.roles import Role
 from envd.serve.worker_handlers import WorkerHandlers
 from envd.spec import Terms
 
@@ -45,11 +44,10 @@ class Predictions(ModelHandlers, WorkerHandlers):
         models: ReadyModels,
         pool: Pool,
         loading: Loading,
-        roles: Collection[Role],
         predicting: Predicting,
     ) -> None:
         """Use *models* and *loading* to look after models, and *predicting* to ask them."""
-        ModelHandlers.__init__(self, models, loading, roles)
+        ModelHandlers.__init__(self, models, loading)
         WorkerHandlers.__init__(self, pool)
         self._predicting = predicting
 
@@ -87,9 +85,10 @@ class Predictions(ModelHandlers, WorkerHandlers):
 
 
 def _parsed(request: api.PredictRequest, payload: Buffer) -> tuple[Asked, Request]:
+    override, manager = tuple(request.pip_requirements_override), request.env_manager
     asked = Asked(
-        named(request.model),
-        Terms(tuple(request.pip_requirements_override), request.env_manager),
+        named(request.model, override, manager),
+        Terms(override, manager),
         _object(request.model_config_json, "model_config_json"),
         wait=request.wait if request.HasField("wait") else True,
     )

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from envd import config, sandbox
+from envd import config, exposure, sandbox
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.serve.core import Core
@@ -21,8 +21,10 @@ log.setLevel(logging.INFO)
 # What is looked up whenever it counts. All else is built in when the daemon starts.
 LIVE = frozenset(
     {
+        # The files of these are read again in any case. Whether callers are told apart is not.
+        *(f"access.{name}" for name in ("certificates", "tls_cert", "tls_key", "tokens")),
         *(f"daemon.{name}" for name in ("drain", "max_in_flight", "max_in_parts")),
-        *(f"http.{name}" for name in ("model", "timeout")),
+        *(f"http.{name}" for name in ("hosts", "model", "timeout")),
         *(f"workers.{name}" for name in (
             "per_model", "queue", "concurrency", "max_batch", "template", "time_limit",
             "memory_limit", "cpu_limit", "process_limit", "idle_timeout", "max_age", "max_memory",
@@ -61,6 +63,7 @@ class Reloading:
     async def _reload(self) -> None:
         wanted = await asyncio.to_thread(self._read)
         now, later = merged(self._core.settings, wanted)
+        exposure.check(now)
         sandbox.check(now, self._core.sandbox.tier)
         await self._core.change(now)
         log.info("the settings were read again; %d models have a name", len(now.served))

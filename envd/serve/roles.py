@@ -1,17 +1,8 @@
-"""Who may call what: every RPC has a role, and what has none is denied."""
+"""Who may call what: every RPC takes a role, and what has none here is denied to everybody."""
 
 from __future__ import annotations
 
-import enum
-
-
-class Role(enum.Enum):
-    """What a caller may do."""
-
-    PREDICT = "predict"
-    BUILD = "build"
-    ADMIN = "admin"
-
+from envd.roles import Role
 
 ROLES = {
     "/envd.v1.Environments/BuildEnvironment": Role.BUILD,
@@ -50,4 +41,15 @@ ROLES = {
     # As LoadModel and UnloadModel.
     "/inference.GRPCInferenceService/RepositoryModelLoad": Role.PREDICT,
     "/inference.GRPCInferenceService/RepositoryModelUnload": Role.PREDICT,
+}
+
+# Whoever balances load has no credential: where there are any, these need none. That of a model
+# does, by whose name one could be guessed.
+HEALTH = "/grpc.health.v1.Health/Check"
+# What a line is written for, whoever did it.
+AUDITED = {method for method, role in ROLES.items() if role is Role.ADMIN} | {
+    "/envd.v1.Predictions/LoadModel",
+    "/envd.v1.Predictions/UnloadModel",
+    "/inference.GRPCInferenceService/RepositoryModelLoad",
+    "/inference.GRPCInferenceService/RepositoryModelUnload",
 }

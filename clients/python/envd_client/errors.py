@@ -271,6 +271,12 @@ class PermissionDeniedError(MachineError):
     code, reason = StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"
 
 
+class UnauthenticatedError(MachineError):
+    """The daemon does not know who asks; give a token or a certificate that it knows."""
+
+    code, reason = StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"
+
+
 class ConfinementFailedError(MachineError):
     """A worker could not be confined as the settings say; see what the machine lacks."""
 

@@ -40,6 +40,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, if there is room for it."""
+        self.app_state["transport"] = transport
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
             message = (

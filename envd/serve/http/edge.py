@@ -12,12 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from envd.config import Settings
-from envd.errors import DeadlineExceededError, EnvdError, PermissionDeniedError
+from envd.errors import DeadlineExceededError, EnvdError
 from envd.serve import status
+from envd.serve.callers import Caller
 from envd.serve.calls import REQUEST_ID, Call, Calls
-from envd.serve.http import failures
+from envd.serve.http import failures, visitors
 from envd.serve.http.bodies import Bodies
 from envd.serve.http.failures import Failure, TooSlowError
+from envd.serve.http.visitors import Visitors
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 # How a protocol writes an error.
@@ -31,6 +33,7 @@ class Edge:
     settings: Settings
     calls: Calls
     bodies: Bodies
+    visitors: Visitors
     is_draining: bool = False
 
     def call(self, method: str, answer: Endpoint, form: Form = failures.of) -> Endpoint:
@@ -43,7 +46,8 @@ class Edge:
             call = self._begin(method, request)
             try:
                 with self.calls.under_way(call):
-                    _check_site(request)
+                    call.caller = self._admitted(request)
+                    visitors.check_site(request, self.settings.http.hosts)
                     async with self._in_time(request):
                         response = await answer(request)
             except EnvdError as error:
@@ -58,7 +62,23 @@ class Edge:
         return answered
 
     def plain(self, answer: Endpoint, form: Form = failures.of) -> Endpoint:
-        """Return *answer* as an endpoint that is answered at once, and not accounted for."""
+        """Return *answer* as an endpoint that is answered at once, and not accounted for.
+
+        What is refused is.
+        """
+        free, refused = self.free(answer, form), self.call("/http/look", answer, form)
+
+        async def answered(request: Request) -> Response:
+            try:
+                self._admitted(request)
+            except EnvdError:
+                return await refused(request)
+            return await free(request)
+
+        return answered
+
+    def free(self, answer: Endpoint, form: Form = failures.of) -> Endpoint:
+        """Return *answer* likewise, which anybody gets: whoever balances load knows nothing."""
 
         async def answered(request: Request) -> Response:
             call = self._begin("", request)
@@ -111,31 +131,31 @@ class Edge:
             )
             raise DeadlineExceededError(message, seconds=limit) from None
 
+    def _admitted(self, request: Request) -> Caller:
+        """Return who sends *request*.
+
+        Raises:
+            UnauthenticatedError: nobody known.
+            PermissionDeniedError: it was meant for another daemon.
+        """
+        self.visitors.check_host(request, self.settings.http.hosts)
+        return self.visitors.caller(request)
+
     def _begin(self, method: str, request: Request) -> Call:
         request.state.has_left = request.state.is_coming_in = False
         loop = asyncio.get_running_loop()
         end = loop.time() + self.settings.http.timeout
         given = request.headers.get(REQUEST_ID)
-        return self.calls.begin(method, given, request.headers.items(), lambda: end - loop.time())
+        headers = request.headers.items()
+        call = self.calls.begin(method, given, headers, lambda: end - loop.time())
+        call.peer = lambda: visitors.peer(request)
+        return call
 
     def _finished(self, response: Response, call: Call) -> Response:
         response.headers[REQUEST_ID] = call.id
         if self.is_draining:
             response.headers["connection"] = "close"
         return response
-
-
-def _check_site(request: Request) -> None:
-    """See that it is no page of another site that asks, through the browser of a user here.
-
-    It could not read the answer, and need not: a model would run, or be unloaded.
-
-    Raises:
-        PermissionDeniedError: it is one.
-    """
-    if request.headers.get("sec-fetch-site") == "cross-site":
-        message = "a page of another site may not ask this"
-        raise PermissionDeniedError(message)
 
 
 def _has_left(request: Request) -> bool:

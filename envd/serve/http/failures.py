@@ -11,7 +11,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from envd.errors import DeadlineExceededError, EnvdError, PayloadTooLargeError
+from envd.errors import (
+    DeadlineExceededError,
+    EnvdError,
+    PayloadTooLargeError,
+    UnauthenticatedError,
+)
 
 STATUS = {
     "ABORTED": 409,
@@ -50,6 +55,7 @@ _CLASSES = {
     "RESOURCE_ALREADY_EXISTS": ("KAM00", "RESOURCE_ALREADY_EXISTS"),
     "RESOURCE_DOES_NOT_EXIST": _NOT_FOUND,
     "TEMPORARILY_UNAVAILABLE": _INTERNAL,
+    "UNAUTHENTICATED": _DENIED,
 }
 _BY_CODE = {
     "ABORTED": "ABORTED",
@@ -62,6 +68,7 @@ _BY_CODE = {
     "PERMISSION_DENIED": "PERMISSION_DENIED",
     # Where no time helps, it is the machine that has no room.
     "RESOURCE_EXHAUSTED": "TEMPORARILY_UNAVAILABLE",
+    "UNAUTHENTICATED": "UNAUTHENTICATED",
     "UNAVAILABLE": "TEMPORARILY_UNAVAILABLE",
     # Whatever a model raises is a bad request to MLflow.
     "UNKNOWN": "BAD_REQUEST",
@@ -142,6 +149,8 @@ def _headers(error: EnvdError) -> dict[str, str]:
     headers = {"content-type": "application/json", "x-envd-reason": error.reason}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, UnauthenticatedError):
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, TooSlowError):
         headers["connection"] = "close"
     return headers

@@ -20,6 +20,7 @@ from envd.errors import ModelRaisedError, RequestInvalidError
 from envd.model.signature import TensorSpec
 from envd.run import pool
 from envd.run.envd_worker.protocol import TENSORS
+from envd.serve import audit, calls
 from envd.serve.http import bodies, failures
 from envd.serve.http.edge import Edge, Endpoint
 from envd.serve.oip.catalog import EXTENSIONS, PLATFORM, Catalog, state_of, version_of
@@ -46,8 +47,8 @@ class Inference:
         version = f"{model}/versions/{{version}}"
         found = [
             self._plain("/v2", self._server),
-            self._plain("/v2/health/live", self._live),
-            self._plain("/v2/health/ready", self._ready),
+            Route("/v2/health/live", self.edge.free(self._live), methods=["GET"]),
+            Route("/v2/health/ready", self.edge.free(self._ready), methods=["GET"]),
             self._call(f"{repository}/index", "index", self._index),
             self._call(f"{repository}/models/{{name}}/load", "load", self._load),
             self._call(f"{repository}/models/{{name}}/unload", "unload", self._unload),
@@ -144,13 +145,17 @@ class Inference:
         if _object(await self.edge.body(request)).get("parameters") not in (None, {}):
             message = "envd loads models as the settings say; send no parameters"
             raise RequestInvalidError(message)
-        await self.catalog.load(request.path_params["name"], is_admin=False)
+        audit.note_model(request.path_params["name"])
+        is_admin = calls.current().by.is_admin
+        await self.catalog.load(request.path_params["name"], is_admin=is_admin)
         return Response()
 
     async def _unload(self, request: Request) -> Response:
         # Triton's client says in it whether models that others need are to go as well.
         _object(await self.edge.body(request))
-        await self.catalog.unload(request.path_params["name"], is_admin=False)
+        audit.note_model(request.path_params["name"])
+        is_admin = calls.current().by.is_admin
+        await self.catalog.unload(request.path_params["name"], is_admin=is_admin)
         return Response()
 
     def _entry(self, request: Request) -> Entry:

@@ -16,7 +16,9 @@ _PARAMETERS: Document = {"type": ["object", "null"]}
 _MEANINGS = {
     200: "What was asked for.",
     400: "The request is wrong or does not fit the model; for MLflow, too, that the model raised.",
-    403: "A page of another site may not ask; only models of the settings are loaded and unloaded.",
+    401: "No token that the daemon knows, nor a certificate with a role, where it wants one.",
+    403: "A page of another site may not ask, nor whoever calls the daemon by a wrong name; only "
+    "models of the settings are loaded and unloaded.",
     404: "No model is served by that name.",
     408: "The body did not come in time.",
     409: "The build was cancelled, or workers die of this very request.",
@@ -27,7 +29,7 @@ _MEANINGS = {
     503: "Not now; Retry-After says when to ask again.",
     504: "It took longer than `http.timeout`.",
 }
-_ASKED = (400, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504)
+_ASKED = (400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504)
 
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _CHATS = ("messages", "prompt", "input")
@@ -113,9 +115,9 @@ def _mlflow(names: Sequence[str]) -> Document:
     }
     invoke = _operation("Ask a model", _json("Predictions"), body=body, failures=_ASKED)
     told = [
-        _operation("Say whether it was loaded", _plain(), failures=(404, 503)),
-        _operation("Say whether it was loaded", _plain(), failures=(404, 503)),
-        _operation("Say which mlflow it has", _plain(), failures=(404,)),
+        _operation("Say whether it was loaded", _plain(), failures=(*_LOOKED, 404, 503)),
+        _operation("Say whether it was loaded", _plain(), failures=(*_LOOKED, 404, 503)),
+        _operation("Say which mlflow it has", _plain(), failures=(*_LOOKED, 404)),
     ]
     paths: Document = {}
     for prefix, parameters in (("", []), ("/models/{name}", [_name(names)])):
@@ -137,7 +139,7 @@ def _inference(names: Sequence[str]) -> Document:
                       body={"application/json": {"schema": _ref("InferRequest")}})  # fmt: skip
     infer["responses"]["200"]["content"] |= tensors
     unready = {"503": {"description": "It is not.", "content": {"application/json": {}}}}
-    ready = operation("Say whether it is loaded", 404)
+    ready = operation("Say whether it is loaded", *_LOOKED, 404)
     ready["responses"] |= unready
     all_ready = operation("Say whether what is to be loaded is")
     all_ready["responses"] |= unready
@@ -146,7 +148,7 @@ def _inference(names: Sequence[str]) -> Document:
     load = {**_OBJECT, "properties": {"parameters": {**_PARAMETERS, "maxProperties": 0}}}
     listed = operation("List the models", *_SENT, schema={"type": "array"}, body=_body(ask))
     paths: Document = {
-        "/v2": {"get": operation("Say what this is")},
+        "/v2": {"get": operation("Say what this is", *_LOOKED)},
         "/v2/health/live": {"get": operation("Say that it runs")},
         "/v2/health/ready": {"get": all_ready},
         "/v2/repository/index": {"post": listed},
@@ -171,15 +173,16 @@ def _inference(names: Sequence[str]) -> Document:
     return paths
 
 
-_SENT = (400, 403, 408, 413, 415, 429, 503, 504)
-_READ = (404, 500, 503)
+_LOOKED = (401, 403)
+_SENT = (400, 401, 403, 408, 413, 415, 429, 503, 504)
+_READ = (401, 403, 404, 500, 503)
 
 
 def _own() -> Document:
     told = {"application/json": {"schema": _OBJECT}}
     return {
-        "/metrics": {"get": _operation("What Prometheus reads", _plain(), failures=())},
-        "/openapi.json": {"get": _operation("This description", told, failures=())},
+        "/metrics": {"get": _operation("What Prometheus reads", _plain(), failures=_LOOKED)},
+        "/openapi.json": {"get": _operation("This description", told, failures=_LOOKED)},
     }
 
 

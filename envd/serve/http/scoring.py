@@ -33,9 +33,10 @@ class Scoring:
     def routes(self) -> list[Route]:
         """Return them, without a model and below that of each."""
         invoke = self.edge.call("/http/invocations", self._invoke)
-        health, version = self.edge.plain(self._health), self.edge.plain(self._version)
-        found = []
+        version, found = self.edge.plain(self._version), []
         for prefix in _PREFIXES:
+            # Which models there are is not for anybody.
+            health = (self.edge.plain if prefix else self.edge.free)(self._health)
             found += [
                 Route(f"{prefix}/invocations", invoke, methods=["POST"]),
                 Route(f"{prefix}/ping", health, methods=["GET"]),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
+import math
 import socket
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from envd import credentials, openings
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
 from envd.serve.http.connection import Connection
@@ -33,6 +35,7 @@ class Http:
         """Serve *routes*, within the limits that the settings of *edge* say."""
         self._edge = edge
         self._path = ""
+        self._tls: ssl.SSLContext | None = None
         app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
         config = uvicorn.Config(
             app,
@@ -57,6 +60,8 @@ class Http:
     def heed(self, settings: Settings) -> None:
         """Answer from now on by *settings*, as far as they are looked up for each request."""
         self._edge.settings = settings
+        if self._tls:
+            credentials.load_chain(self._tls, settings.access)
 
     async def start(self) -> str:
         """Listen, and return the URL, or `unix:` and the path of the socket.
@@ -64,19 +69,28 @@ class Http:
         Raises:
             SettingsInvalidError: the address cannot be had.
         """
-        listen = self._edge.settings.http.listen
+        settings = self._edge.settings
+        listen, access = settings.http.listen, settings.access
         try:
             listening = self._listening(listen)
         except OSError as error:
             message = f"HTTP cannot be served at `{listen}`: {error}; set `http.listen`"
             raise SettingsInvalidError(message, setting="http.listen") from error
         loop = asyncio.get_running_loop()
+        if access.tls_cert and not self._path:
+            self._tls = credentials.server_context(access)
+        limit_s = settings.http.read_timeout if self._tls else None
         listen_on = loop.create_unix_server if self._path else loop.create_server
-        self._listener = await listen_on(self._connection, sock=listening)
+        self._listener = await listen_on(
+            self._connection,
+            sock=listening,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if limit_s == math.inf else limit_s,
+        )
         self._ticking = asyncio.create_task(self._tick())
         if self._path:
             return listen
-        return f"http://{listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
+        return f"{'https' if self._tls else 'http'}://{listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
 
     def drain(self) -> None:
         """Have each connection closed when it has its answer; new ones hear that it is over."""
@@ -109,8 +123,12 @@ class Http:
 
     def _listening(self, listen: str) -> socket.socket:
         if listen.startswith(_UNIX):
-            self._path = listen.removeprefix(_UNIX)
-            return _unix(self._path)
+            self._path = path = listen.removeprefix(_UNIX)
+            group = self._edge.settings.access.group
+            openings.let_pass(Path(path).parent, {group})
+            found = _unix(path)
+            openings.let_in(Path(path), group)
+            return found
         host, _, port = listen.rpartition(":")
         is_6 = host.startswith("[")
         found = socket.socket(socket.AF_INET6 if is_6 else socket.AF_INET)
@@ -131,17 +149,15 @@ def _unix(path: str) -> socket.socket:
         OSError: it cannot be there, or somebody listens on it.
     """
     found = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
     try:
         if _is_left(path):
             Path(path).unlink()
-        found.bind(path)
+        with openings.private():
+            found.bind(path)
         found.listen(_BACKLOG)
     except OSError:
         found.close()
         raise
-    finally:
-        os.umask(before)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from envd.model import signature
 from envd.run.channel import Buffer
 from envd.run.envd_worker.protocol import TENSORS
 from envd.run.pool import Request
+from envd.serve import calls
 from envd.serve.calls import Calls
 from envd.serve.context import Context
 from envd.serve.oip import codec, laden, streaming
@@ -23,7 +24,6 @@ from envd.serve.oip.catalog import EXTENSIONS, PLATFORM, Catalog, state_of, vers
 from envd.serve.oip.laden import Laden, Streamed
 from envd.serve.oip.streaming import Sending
 from envd.serve.predicting import Asked, Predicting
-from envd.serve.roles import Role
 from envd.serve.served import Entry, State
 
 # What a request in a stream is to whoever counts.
@@ -49,12 +49,11 @@ class Parts:
 class Inference(services.GRPCInferenceServiceServicer):
     """Answers with the models and the workers it is given."""
 
-    def __init__(self, parts: Parts, roles: Collection[Role]) -> None:
-        """Answer from *parts* callers that have some *roles*."""
+    def __init__(self, parts: Parts) -> None:
+        """Answer from *parts*, as the roles of callers allow."""
         self._catalog = parts.catalog
         self._predicting = parts.predicting
         self._calls = parts.calls
-        self._is_admin = Role.ADMIN in roles
 
     async def ServerLive(  # noqa: N802
         self, request: oip.ServerLiveRequest, context: Context
@@ -120,7 +119,7 @@ class Inference(services.GRPCInferenceServiceServicer):
         """Ask models, each request in a task of its own; what streams answers as it goes on."""
         metadata, left_s = context.invocation_metadata() or (), context.time_remaining
         ends_on_error = _ENDS_ON_ERROR in metadata
-        sending = Sending(context, self._predicting.pause_s)
+        sending, caller = Sending(context, self._predicting.pause_s), calls.current().caller
 
         async def answers(request: codec.Asked) -> None:
             async with contextlib.aclosing(self._answers(request)) as found:
@@ -132,6 +131,7 @@ class Inference(services.GRPCInferenceServiceServicer):
 
         async def answer(request: codec.Asked) -> None:
             call = self._calls.begin(_INFER, request.message.id, metadata, left_s)
+            call.caller, call.peer = caller, context.peer
             try:
                 with self._calls.under_way(call):
                     await answers(request)
@@ -188,7 +188,8 @@ class Inference(services.GRPCInferenceServiceServicer):
         if request.parameters:
             message = "envd loads models as the settings say; send no parameters"
             raise RequestInvalidError(message, parameters=",".join(sorted(request.parameters)))
-        await self._catalog.load(request.model_name, is_admin=self._is_admin)
+        is_admin = calls.current().by.is_admin
+        await self._catalog.load(request.model_name, is_admin=is_admin)
         return oip.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -196,7 +197,8 @@ class Inference(services.GRPCInferenceServiceServicer):
     ) -> oip.RepositoryModelUnloadResponse:
         """Stop the workers of one model."""
         del context
-        await self._catalog.unload(request.model_name, is_admin=self._is_admin)
+        is_admin = calls.current().by.is_admin
+        await self._catalog.unload(request.model_name, is_admin=is_admin)
         return oip.RepositoryModelUnloadResponse()
 
     async def _infer(self, asked: codec.Asked) -> Laden[oip.ModelInferResponse]:
