@@ -235,8 +235,7 @@ def test_the_admin_socket_lies_beside_the_other_unless_it_is_given() -> None:
 
     assert admin_target("/run/a b/predict.sock") == "unix:/run/a%20b/admin.sock"
     assert admin_target("/run/predict.sock", "host:1") == "host:1"
-    with pytest.raises(envd_client_errors.SettingsInvalidError, match="admin_target"):
-        admin_target("host:1")
+    assert admin_target("host:1") == "host:1"
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import socket
+import ssl
 import subprocess
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import envd
+from envd.addresses import Sockets
+from envd.cli import checks_access
+from envd.config import Access, Settings
+from tests.authority import HERE, Authority
 from tests.called import Called
 from tests.conftest import Daemon, Envctl, environment
 from tests.tiny import Tiny
 
 ALONE = [
-    "versions", "settings", "root", "disk", "files", "pythons", "uv", "conda", "sandbox", "daemon",
+    "versions", "settings", "root", "disk", "files", "pythons", "uv", "conda", "sandbox",
+    "access", "daemon",
 ]  # fmt: skip
 
 
@@ -107,6 +119,64 @@ def test_a_root_that_others_may_write_in_is_trouble(doctor: Called) -> None:
     done = doctor("doctor", "--json")
 
     assert f"chmod go-w {doctor.root}" in troubles(done)["root"]
+
+
+@pytest.mark.parametrize(("days", "said"), [(-1, "has ended on"), (5, "ends on"), (30, "")])
+def test_a_certificate_that_ends_is_trouble_in_time(
+    doctor: Called, tmp_path: Path, days: int, said: str
+) -> None:
+    authority = Authority(tmp_path)
+    server = authority.certify("server", *HERE, days=days)
+    until = datetime.now(UTC).date() + timedelta(days=days)
+
+    done = doctor(
+        "doctor", "--json", ENVD_ACCESS__TLS_CERT=str(server.cert),
+        ENVD_ACCESS__TLS_KEY=str(server.key),
+    )  # fmt: skip
+
+    assert abs(date.fromisoformat(found(done)["access"]["found"][-10:]) - until).days <= 1
+    assert list(troubles(done)) == (["access"] if said else [])
+    assert said in troubles(done).get("access", "")
+
+
+def test_a_key_and_tokens_that_others_may_read_are_trouble(doctor: Called, tmp_path: Path) -> None:
+    server = Authority(tmp_path).certify("server", *HERE, days=100)
+    tls = {"ENVD_ACCESS__TLS_CERT": str(server.cert), "ENVD_ACCESS__TLS_KEY": str(server.key)}
+    (tmp_path / "tokens").touch(mode=0o644)
+    server.key.chmod(0o644)
+
+    key = doctor("doctor", "--json", **tls)
+    tokens = doctor("doctor", "--json", ENVD_ACCESS__TOKENS=str(tmp_path / "tokens"))
+
+    assert troubles(key) == {"access": f"everybody may read the key: `chmod o= {server.key}`"}
+    assert "mode 0644, which is open to others" in troubles(tokens)["access"]
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda one: b"\x30\x82" + one))
+def test_what_is_no_certificate_is_said_to_be_none(der: bytes) -> None:
+    with pytest.raises(OSError, match="no certificate"):
+        list(checks_access.validities(ssl.DER_cert_to_PEM_cert(der)))
+
+
+def test_a_group_that_does_not_come_to_its_sockets_is_trouble(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    settings = Settings(tmp_path, access=Access(group=group))
+    run = tmp_path / "run"
+    run.mkdir()
+    chosen = Sockets(run / "predict.sock", run / "admin.sock")
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        one.bind(str(chosen.predict))
+        two.bind(str(chosen.admin))
+        for path in (chosen.predict, chosen.admin):
+            path.chmod(0o600)
+        private = checks_access.sockets(settings, chosen)
+        chosen.predict.chmod(0o660)
+        run.chmod(0o700)
+        closed = checks_access.sockets(settings, chosen)
+
+    assert f"cannot open `{chosen.predict}`: restart" in private[1]
+    assert closed[0] == f"{chosen.predict} (group {group})"
+    assert f"does not come through `{run}`" in closed[1]
 
 
 def test_too_few_files_are_trouble(envctl: Envctl) -> None:

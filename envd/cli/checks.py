@@ -9,7 +9,6 @@ import os
 import platform
 import resource
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from typing import Any
 from uv import find_uv_bin
 
 import envd
-from envd import addresses, plain, sandbox, values
+from envd import addresses, exposure, plain, sandbox, values
 from envd.addresses import Sockets
 from envd.build import Interpreters
+from envd.cli import checks_access
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.store import Store
@@ -66,7 +66,7 @@ def everything(
     if sockets is None:
         yield Finding("daemon", "none runs on this root; envctl works by itself")
         return
-    yield _tried("sockets", lambda: _sockets(sockets))
+    yield _tried("sockets", lambda: checks_access.sockets(settings, sockets))
     yield _tried("daemon", lambda: _daemon(settings, sockets, ask))
 
 
@@ -156,18 +156,9 @@ def _conda(settings: Settings) -> tuple[str, str]:
 
 
 def _sandbox(settings: Settings) -> tuple[str, str]:
-    found = sandbox.judge(settings, sandbox.look(settings))
+    as_daemon = exposure.settled(settings)
+    found = sandbox.judge(as_daemon, sandbox.look(as_daemon))
     return found.sentence().removeprefix("sandbox "), ""
-
-
-def _sockets(sockets: Sockets) -> tuple[str, str]:
-    for path in (sockets.predict, sockets.admin):
-        mode = path.stat().st_mode
-        if not stat.S_ISSOCK(mode):
-            return str(path), "it is no socket: restart the daemon"
-        if stat.S_IMODE(mode) & stat.S_IRWXO:
-            return str(path), f"everybody may connect: `chmod o= {path}`"
-    return f"{sockets.predict}, {sockets.admin}", ""
 
 
 def _daemon(
@@ -209,4 +200,5 @@ _CHECKS: dict[str, Callable[[Settings], tuple[str, str]]] = {
     "uv": _uv,
     "conda": _conda,
     "sandbox": _sandbox,
+    "access": checks_access.access,
 }

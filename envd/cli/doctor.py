@@ -37,7 +37,11 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
     from envd.cli import checks  # noqa: PLC0415
 
     found = []
-    for one in checks.everything(place.settings, place.file(), _ask):
+
+    def ask(settings: Settings, sockets: Sockets) -> None:
+        place.ask(settings, str(sockets.predict), str(sockets.admin)).list_workers()
+
+    for one in checks.everything(place.settings, place.file(), ask):
         found.append(one)
         if is_json:
             continue
@@ -51,10 +55,3 @@ def command(place: Place, is_json: bool) -> None:  # noqa: FBT001
         click.echo(json.dumps(document, indent=1))
     if not is_well:
         sys.exit(_TROUBLE)
-
-
-def _ask(settings: Settings, sockets: Sockets) -> None:
-    from envd.cli.remote import Remote  # noqa: PLC0415
-
-    remote = Remote(sockets.predict, sockets.admin, settings.daemon.max_message)
-    remote.list_workers()

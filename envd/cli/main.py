@@ -33,6 +33,7 @@ _VERBS = {
     "verify": "See whether environments are as they were published.",
     "models": "List, load, unload and show models.",
     "workers": "List and restart the processes that have a model loaded.",
+    "token": "Make a token for somebody who asks over TCP.",
     "config": "Show the settings.",
     "doctor": "See whether this machine has what envd needs.",
 }

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import envd_client
 import grpc
+from envd_client import connection
 from envd_client.errors import DaemonUnreachableError
 from envd_client.v1 import envd_pb2 as api
 
-from envd.addresses import target
+from envd import addresses
 from envd.cli import documents
 from envd.cli.engine import (
     Document,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from envd_client import Answer
+    from envd_client.connection import Connection
 
 _DAY_S = 86400.0
 _CONNECT_S = 5.0
@@ -38,16 +40,21 @@ _CONNECT_S = 5.0
 class Remote:
     """The verbs, asked of the daemon behind two sockets."""
 
-    def __init__(self, predict: Path, admin: Path, max_message: int) -> None:
-        """Connect to the daemon, which takes messages of *max_message* bytes.
+    def __init__(self, predict: str, admin: str | None, **options: Any) -> None:
+        """Connect to the daemon with what *options* of the client say besides.
 
         Raises:
             UnreachableError: it does not answer, though its process may be there.
+            SettingsInvalidError: the files of the options cannot be used.
         """
-        _greet(predict)
-        self._client = envd_client.Client(
-            predict, admin_target=admin, timeout_s=_DAY_S, max_message_bytes=max_message
-        )
+        self._is_here = not addresses.is_address(predict)
+        with self._errors():
+            _greet(predict, connection.connection(
+                predict, admin_target=admin, timeout_s=_DAY_S, retries=0, **options
+            ))  # fmt: skip
+            self._client = envd_client.Client(
+                predict, admin_target=admin, timeout_s=_DAY_S, **options
+            )
 
     def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*, showing the build if there is one."""
@@ -132,7 +139,7 @@ class Remote:
                     elif event.HasField("log_line"):
                         yield event.log_line
                 return
-        yield from _lines(found)
+        yield from _lines(found, is_here=self._is_here)
 
     def remove(self, environment_id: str, *, force: bool = False) -> Document:
         """Remove one environment; *force* waits for its users."""
@@ -276,12 +283,13 @@ def _event(message: api.EnvironmentEvent) -> Event:
     return Line(message.log_line)
 
 
-def _lines(found: api.Environment) -> Iterator[str]:
+def _lines(found: api.Environment, *, is_here: bool) -> Iterator[str]:
     try:
         with Path(found.log_path).open(errors="replace") as file:
             yield from (line.removesuffix("\n") for line in file)
     except (FileNotFoundError, IsADirectoryError) as error:
-        message = f"no log is kept of {found.id or found.spec_key}"
+        where = "" if is_here else f" here; it is {found.log_path} where the daemon runs"
+        message = f"no log is kept of {found.id or found.spec_key}{where}"
         raise EnvironmentNotFoundError(message, id=found.id or found.spec_key) from error
 
 
@@ -295,17 +303,20 @@ def _failure(built: api.Environment) -> EnvdError:
     )
 
 
-def _greet(path: Path) -> None:
-    """See that a daemon speaks on the socket *path*: a stopped one would be waited for."""
-    with grpc.insecure_channel(target(path)) as channel:
+def _greet(target: str, how: Connection) -> None:
+    """See that a daemon speaks at *target*: a stopped one would be waited for."""
+    with how.channel(how.target) as channel:
         # A future of the channel's readiness costs a fifth of a second when it is let go.
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/grpc.health.v1.Health/Check"
         )
         try:
-            check(b"", timeout=_CONNECT_S, wait_for_ready=True)
+            # Over a network, what is wrong with a certificate is only said at once.
+            check(b"", timeout=_CONNECT_S, wait_for_ready=how.target.startswith("unix:"))
         except grpc.RpcError as error:
+            why = "" if how.target.startswith("unix:") else f" ({error.details()})"
             message = (
-                f"the daemon at `{path}` does not answer; see whether it runs, or start `envd`"
+                f"the daemon at `{target}` does not answer{why}; see whether it runs, "
+                "or start `envd`"
             )
-            raise UnreachableError(message, socket=path) from error
+            raise UnreachableError(message, socket=target) from error

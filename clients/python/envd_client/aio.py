@@ -41,6 +41,11 @@ class AsyncClient:
         timeout_s: float | None = connection.DEFAULT_TIMEOUT_S,
         max_message_bytes: int = connection.DEFAULT_MAX_MESSAGE_BYTES,
         retries: int = 0,
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """Settle where to connect, as `Client` does; no loop need run yet."""
         self._connection = connection.connection(
@@ -49,6 +54,11 @@ class AsyncClient:
             timeout_s=timeout_s,
             max_message_bytes=max_message_bytes,
             retries=retries,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            token=token,
+            token_file=token_file,
         )
         self._channels: list[grpc.aio.Channel] = []
 
@@ -183,7 +193,9 @@ class AsyncClient:
     ) -> AsyncIterator[envd_pb2.EnvironmentEvent]:
         """Yield what happens to an environment: see `Client.watch`."""
         request = requests.watch(environment_id, after_sequence)
-        call = self._environments.WatchEnvironment(request, timeout=timeout_s)
+        call = self._environments.WatchEnvironment(
+            request, timeout=timeout_s, metadata=self._metadata
+        )
         try:
             async for event in call:
                 yield event
@@ -264,6 +276,8 @@ class AsyncClient:
         try:
             return await self._ask(self._predictions.LoadModel, request, timeout_s)
         except PermissionDeniedError:
+            if self._connection.admin_target == self._connection.target:
+                raise
             return await self._ask(self._model_admin.LoadModel, request, timeout_s)
 
     async def unload_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
@@ -272,6 +286,8 @@ class AsyncClient:
         try:
             return await self._ask(self._predictions.UnloadModel, request)
         except PermissionDeniedError:
+            if self._connection.admin_target == self._connection.target:
+                raise
             return await self._ask(self._model_admin.UnloadModel, request)
 
     async def list_models(self) -> Sequence[envd_pb2.Model]:
@@ -311,7 +327,9 @@ class AsyncClient:
         largest = self._connection.max_message_bytes
         while True:
             call = self._predictions.PredictStream(
-                streams.messages(request, payload, function, largest), timeout=attempts.left_s()
+                streams.messages(request, payload, function, largest),
+                timeout=attempts.left_s(),
+                metadata=self._metadata,
             )
             try:
                 async for response in call:
@@ -336,10 +354,14 @@ class AsyncClient:
         attempts = self._connection.attempts(timeout_s)
         while True:
             try:
-                return await rpc(request, timeout=attempts.left_s())
+                return await rpc(request, timeout=attempts.left_s(), metadata=self._metadata)
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)
             await asyncio.sleep(pause_s)
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
+        return self._connection.credentials.metadata()
 
     @cached_property
     def _predictions(self) -> PredictionsAsyncStub:
@@ -366,6 +388,6 @@ class AsyncClient:
         return self._open(self._connection.target)
 
     def _open(self, target: str) -> grpc.aio.Channel:
-        channel = grpc.aio.insecure_channel(target, self._connection.options)
+        channel = self._connection.aio_channel(target)
         self._channels.append(channel)
         return channel

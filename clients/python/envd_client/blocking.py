@@ -42,6 +42,11 @@ class Client:
         timeout_s: float | None = connection.DEFAULT_TIMEOUT_S,
         max_message_bytes: int = connection.DEFAULT_MAX_MESSAGE_BYTES,
         retries: int = 0,
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         """Settle where to connect.
 
@@ -49,15 +54,26 @@ class Client:
             target: The path of the daemon's socket or its host:port; `ENVD_SOCKET`, else
                 the socket of this user's daemon, if there is none.
             admin_target: The same for what changes or removes environments; `admin.sock`
-                beside the target if none.
+                beside the target if none, or the target itself where it is host:port.
             timeout_s: The longest a call may take, a build it waits for included; None
                 sets no limit. `watch` has a limit of its own.
             max_message_bytes: The largest request or answer.
             retries: How often a call that finds the daemon unavailable is made again,
                 after the time the daemon asks for.
+            tls_ca: A PEM file of the CAs that the daemon's certificate is of; gRPC's own if
+                none. To another machine there is TLS in any case, to this one if a CA is
+                given.
+            tls_cert: A PEM file with the client's certificate.
+            tls_key: Its key.
+            token: What `envctl token` printed.
+            token_file: A file that holds it, and is read again when it has changed.
+
+        Without a target the files are those of `ENVD_TLS_CA`, `ENVD_TLS_CERT`,
+        `ENVD_TLS_KEY` and `ENVD_TOKEN_FILE`.
 
         Raises:
-            SettingsInvalidError: nothing says where the daemon listens.
+            SettingsInvalidError: nothing says where the daemon listens, or the credentials do
+                not fit together.
         """
         self._connection = connection.connection(
             target,
@@ -65,6 +81,11 @@ class Client:
             timeout_s=timeout_s,
             max_message_bytes=max_message_bytes,
             retries=retries,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            token=token,
+            token_file=token_file,
         )
         self._channels: list[grpc.Channel] = []
 
@@ -232,7 +253,9 @@ class Client:
         Leaving does not stop the build; come back with the last event's `sequence`.
         """
         request = requests.watch(environment_id, after_sequence)
-        call = self._environments.WatchEnvironment(request, timeout=timeout_s)
+        call = self._environments.WatchEnvironment(
+            request, timeout=timeout_s, metadata=self._metadata
+        )
         try:
             yield from call
         except grpc.RpcError as error:
@@ -336,6 +359,8 @@ class Client:
         try:
             return self._ask(self._predictions.LoadModel, request, timeout_s)
         except PermissionDeniedError:
+            if self._connection.admin_target == self._connection.target:
+                raise
             return self._ask(self._model_admin.LoadModel, request, timeout_s)
 
     def unload_model(self, model: str | os.PathLike[str]) -> envd_pb2.Model:
@@ -350,6 +375,8 @@ class Client:
         try:
             return self._ask(self._predictions.UnloadModel, request)
         except PermissionDeniedError:
+            if self._connection.admin_target == self._connection.target:
+                raise
             return self._ask(self._model_admin.UnloadModel, request)
 
     def list_models(self) -> Sequence[envd_pb2.Model]:
@@ -389,7 +416,9 @@ class Client:
         largest = self._connection.max_message_bytes
         while True:
             call = self._predictions.PredictStream(
-                streams.messages(request, payload, function, largest), timeout=attempts.left_s()
+                streams.messages(request, payload, function, largest),
+                timeout=attempts.left_s(),
+                metadata=self._metadata,
             )
             try:
                 for response in call:
@@ -414,10 +443,14 @@ class Client:
         attempts = self._connection.attempts(timeout_s)
         while True:
             try:
-                return rpc(request, timeout=attempts.left_s())
+                return rpc(request, timeout=attempts.left_s(), metadata=self._metadata)
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error)
             time.sleep(pause_s)
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
+        return self._connection.credentials.metadata()
 
     @cached_property
     def _predictions(self) -> PredictionsStub:
@@ -444,7 +477,7 @@ class Client:
         return self._open(self._connection.target)
 
     def _open(self, target: str) -> grpc.Channel:
-        channel = grpc.insecure_channel(target, self._connection.options)
+        channel = self._connection.channel(target)
         # Two threads may open one each: `close` finds both.
         self._channels.append(channel)
         return channel

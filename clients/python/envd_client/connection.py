@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+import grpc
+import grpc.aio
+
 from envd_client.attempts import Attempts
+from envd_client.credentials import Credentials
 from envd_client.errors import SettingsInvalidError
 
 if TYPE_CHECKING:
@@ -30,19 +34,19 @@ class Connection:
     timeout_s: float | None
     max_message_bytes: int
     retries: int
+    credentials: Credentials = field(default_factory=Credentials)
 
     @property
     def admin_target(self) -> str:
         """The target that takes what changes or removes environments.
 
-        Raises:
-            SettingsInvalidError: none was given, and none lies beside the target.
+        It is the given one, else the socket beside the target, else the target itself: over
+        TCP it is the credential that says what a caller may.
         """
         if self.given_admin_target is not None:
             return self.given_admin_target
         if not self.target.startswith("unix:"):
-            message = f"`{self.target}` has no admin socket beside it; give `admin_target`"
-            raise SettingsInvalidError(message, metadata={"target": self.target})
+            return self.target
         socket = Path(unquote(self.target.removeprefix("unix:")))
         return grpc_target(socket.with_name("admin.sock"))
 
@@ -56,6 +60,22 @@ class Connection:
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
 
+    def channel(self, target: str) -> grpc.Channel:
+        """Open a channel to *target*.
+
+        Raises:
+            SettingsInvalidError: a file of the credentials cannot be read.
+        """
+        if credentials := self.credentials.of_channel(target):
+            return grpc.secure_channel(target, credentials, self.options)
+        return grpc.insecure_channel(target, self.options)
+
+    def aio_channel(self, target: str) -> grpc.aio.Channel:
+        """Open a channel to *target* for an event loop; raises as `channel` does."""
+        if credentials := self.credentials.of_channel(target):
+            return grpc.aio.secure_channel(target, credentials, self.options)
+        return grpc.aio.insecure_channel(target, self.options)
+
     def attempts(self, timeout_s: float | None) -> Attempts:
         """Start the time of a call, the client's own unless *timeout_s* is given."""
         return Attempts(self.timeout_s if timeout_s is None else timeout_s, self.retries)
@@ -68,18 +88,35 @@ def connection(
     timeout_s: float | None,
     max_message_bytes: int,
     retries: int,
+    tls_ca: str | os.PathLike[str] | None = None,
+    tls_cert: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Connection:
     """Return the connection that the arguments of a client describe.
 
     Raises:
-        SettingsInvalidError: nothing says where the daemon listens.
+        SettingsInvalidError: nothing says where the daemon listens, or the credentials do not
+            fit together.
     """
+    # Those of the environment are for the daemon that the environment names.
+    named = environ if target is None else {}
+    credentials = Credentials(
+        tls_ca=tls_ca or named.get("ENVD_TLS_CA") or None,
+        tls_cert=tls_cert or named.get("ENVD_TLS_CERT") or None,
+        tls_key=tls_key or named.get("ENVD_TLS_KEY") or None,
+        token=token,
+        token_file=token_file or (None if token else named.get("ENVD_TOKEN_FILE") or None),
+    )
     return Connection(
         grpc_target(default_target() if target is None else target),
         None if admin_target is None else grpc_target(admin_target),
         timeout_s,
         max_message_bytes,
         retries,
+        credentials,
     )
 
 
