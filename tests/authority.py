@@ -19,6 +19,13 @@ _KINDS = {
     "email": x509.RFC822Name,
     "IP": lambda text: x509.IPAddress(ipaddress.ip_address(text)),
 }
+_NO_USE = dict.fromkeys(
+    (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+        "key_agreement", "encipher_only", "decipher_only",
+    ),
+    False,
+)  # fmt: skip
 HERE = ("DNS:localhost", "IP:127.0.0.1")
 
 
@@ -88,7 +95,15 @@ def _certificate(
         .not_valid_before(min(end, datetime.now(UTC)) - _DAY)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=name == issuer, path_length=None), critical=True)
+        # Newer ones of ssl insist on these.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False
+        )
     )
+    if name == issuer:
+        signs = dict.fromkeys(("key_cert_sign", "crl_sign"), True)
+        builder = builder.add_extension(x509.KeyUsage(**_NO_USE | signs), critical=True)
     if names:
         pairs = (one.partition(":")[::2] for one in names)
         found = [_KINDS[kind](text) for kind, text in pairs]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
+import http.client
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -17,11 +20,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from envd_client import Client
 
 from envd.serve import roles
+from tests import guarded
 from tests.conftest import Daemon, launch, stop
 from tests.guarded import code
 from tests.tiny import Tiny
+from tests.web import ask
 
 IS_ROOT = os.getuid() == 0
 GROUP = grp.getgrnam("mail") if IS_ROOT else grp.getgrgid(os.getgid())
@@ -61,6 +67,7 @@ class Yard:
     folder: Path
     daemon: Daemon
     seen: set[tuple[str, int, int]]
+    tokens: dict[roles.Role, str]
 
     @property
     def run(self) -> Path:
@@ -78,7 +85,9 @@ def yard(home: Path, tiny: Tiny) -> Iterator[Yard]:
     run, seen, is_up = folder / "run", set[tuple[str, int, int]](), threading.Event()
     model = tiny.model(folder / "echo")
     file = folder / "envd.toml"
-    file.write_text(f'[access]\ngroup = "{GROUP.gr_name}"\n[models]\necho = "{model}"\n')
+    known, found = guarded.made(folder)
+    access = f'[access]\ngroup = "{GROUP.gr_name}"\ntokens = "{known}"\n'
+    file.write_text(f'{access}[models]\necho = "{model}"\n')
 
     def look() -> None:
         while not is_up.is_set():
@@ -94,13 +103,15 @@ def yard(home: Path, tiny: Tiny) -> Iterator[Yard]:
     more = {
         "ENVD_SOCKET": f"{run}/predict.sock",
         "ENVD_HTTP__LISTEN": f"{run}/http.sock",
+        "ENVD_DAEMON__GRPC": "127.0.0.1:0",
         "ENVD_CONFIG": str(file),
     }
     try:
-        daemon = launch(folder / "root", home, **tiny.settings, **more)
+        with (folder / "log").open("w") as log, contextlib.redirect_stderr(log):
+            daemon = launch(folder / "root", home, **tiny.settings, **more)
         is_up.set()
         looking.join()
-        yield Yard(folder, daemon, seen)
+        yield Yard(folder, daemon, seen, found)
         stop(daemon)
     finally:
         is_up.set()
@@ -167,6 +178,30 @@ def test_a_socket_decides_what_may_be_asked_there(yard: Yard) -> None:
     denied = {one for one, said in found["predict"].items() if said == "PERMISSION_DENIED"}
     assert denied == wanted
     assert not {"PERMISSION_DENIED", "UNAUTHENTICATED"} & set(found["admin"].values())
+
+
+def test_of_http_through_a_socket_it_is_told_which_process_asked(yard: Yard) -> None:
+    with contextlib.closing(http.client.HTTPConnection("localhost")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(f"{yard.run}/http.sock")
+        path = "/v2/repository/models/nobody/unload"
+        asked = ask(connection, "POST", path, None, {"x-request-id": "mine", "host": "any"})
+
+    assert asked.status == 404
+    (line,) = (one for one in (yard.folder / "log").read_text().splitlines() if "[mine]" in one)
+    by = f"by whoever opens http.sock from unix: pid {os.getpid()} uid {os.getuid()}"
+    assert line.endswith(f": /http/unload MODEL_NOT_FOUND {by}: model=nobody")
+
+
+def test_on_this_machine_tokens_go_without_tls_and_are_wanted_too(yard: Yard) -> None:
+    target = json.loads((yard.daemon.root / "daemon.json").read_text())["grpc"]
+    token, method = yard.tokens[roles.Role.PREDICT], "/envd.v1.Predictions/ListModels"
+    with grpc.insecure_channel(target) as channel:
+        assert code(channel, method) == "UNAUTHENTICATED"
+        assert code(channel, method, (("authorization", f"bearer {token}"),)) == "OK"
+        assert code(channel, roles.HEALTH) == "OK"
+    with Client(target, token=token, timeout_s=60) as envd:
+        assert [one.name for one in envd.list_models()] == ["echo"]
 
 
 def test_what_has_no_role_is_denied_to_everybody() -> None:

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envd import config, credentials, exposure, openings, tokens, values
-from envd.config import Settings
+from envd.config import Access, Settings
 from envd.errors import SettingsInvalidError
 from envd.roles import NAMES, Role
+from envd.serve import reloading
 from envd.serve.callers import Guarded
 from envd.tokens import Token
+from envd.values import Location
 from tests.authority import HERE, Authority
 from tests.conftest import environment
 
@@ -130,6 +132,15 @@ def test_the_profile_follows_who_can_reach_the_daemon(
     assert read(tmp_path, toml).security.profile == profile
 
 
+def test_whether_callers_are_told_apart_takes_a_restart_and_who_they_are_does_not() -> None:
+    root = Path("/a")
+    none, one, two = (Settings(root, access=Access(tokens=Location(x))) for x in ("", "/1", "/2"))
+
+    assert reloading.merged(none, one) == (none, ["access.tokens"])
+    assert reloading.merged(one, none) == (one, ["access.tokens"])
+    assert reloading.merged(one, two) == (two, [])
+
+
 # --- the file of tokens
 
 
@@ -222,7 +233,7 @@ def test_any_name_and_role_is_a_grant_or_refused(kind: str, name: str, role: str
         (grant,) = values.parse(tuple[values.Grant, ...], {f"{kind}{name}": [role]})  # type: ignore[misc]
     except ValueError:
         return
-    known = Settings(Path("/"), access=config.Access(certificates=(grant,)))
+    known = Settings(Path("/"), access=Access(certificates=(grant,)))
     guarded = Guarded.__new__(Guarded)
     guarded.credentials = credentials.load(known)
     assert guarded.credentials.role_of([f"{kind}{name}"]) == (

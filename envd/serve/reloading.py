@@ -21,7 +21,7 @@ log.setLevel(logging.INFO)
 # What is looked up whenever it counts. All else is built in when the daemon starts.
 LIVE = frozenset(
     {
-        # The files of these are read again in any case. Whether callers are told apart is not.
+        # The files of these are read again in any case.
         *(f"access.{name}" for name in ("certificates", "tls_cert", "tls_key", "tokens")),
         *(f"daemon.{name}" for name in ("drain", "max_in_flight", "max_in_parts")),
         *(f"http.{name}" for name in ("hosts", "model", "timeout")),
@@ -32,6 +32,8 @@ LIVE = frozenset(
         )),
     }
 )  # fmt: skip
+# But not whether there is one: how it listens goes by that.
+_ONLY_CHANGED = ("access.tls_cert", "access.tls_key", "access.tokens")
 
 
 class Reloading:
@@ -76,9 +78,12 @@ def merged(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
     later, changed = [], dict[str, dict[str, Any]]()
     for row in config.fields():
         value = getattr(getattr(new, row.section), row.name)
-        if value == getattr(getattr(old, row.section), row.name):
+        before = getattr(getattr(old, row.section), row.name)
+        if value == before:
             continue
-        if (name := f"{row.section}.{row.name}") in LIVE:
+        if (name := f"{row.section}.{row.name}") in LIVE and (
+            name not in _ONLY_CHANGED or (before and value)
+        ):
             changed.setdefault(row.section, {})[row.name] = value
         else:
             later.append(name)

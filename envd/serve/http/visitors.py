@@ -52,7 +52,7 @@ class Visitors:
         """
         host = _name(request.headers.get("host", ""))
         is_any = not host or self._is_unix or not (self._is_open or hosts)
-        if not is_any and host not in hosts and not _OWN.fullmatch(host):
+        if not is_any and not _is_one(host, hosts) and not _OWN.fullmatch(host):
             message = "this daemon is not known by that name (`Host`); `http.hosts` says by which"
             raise PermissionDeniedError(message, host=host)
 
@@ -67,7 +67,7 @@ def check_site(request: Request, hosts: Collection[str]) -> None:
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     # A browser knows better than what proxies leave of the headers.
-    if site == "same-origin" or (origin and _name(_authority(origin)) in hosts):
+    if site == "same-origin" or (origin and _is_one(_name(_authority(origin)), hosts)):
         return
     host = request.headers.get("host", "").lower()
     if site == "cross-site" or (origin is not None and _authority(origin) != host):
@@ -94,6 +94,10 @@ def _names(request: Request) -> list[str]:
     transport: asyncio.BaseTransport = request.state.transport
     found = (transport.get_extra_info("peercert") or {}).get("subjectAltName", ())
     return [f"{kind}:{name}" for kind, name in found if kind in _KINDS]
+
+
+def _is_one(name: str, hosts: Collection[str]) -> bool:
+    return any(one.lower() == name for one in hosts)
 
 
 def _authority(origin: str) -> str:
