@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import grp
-from typing import Literal
 
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
@@ -40,16 +39,15 @@ def is_told_apart(access: Access) -> bool:
 
 
 def settled(settings: Settings) -> Settings:
-    """Return *settings* with the profile that `auto` is for a daemon of theirs.
+    """Return *settings* with the profile `standard` for `auto`, if others reach a daemon of theirs.
 
     Without a credential any user of the machine can connect to its own addresses.
     """
     security, access = settings.security, settings.access
-    if security.profile != "auto":
-        return settings
     is_shared = access.group or access.admin_group or _addresses(settings)
-    profile: Literal["dev", "standard"] = "standard" if is_shared else "dev"
-    return dataclasses.replace(settings, security=dataclasses.replace(security, profile=profile))
+    if security.profile != "auto" or not is_shared:
+        return settings
+    return dataclasses.replace(settings, security=dataclasses.replace(security, profile="standard"))
 
 
 def _addresses(settings: Settings) -> dict[str, str]:

@@ -146,6 +146,7 @@ def test_who_may_predict_asks_models_by_name_and_as_they_are(
             lambda: envd.predict(model, {"inputs": [1]}),
             lambda: envd.predict("echo", {"inputs": [1]}, pip_requirements_override=["tiny-b"]),
             lambda: envd.predict("echo", {"inputs": [1]}, env_manager="conda"),
+            lambda: envd.predict("echo", {"inputs": [1]}, model_config={"a": 1}),
             lambda: list(envd.predict_stream(model, {"inputs": [1]})),
             lambda: envd.get_model(model),
             lambda: envd.resolve(model),

@@ -16,7 +16,7 @@ from envd.config import Access, Settings
 from envd.errors import SettingsInvalidError
 from envd.roles import NAMES, Role
 from envd.serve import reloading
-from envd.serve.callers import Guarded
+from envd.spec import policy
 from envd.tokens import Token
 from envd.values import Location
 from tests.authority import HERE, Authority
@@ -129,7 +129,7 @@ def test_a_key_with_a_password_is_refused_and_nobody_asked_for_it(
 def test_the_profile_follows_who_can_reach_the_daemon(
     tmp_path: Path, toml: str, profile: str
 ) -> None:
-    assert read(tmp_path, toml).security.profile == profile
+    assert policy.of(read(tmp_path, toml).security).profile == profile
 
 
 def test_whether_callers_are_told_apart_takes_a_restart_and_who_they_are_does_not() -> None:
@@ -234,12 +234,9 @@ def test_any_name_and_role_is_a_grant_or_refused(kind: str, name: str, role: str
     except ValueError:
         return
     known = Settings(Path("/"), access=Access(certificates=(grant,)))
-    guarded = Guarded.__new__(Guarded)
-    guarded.credentials = credentials.load(known)
-    assert guarded.credentials.role_of([f"{kind}{name}"]) == (
-        Role(role), credentials.canonical(f"{kind}{name}"),
-    )  # fmt: skip
-    assert guarded.credentials.role_of([f"{kind}{name}x", f"x{kind}{name}", ""]) is None
+    found, called = credentials.load(known), credentials.canonical(f"{kind}{name}")
+    assert found.role_of([f"{kind}{name}"]) == (Role(role), called)
+    assert found.role_of([f"{kind}{name}x", f"x{kind}{name}", ""]) is None
 
 
 def test_grants_stand_in_a_variable_as_well(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from envd import credentials, tokens
-from envd.config import Settings
+from envd import tokens
 from envd.credentials import Credentials
 from envd.errors import PermissionDeniedError, UnauthenticatedError
 from envd.model import naming
@@ -45,7 +44,7 @@ class Caller:
             raise PermissionDeniedError(message, role=self.role.value)
 
     def check_may_name(self, model: str, *terms: object) -> None:
-        """See that they may have *model* run, with other packages if there are any *terms*.
+        """See that they may have *model* run, with what is not its own if there are any *terms*.
 
         Whoever may have environments built may name paths and URIs. Others are left to the
         models that have a name, as those are.
@@ -56,8 +55,8 @@ class Caller:
         if self.role.covers(Role.BUILD) or (naming.is_name(model) and not any(terms)):
             return
         message = (
-            f"{self.name} may ask models by their names only, and as they are: a path, a URI or "
-            "other packages take the role `build`"
+            f"{self.name} may ask models by their names only, and as they are: a path, a URI, "
+            "other packages or another configuration take the role `build`"
         )
         raise PermissionDeniedError(message, role=self.role.value)
 
@@ -88,21 +87,9 @@ class Opened:
 class Guarded:
     """An address that anybody may reach: a token decides, or where none is sent a certificate."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Know the credentials that *settings* name.
-
-        Raises:
-            SettingsInvalidError: they cannot be used.
-        """
-        self.heed(settings)
-
-    def heed(self, settings: Settings) -> None:
-        """Know those that *settings* name now, and no others.
-
-        Raises:
-            SettingsInvalidError: they cannot be used; nothing has changed.
-        """
-        self.credentials: Credentials = credentials.load(settings)
+    def __init__(self, credentials: Credentials) -> None:
+        """Know these *credentials*, and others as soon as they are in their place."""
+        self.credentials = credentials
 
     def caller(self, authorization: str | None, names: Names) -> Caller:
         """Return whose token is sent, or whose certificate has a role; see `Door`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health
 
-from envd import exposure
+from envd import credentials, exposure
 from envd.builds import Builds
 from envd.config import Settings
 from envd.model import repository
@@ -66,7 +66,7 @@ class Core:
         self.calls = Calls()
         self.calls.watchers.append(Audit())
         is_guarded = exposure.is_told_apart(settings.access)
-        self.guarded = Guarded(settings) if is_guarded else None
+        self.guarded = Guarded(credentials.load(settings)) if is_guarded else None
         # Whoever comes over TCP, to an address of this machine's own, without a credential.
         self.anybody = Opened(Caller(Role.PREDICT, "whoever is on this machine"))
         self.in_flight = InFlight(settings.daemon)
@@ -102,13 +102,14 @@ class Core:
         """Go on by *settings*: what differs in them is one of `envd.serve.reloading.LIVE`.
 
         Raises:
-            SettingsInvalidError: a model of theirs has the name of one of the folder's; nothing
-                has changed.
+            SettingsInvalidError: a model of theirs has the name of one of the folder's, or a file
+                of credentials cannot be used; nothing has changed.
         """
-        if self.guarded:
-            self.guarded.heed(settings)
+        known = credentials.load(settings)
         gone, new = await self.entries.configure(settings.served)
         self.settings = settings
+        if self.guarded:
+            self.guarded.credentials = known
         self.in_flight.heed(settings.daemon)
         self.pool.heed(settings)
         self.models.heed(settings)

@@ -87,7 +87,7 @@ class Predictions(ModelHandlers, WorkerHandlers):
 def _parsed(request: api.PredictRequest, payload: Buffer) -> tuple[Asked, Request]:
     override, manager = tuple(request.pip_requirements_override), request.env_manager
     asked = Asked(
-        named(request.model, override, manager),
+        named(request.model, override, manager, request.model_config_json),
         Terms(override, manager),
         _object(request.model_config_json, "model_config_json"),
         wait=request.wait if request.HasField("wait") else True,

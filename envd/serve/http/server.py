@@ -90,7 +90,8 @@ class Http:
         self._ticking = asyncio.create_task(self._tick())
         if self._path:
             return listen
-        return f"{'https' if self._tls else 'http'}://{listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
+        scheme, host = "https" if self._tls else "http", listen.rpartition(":")[0]
+        return f"{scheme}://{host}:{listening.getsockname()[1]}"
 
     def drain(self) -> None:
         """Have each connection closed when it has its answer; new ones hear that it is over."""
