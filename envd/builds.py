@@ -40,6 +40,7 @@ from envd.verifying import Verified
 _DEFAULT = Terms()
 _MAX_KEPT, _MIN_PREFIX = 200, 4
 _MIN_BUILDERS, _BUILDERS_PER_SLOT = 16, 4
+REMOVED_AT_ONCE = "the environment was removed as soon as it was built; try again"
 
 
 class Builds:
@@ -318,8 +319,11 @@ class Builds:
             for path in build.models:
                 self._environments.store.uses.record_model(found.id, path)
             return found
-        message = "the environment was removed as soon as it was built; try again"
-        raise BuildInterruptedError(message)
+        raise RemovedAtOnceError(REMOVED_AT_ONCE)
+
+
+class RemovedAtOnceError(BuildInterruptedError):
+    """Somebody removed an environment as soon as it was built; try again."""
 
 
 def _interrupted(build: Build, error: BaseException) -> EnvdError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -167,6 +168,8 @@ class Other:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.pid: int = connection.recv()
+        # Its number may soon be another's, where many are started.
+        self._process: int | None = os.pidfd_open(self.pid)
 
     def hear(self, limit_s: float = _END_S) -> Any:
         """Return the next thing it says."""
@@ -180,26 +183,29 @@ class Other:
         return not self._connection.poll(for_s)
 
     def terminate(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
-        self._gone()
+        self._end_by(signal.SIGTERM)
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        self._gone()
+        self._end_by(signal.SIGKILL)
 
     def end(self) -> None:
         """Let it go, and wait until it has."""
         self._connection.close()
         self._gone()
 
-    def _gone(self) -> None:
-        deadline = time.monotonic() + _END_S
-        while Path(f"/proc/{self.pid}").exists():
-            assert time.monotonic() < deadline, f"{self.pid} does not end"
-            time.sleep(0.001)
+    def _end_by(self, number: int) -> None:
+        if self._process is not None:
+            signal.pidfd_send_signal(self._process, number)
+        self._gone()
 
-    def close(self) -> None:
-        self._connection.close()
+    def _gone(self) -> None:
+        if self._process is None:
+            return
+        poll = select.poll()
+        poll.register(self._process, select.POLLIN)
+        assert poll.poll(1000 * _END_S), f"{self.pid} does not end"
+        os.close(self._process)
+        self._process = None
 
 
 class Others:
@@ -221,7 +227,7 @@ class Others:
 
     def close(self) -> None:
         for one in self._started:
-            one.close()
+            one._connection.close()
         for one in self._started:
             one._gone()
 
@@ -238,8 +244,8 @@ def others() -> Iterator[Others]:
             found = Others(ours)
             try:
                 yield found
-            finally:
                 found.close()
+            finally:
                 ours.close()
                 process.wait(_END_S)
 

@@ -193,6 +193,7 @@ class Machine(RuleBasedStateMachine):
         for one in may:
             if one.fake.id in went:
                 one.is_gone()
+        self._are_swept()
 
     @rule(name=names)
     def delete(self, name: str) -> None:
@@ -300,6 +301,10 @@ class Machine(RuleBasedStateMachine):
         sweep.leftovers(self.store)
         sweep.superseded(self.store)
         trash.empty(self.store.layout.trash)
+        self._are_swept()
+
+    def _are_swept(self) -> None:
+        """Take what builds that were killed have left for gone, and the uses in it."""
         for one in self.right.values():
             if one.built_on is None and not one.leases:
                 one.uses = 0

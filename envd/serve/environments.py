@@ -16,8 +16,8 @@ from envd_client.v1 import envd_pb2_grpc as services
 from google.protobuf.duration_pb2 import Duration
 
 from envd import elsewhere, messages, values, waiting
-from envd.builds import Builds
-from envd.errors import BuildInterruptedError, RequestInvalidError, ShuttingDownError
+from envd.builds import REMOVED_AT_ONCE, Builds, RemovedAtOnceError
+from envd.errors import RequestInvalidError, ShuttingDownError
 from envd.following import Build
 from envd.run.pool import Pool
 from envd.serve.context import Context
@@ -219,8 +219,7 @@ class Environments(services.EnvironmentsServicer):
             return self._snapshots.unready(build)
         found = self._builds.find(build.asked)
         if found is None:
-            message = "the environment was removed as soon as it was built; try again"
-            return messages.unready(build.asked, build.seconds, BuildInterruptedError(message))
+            return messages.unready(build.asked, build.seconds, RemovedAtOnceError(REMOVED_AT_ONCE))
         notes = self._builds.notes(build.model, build.asked, found)
         return messages.asked_for(self._store, found, build.asked, notes, cached=build.cached)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from envd.builds import Builds
+from envd.builds import Builds, RemovedAtOnceError
 from envd.config import Settings
 from envd.errors import EnvdError, EnvironmentBuildingError, EnvironmentNotFoundError
 from envd.events import Note
@@ -228,7 +228,7 @@ async def again(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
     It may be removed after it was found: then it is looked for, and built, again.
     """
     for pause in _PAUSES_S:
-        with contextlib.suppress(EnvironmentNotFoundError):
+        with contextlib.suppress(EnvironmentNotFoundError, RemovedAtOnceError):
             return await attempt()
         await asyncio.sleep(pause)
     return await attempt()
