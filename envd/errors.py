@@ -96,6 +96,18 @@ class ManagerMissingError(EnvdError):
     code, reason = "FAILED_PRECONDITION", "MANAGER_MISSING"
 
 
+class BuilderMissingError(EnvdError):
+    """Nothing here makes images; install docker, podman or buildah."""
+
+    code, reason = "FAILED_PRECONDITION", "BUILDER_MISSING"
+
+
+class ImageFailedError(EnvdError):
+    """What makes images ended with a failure; it says why."""
+
+    code, reason = "FAILED_PRECONDITION", "IMAGE_FAILED"
+
+
 class EnvironmentNotFoundError(EnvdError):
     """No environment has this id; list them."""
 

@@ -21,6 +21,8 @@ _VERBS = {
     "build": "Build the environments of models.",
     "cancel": "Cancel a build.",
     "logs": "Print or follow the log of a build.",
+    "dockerfile": "Write what an image of models is built from.",
+    "build-image": "Build an image that serves models.",
     "lock": "Lock what a model depends on.",
     "migrate": "Name conda-forge in the files of models.",
     "explain": "Explain the environment of a model, or why two differ.",
@@ -53,7 +55,8 @@ class Verbs(click.Group):
         del ctx
         if cmd_name not in _VERBS:
             return None
-        command: click.Command = importlib.import_module(f"envd.cli.{cmd_name}").command
+        module = importlib.import_module(f"envd.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from envd.served import Served
 
 _FAILED = 1
-# The name of a model in a registry, and the version or alias behind it.
-_REGISTERED = re.compile(r"models:/+([^/@]+).*")
 
 
 @click.command("serve", context_settings={"help_option_names": ["--help"]})
@@ -95,20 +92,16 @@ def _served(settings: Settings, model: str, name: str | None, workers: str | Non
     """Return the model as it is to be served: as the settings know it, if they do."""
     from envd import config  # noqa: PLC0415
     from envd.model import naming  # noqa: PLC0415
-    from envd.served import Served, refused_name  # noqa: PLC0415
+    from envd.served import Served  # noqa: PLC0415
     from envd.values import ModelUri  # noqa: PLC0415
 
     found = naming.find(model, settings.served)
     if found is None:
         # Raises where it is a name, for nobody has it.
         found = Served("", ModelUri(naming.uri_of(model, settings.served)))
-    likely = _REGISTERED.sub(r"\1", found.uri).rstrip("/").rpartition("/")[2]
-    if refused_name(likely):
-        likely = "model"
     count = config.value("workers", "per_model", workers, "--workers") if workers else found.workers
-    return dataclasses.replace(
-        found, name=name or found.name or likely, preload=True, workers=count
-    )
+    called = name or found.name or naming.likely(found.uri)
+    return dataclasses.replace(found, name=called, preload=True, workers=count)
 
 
 def _only(settings: Settings, served: Served, listen: str, timeout: str | None) -> Settings:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from envd.errors import ModelNotFoundError
-from envd.served import Served
+from envd.served import Served, refused_name
 
 _MOST_NEAR = 3
 _FILE = "file:///"
+# The name of a model in a registry, and the version or alias behind it.
+_REGISTERED = re.compile(r"models:/+([^/@]+).*")
 
 
 def is_name(text: str) -> bool:
@@ -50,3 +53,9 @@ def canonical(uri: str) -> str:
     """Return *uri* as others that mean the same directory are written, too."""
     path = f"/{unquote(uri.removeprefix(_FILE))}" if uri.startswith(_FILE) else uri
     return posixpath.normpath(path) if path.startswith("/") else path
+
+
+def likely(uri: str) -> str:
+    """Return a name for the model at *uri* that has none: what its registry or folder calls it."""
+    found = _REGISTERED.sub(r"\1", uri).rstrip("/").rpartition("/")[2]
+    return "model" if refused_name(found) else found

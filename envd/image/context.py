@@ -1,0 +1,119 @@
+"""The directory an image is built from: its Dockerfile, the models with their locks, wheels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from envd import durable
+from envd.errors import ModelInvalidError, RequestInvalidError
+from envd.image import dockerfile
+from envd.image.dockerfile import Image
+from envd.model import files
+
+# A lock of the model's own counts, and goes with it.
+_LOCKS = ("pylock.toml", "uv.lock", "conda-lock.yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A model for an image: its name there, where it lies, its lock's name and text."""
+
+    name: str
+    path: Path
+    lock: tuple[str, str]
+
+
+def write(target: Path, image: Image, models: Sequence[Packed], wheels: Path | None) -> None:
+    """Write the context of *image* to *target*, which appears when it is whole.
+
+    Raises:
+        RequestInvalidError: *target* is there already, or *wheels* has no wheel.
+        ModelInvalidError: a model has a link that leads out of it, or what is no file.
+    """
+    if os.path.lexists(target):
+        message = f"`{target}` is there already; remove it, or give another directory"
+        raise RequestInvalidError(message, path=target)
+    with _appearing(target) as folder:
+        durable.write_text(folder / "Dockerfile", dockerfile.text(image))
+        if len(models) > 1:
+            durable.write_text(folder / "envd.toml", dockerfile.settings(image))
+        if wheels:
+            _copy_wheels(wheels, folder / "wheels")
+        for one in models:
+            copied = folder / "models" / one.name
+            _copy_model(one.path, copied)
+            if not any((copied / name).exists() for name in _LOCKS):
+                name, text = one.lock
+                durable.write_text(copied / name, text)
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        folder.rename(target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _copy_wheels(source: Path, target: Path) -> None:
+    wheels = sorted(source.glob("*.whl"))
+    if not any(one.name.startswith("envd_daemon-") for one in wheels):
+        message = f"there is no wheel of envd-daemon in `{source}`; give the directory that has it"
+        raise RequestInvalidError(message, path=source)
+    target.mkdir()
+    for one in wheels:
+        shutil.copyfile(one, target / one.name)
+
+
+def _copy_model(model: Path, target: Path) -> None:
+    """Copy *model*, links within it as what they lead to."""
+    _check(model)
+    try:
+        shutil.copytree(model, target, copy_function=_linked)
+    except shutil.Error as error:
+        _, _, why = error.args[0][0]
+        message = f"the model `{model}` cannot be copied: {why}"
+        raise ModelInvalidError(message, model=model) from error
+
+
+def _check(model: Path) -> None:
+    """See that all of *model* lies in it.
+
+    Raises:
+        ModelInvalidError: a link leads out of it, or to a directory it lies in.
+    """
+    for folder, folders, names in os.walk(model):
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            if not path.is_symlink():
+                continue
+            inner = str(path.relative_to(model))
+            if path.parent.resolve().is_relative_to(files.inside(model, inner)):
+                message = f"the link `{inner}` of the model `{model}` leads to where it lies"
+                raise ModelInvalidError(message, model=model, path=inner)
+
+
+def _linked(source: str, target: str) -> str:
+    """Give the file *source* the name *target* as well: a model may have gigabytes."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy(source, target)
+    return target
+
+
+def secret(variables: Mapping[str, str]) -> str:
+    """Return *variables* as the Dockerfile's steps read them."""
+    import shlex  # noqa: PLC0415
+
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
