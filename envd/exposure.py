@@ -25,10 +25,12 @@ def check(settings: Settings) -> None:
         _check_group(settings, key, getattr(access, key))
     _check_fits(settings, access)
     for key, address in _addresses(settings).items():
-        if not is_loopback(address) and not (access.tls_cert and is_told_apart(access)):
+        is_guarded = access.open or (access.tls_cert and is_told_apart(access))
+        if not is_loopback(address) and not is_guarded:
             message = (
                 f"{settings.where(key)} is {address}, which others than this machine reach: that "
-                f"takes {_HOW}; or give an address of this machine's own, as 127.0.0.1"
+                f"takes {_HOW}; or give an address of this machine's own, as 127.0.0.1, or say "
+                "with `access.open` that something else guards the network"
             )
             raise SettingsInvalidError(message, setting=key)
 
@@ -82,6 +84,7 @@ def _check_fits(settings: Settings, access: Access) -> None:
             "lets nobody in: give `access.certificates`, or `access.tokens`",
         ),
         ("certificates", access.certificates and not access.client_ca, "need `access.client_ca`"),
+        ("open", access.open and is_told_apart(access), "lets in everybody: give no credentials"),
     )
     for key, is_wrong, why in wrong:
         if is_wrong:

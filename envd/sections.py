@@ -302,6 +302,11 @@ class Access:
         "A file of tokens, one of which callers over TCP send, where no certificate has a role: "
         "lines that `envctl token` makes, and only its owner can write.",
     )
+    open: bool = setting(
+        False,  # noqa: FBT003
+        "Whether whoever reaches an address may ask there, without TLS and without a credential: "
+        "for a network that something else guards, as that of a container.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def _bury() -> None:
 if __name__ == "__main__":
     # Each is imported when it is first used.
     for name in ("local", *main._VERBS):
-        importlib.import_module(f"envd.cli.{name}")
+        importlib.import_module(f"envd.cli.{name.replace('-', '_')}")
     # What is shared with the forked is not copied then.
     gc.freeze()
     _become_one(socket.socket(fileno=int(sys.argv[1])))

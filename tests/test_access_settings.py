@@ -70,6 +70,7 @@ REFUSED = [
     ('[access]\ntls_cert = "{cert}"\ntls_key = "/no"', "2: `access.tls_cert`: TLS cannot"),
     ('[access]\ntls_cert = "{tokens}"\ntls_key = "{key}"', "2: `access.tls_cert`: TLS cannot"),
     ('[access]\ntokens = "/no"', "2: `access.tokens`: the file of tokens `/no` cannot be read"),
+    ('[access]\nopen = true\ntokens = "{tokens}"', "2: `access.open` lets in everybody"),
     ('[access]\ntokens = "{cert}"', "2: `access.tokens`: the file of tokens"),
 ]
 
@@ -99,6 +100,12 @@ def test_with_tls_and_tokens_others_may_reach_it(
     toml = f'[daemon]\ngrpc = "{listen}"\n[access]\n{TLS}tokens = "{{tokens}}"'
 
     assert read(tmp_path, toml.format(**files)).security.profile == "standard"
+
+
+def test_where_something_else_guards_the_network_everybody_may_reach_it(tmp_path: Path) -> None:
+    toml = '[http]\nlisten = "0.0.0.0:1"\n[access]\nopen = true'
+
+    assert read(tmp_path, toml).security.profile == "standard"
 
 
 def test_a_key_with_a_password_is_refused_and_nobody_asked_for_it(

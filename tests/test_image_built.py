@@ -25,7 +25,7 @@ CANARY = "c4n4ry"
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
 PACKAGES = "python3,python3-venv,ca-certificates"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,18 @@ def test_an_image_answers_as_the_daemon_does(
 ) -> None:
     image = "localhost/iris:1"
 
-    done = shared_envctl(
+    argv = shared_envctl.argv(
         "build-image", "-m", IRIS, "-t", image, "--base", base, "--wheels", wheels,
         "--with", "buildah", "--", "--layers",
-        ENVD_CONDA__MIRRORS=f"unused=https://user:{CANARY}@host.example/c", **buildah.variables,
     )  # fmt: skip
+    mirrors = f"unused=https://user:{CANARY}@host.example/c"
+    done = subprocess.run(
+        argv,
+        env=shared_envctl.env | buildah.variables | {"ENVD_CONDA__MIRRORS": mirrors},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert (done.returncode, done.stdout) == (0, f"{image}\n"), done.stderr
     config = buildah.config(image)

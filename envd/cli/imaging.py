@@ -84,7 +84,7 @@ def plan(
         envd.__version__,
         debian,
         ("conda",) if any(one["manager"] == "conda" for one in specs) else (),
-        tuple(_variables(settings, "resolve").items()),
+        tuple((_variables(settings, "resolve") | _profile(settings)).items()),
         has_wheels=wheels is not None,
     )
     image.check()
@@ -138,6 +138,11 @@ def _check_names(packed: tuple[Packed, ...]) -> None:
                 "give one of them a name in the settings (`[models]`), and ask by that"
             )
             raise RequestInvalidError(message, name=one.name)
+
+
+def _profile(settings: Settings) -> dict[str, str]:
+    profile = settings.security.profile
+    return {} if profile == "auto" else {"ENVD_SECURITY__PROFILE": profile}
 
 
 def _secret(settings: Settings) -> dict[str, str]:

