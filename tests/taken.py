@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_HEAP = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ def files_of(pid: int) -> int:
 def resident(pid: int) -> int:
     """Return how many bytes of memory the process has."""
     return int(_read(pid, "statm").split()[1]) * _PAGE
+
+
+def heaps(pid: int) -> int:
+    """Return how many heaps of threads the process has: glibc reserves 64 MiB for each."""
+    rows = [line.split()[:2] for line in _read(pid, "maps").splitlines()]
+    places = [([int(end, 16) for end in place.split("-")], may) for place, may in rows]
+    return sum(
+        (start % _HEAP, may, beyond, end) == (0, "rw-p", "---p", start + _HEAP)
+        for ((start, _), may), ((_, end), beyond) in itertools.pairwise(places)
+    )
 
 
 def slope(values: Sequence[float], at: Sequence[float] | None = None) -> float:

@@ -34,6 +34,7 @@ from envd.errors import DeadlineExceededError
 from envd.serve.calls import Call
 from envd.store import Store
 from tests.conftest import Daemon, environment, stop, wait_for
+from tests.taken import heaps
 from tests.tiny import Tiny
 
 MIB = 1 << 20
@@ -157,12 +158,14 @@ def test_the_daemon_is_small_and_imports_no_model_library(
         size = Path(f"/proc/{process.pid}/status").read_text()
         with daemon.client() as client:
             client.predict(tiny.model(tmp_path / "model"), {"inputs": []})
+        of_threads = heaps(process.pid)
     finally:
         stop(daemon)
     imported = set(re.findall(r"\| +([\w.]+)$", (tmp_path / "imports").read_text(), re.MULTILINE))
 
     assert said[0].startswith("envd ")
     assert int(re.search(r"VmRSS:\s+(\d+) kB", size)[1]) <= 80 * 1024
+    assert of_threads == 0
     assert {"envd.serve.daemon", "envd.serve.metrics", "grpc"} <= imported
     assert not {"numpy", "pandas", "mlflow", "sklearn", "opentelemetry"} & imported
     # Nobody has asked for HTTP.
