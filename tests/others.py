@@ -5,6 +5,7 @@ Everything of the store and of `Environments` is real; only what fills an attemp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import select
@@ -169,7 +170,9 @@ class Other:
         self._connection = connection
         self.pid: int = connection.recv()
         # Its number may soon be another's, where many are started.
-        self._process: int | None = os.pidfd_open(self.pid)
+        self._process: int | None = None
+        with contextlib.suppress(ProcessLookupError):
+            self._process = os.pidfd_open(self.pid)
 
     def hear(self, limit_s: float = _END_S) -> Any:
         """Return the next thing it says."""
