@@ -85,13 +85,13 @@ class Forks:
         given = [os.open(os.devnull, os.O_WRONLY)]
         order: dict[str, Any] = {"log": 1, "cwd": str(template.cwd)}
         if self._tier:
-            steps = self._ground.worker(
-                self._limits, network=False, model=IRIS, scratch=template.cwd
-            )
+            steps = self._ground.worker(self._limits, network=False, scratch=template.cwd)
+            steps["model"] = 2
             if self._tier > 1:
                 order["cwd"] = TMP
-                steps["model"] = 2
                 given.append(mounts.detached(str(IRIS)))
+            else:
+                given.append(os.open(IRIS, os.O_PATH))
             if group:
                 steps["cgroups"] = [len(given) + 1 + place for place in range(len(group.procs))]
             order["confinement"] = steps

@@ -113,10 +113,8 @@ class Ground:
         }
         return found | ({"user": self.sandbox.user} if self.sandbox.user else {})
 
-    def worker(
-        self, limits: Limits, *, network: bool, model: Path, scratch: Path
-    ) -> dict[str, Any]:
-        """Return what confines a worker of *model*, fresh or forked, but its group."""
+    def worker(self, limits: Limits, *, network: bool, scratch: Path) -> dict[str, Any]:
+        """Return what confines a worker, fresh or forked, but its model and its group."""
         resources = {"core": 0} | _resources(limits, self.sandbox)
         if self.sandbox.tier == FULL and limits.processes:
             # In a user namespace of one's own nobody else's count, and no cgroup is waited for.
@@ -141,7 +139,7 @@ class Ground:
                 "landlock": _files(["/"], [TMP, "/dev"], network=network),
                 "seccomp": {"sockets": ["unix", *(_INTERNET if network else ())]},
             }
-        read = [*self.read, *self.own, "/proc", str(model), str(model.resolve())]
+        read = [*self.read, *self.own, "/proc"]
         written = [str(scratch), *_DEVICES, *self.devices]
         return {
             "limits": resources,

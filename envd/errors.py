@@ -77,6 +77,13 @@ class PolicyDeniedError(EnvdError):
     code, reason, blame = "FAILED_PRECONDITION", "POLICY_DENIED", Blame.SPEC
 
 
+class ModelMovedError(EnvdError):
+    """A model was replaced while it was read; try again."""
+
+    code, reason, blame = "UNAVAILABLE", "MODEL_MOVED", Blame.TRANSIENT
+    retry_after_s = 1.0
+
+
 class ModelUnreachableError(EnvdError):
     """A model registry or store could not be asked; try again."""
 

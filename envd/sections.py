@@ -24,6 +24,7 @@ from envd.values import (
     Location,
     Loopback,
     Mirror,
+    ModelUri,
     Prefix,
     Program,
     Seconds,
@@ -169,6 +170,12 @@ class Models:
     )
     tracking_uri: str = setting("", "MLflow's tracking server, for `runs:/` and `models:/`.")
     registry_uri: str = setting("", "MLflow's model registry, where it is another server.")
+    roots: tuple[ModelUri, ...] = setting(
+        (),
+        "Where models lie that callers may name by a path or a URI: directories, and how URIs "
+        "begin, as in `models:/`. Without any, `dev` has them anywhere and other profiles nowhere; "
+        "models that have a name are asked for by that in any case.",
+    )
     repository: Location = setting(
         Location(""),
         "A folder of models that the daemon serves by their names, `NAME/VERSION/MLmodel` or "

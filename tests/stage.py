@@ -13,6 +13,7 @@ from envd.model import Model, mlmodel
 from envd.run.observer import Observer
 from envd.run.pool import Pool, Prediction, Request
 from envd.run.processes import Processes
+from envd.sandbox import OPEN, Sandbox
 from envd.store import Environment
 from tests.house import House
 from tests.tiny import Tiny
@@ -47,6 +48,7 @@ class Stage:
     house: House
     tiny: Tiny
     watch: Watch = field(default_factory=Watch)
+    sandbox: Sandbox = OPEN
 
     def model(self, name: str, body: str) -> tuple[Model, Environment]:
         """Write a model and build its environment."""
@@ -70,7 +72,9 @@ class Stage:
         try:
             processes.attach()
             pool = Pool(
-                self.house.settings, self.house.environments.store, processes, observer=self.watch
+                *(self.house.settings, self.house.environments.store, processes),
+                observer=self.watch,
+                sandbox=self.sandbox,
             )
             try:
                 yield pool

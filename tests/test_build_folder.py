@@ -24,8 +24,10 @@ def either(either: Envctl) -> Envctl:
 
 
 @pytest.fixture(scope="module")
-def more_settings(tools: Path) -> dict[str, str]:
-    return {"ENVD_SECURITY__PROFILE": "standard"} | one_python(tools)
+def more_settings(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    roots = str(tmp_path_factory.getbasetemp())
+    strict = {"ENVD_SECURITY__PROFILE": "standard", "ENVD_MODELS__ROOTS": roots}
+    return strict | one_python(tools)
 
 
 def tree(tiny: Tiny, folder: Path) -> Path:

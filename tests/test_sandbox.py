@@ -377,7 +377,7 @@ def test_a_machine_without_namespaces_is_refused_or_has_a_lower_tier(
     envctl: Envctl, tiny: Tiny, tmp_path: Path, profile: str
 ) -> None:
     argv = _without_namespaces([f"{Path(sys.executable).parent}/envd"])
-    env = envctl.env | {"ENVD_SECURITY__PROFILE": profile}
+    env = envctl.env | {"ENVD_SECURITY__PROFILE": profile, "ENVD_MODELS__ROOTS": str(tmp_path)}
     process = subprocess.Popen(
         argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

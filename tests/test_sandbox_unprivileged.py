@@ -77,9 +77,7 @@ class Yard:
 
     def steps(self, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008
         """Return what confines a worker, whose model is the second descriptor."""
-        steps = self.ground.worker(
-            limits, network=False, model=self.folder / "one", scratch=Path("/tmp")
-        )
+        steps = self.ground.worker(limits, network=False, scratch=Path("/tmp"))
         return steps | {"model": 1}
 
 

@@ -138,9 +138,20 @@ def known(
     if scheme is None:
         message = f"`{redact(uri)}` is neither an absolute path nor a URI; give one of them"
         raise RequestInvalidError(message, model=redact(uri))
-    if scheme[1].lower() == "file":
-        return _directory(_path_of(uri))
+    if path := local(uri):
+        return _directory(path)
     return _fresh(_place(uri, settings, environ), settings.models.refresh, clock())
+
+
+def local(uri: str) -> Path | None:
+    """Return the path that *uri* is or, with `file:`, stands for; None of any other URI.
+
+    Raises:
+        RequestInvalidError: it names no directory of this machine.
+    """
+    if uri.startswith("/"):
+        return Path(uri)
+    return _path_of(uri) if uri[:5].lower() == "file:" else None
 
 
 def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

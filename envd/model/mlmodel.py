@@ -37,13 +37,15 @@ class Model:
     """A model directory whose `MLmodel` has been read and checked.
 
     `code`, `conda_file` and `virtualenv_file` are relative to `path` and lie inside it.
-    `digest` changes when anything a worker loads changes. `env_vars` are the variables it
+    `directory` is the device and the inode of that, and `digest` changes when anything a worker
+    loads changes. `env_vars` are the variables it
     reads, and `batch` whether its answer to a row depends on that row alone, as far as the
     model says; `is_streamable`, whether it has a `predict_stream`. `input_example` is relative
     to `path`, and was not looked for.
     """
 
     path: Path
+    directory: tuple[int, int]
     digest: str
     loader_module: str
     data: str | None
@@ -109,9 +111,10 @@ def _model(path: Path, document: dict[str, Document]) -> Model:
         raise ModelInvalidError(message, model=path)
     code = _named_file(path, flavor, "code")
     conda_file, virtualenv_file = _environment_files(path, flavor)
-    own = _own(path, document)
+    own, status = _own(path, document), path.stat()
     return Model(
         path=path,
+        directory=(status.st_dev, status.st_ino),
         digest=digest(path, code),
         loader_module=loader,
         data=_named_file(path, flavor, "data"),
@@ -277,6 +280,17 @@ class Models:
         good_until = self._clock() + min(100 * took, _LONGEST_S) if is_long else 0.0
         self._seen[path] = _Seen(look, model, good_until)
         return model
+
+    def unchanged(self, path: Path) -> Model | None:
+        """Return the model in *path* if it was read and none of its files has changed."""
+        seen = self._seen.get(path)
+        if seen and (self._clock() < seen.good_until or seen.look.again()):
+            return seen.model
+        return None
+
+    def forget(self, path: Path) -> None:
+        """Read the model in *path* again when it is next asked for."""
+        self._seen.pop(path, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from envd.config import Settings
 from envd.errors import LimitReachedError
 from envd.model import Model
 from envd.run import places
-from envd.run.mounts import Mounts
+from envd.run.mounts import Mounts, opened
 from envd.run.processes import Process, Processes
 from envd.run.serving import Serving
 from envd.sandbox import FULL, Sandbox
@@ -200,14 +200,13 @@ class Launcher:
         """Return the descriptors of a worker, and what confines it by them."""
         network, given = self.may_use_network(wanted.serving), [connection.fileno()]
         steps = self._ground(wanted.environment).worker(
-            wanted.serving.limits,
-            network=network,
-            model=wanted.model.path,
-            scratch=room.inside,
+            wanted.serving.limits, network=network, scratch=room.inside
         )
-        if self.sandbox.tier == FULL:
+        if self.sandbox.tier:
+            # Not by its path, which may lead elsewhere by now.
             steps["model"] = len(given)
-            given.append(await self._mounts.of(wanted.model.path))
+            is_mount = self.sandbox.tier == FULL
+            given.append(await self._mounts.of(wanted.model) if is_mount else opened(wanted.model))
             handed_on.callback(os.close, given[-1])
         if room.group:
             steps["cgroups"] = list(range(len(given), len(given) + len(room.group.procs)))

@@ -10,7 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
-from envd.errors import ConfinementFailedError
+from envd.errors import ConfinementFailedError, ModelMovedError
+from envd.model import Model, files
 from envd.run.processes import Process, Processes
 from envd.sandbox import PROGRAM, Sandbox
 
@@ -29,20 +30,22 @@ class Mounts:
         self._broker: Process | None = None
         self._asking = asyncio.Lock()
 
-    async def of(self, path: Path) -> int:
-        """Return the descriptor of a read-only mount of *path*, attached nowhere.
+    async def of(self, model: Model) -> int:
+        """Return the descriptor of a read-only mount of *model*, attached nowhere.
 
         Raises:
+            ModelMovedError: its path leads to another directory by now.
             ConfinementFailedError: it cannot be had.
         """
         async with self._asking:
             try:
                 connection = await self._connected()
-                return await asyncio.to_thread(_ask, connection, path)
+                mount = await asyncio.to_thread(_ask, connection, model.path)
             except OSError as error:
                 self.close()
-                message = f"the model `{path}` cannot be mounted for its worker: {error}"
-                raise ConfinementFailedError(message, model=path) from error
+                message = f"the model `{model.path}` cannot be mounted for its worker: {error}"
+                raise ConfinementFailedError(message, model=model.path) from error
+        return _checked(mount, model)
 
     async def _connected(self) -> socket.socket:
         if self._connection and self._broker and not self._broker.exited.done():
@@ -65,6 +68,32 @@ class Mounts:
         if self._connection:
             self._connection.close()
             self._connection = None
+
+
+def opened(model: Model) -> int:
+    """Return a descriptor of the directory of *model*, to be named and not to be read by.
+
+    Raises:
+        ModelMovedError: its path leads to another directory by now, or nowhere.
+    """
+    try:
+        return _checked(os.open(model.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), model)
+    except OSError as error:
+        files.raise_shortage(error)
+        raise _moved(model) from error
+
+
+def _checked(descriptor: int, model: Model) -> int:
+    found = os.fstat(descriptor)
+    if (found.st_dev, found.st_ino) == model.directory:
+        return descriptor
+    os.close(descriptor)
+    raise _moved(model)
+
+
+def _moved(model: Model) -> ModelMovedError:
+    message = f"the model `{model.path}` was replaced after it was read; ask again"
+    return ModelMovedError(message, model=model.path)
 
 
 def _ask(connection: socket.socket, path: Path) -> int:

@@ -62,7 +62,7 @@ class Environments(services.EnvironmentsServicer):
         model = await self._models.read(
             named(request.model, override, manager, request.upgrade, request.platforms)
         )
-        asked = await self._builds.ask(model, _terms(request))
+        asked = await self._models.ask(model, _terms(request))
         if request.lock:
             file = await self._builds.lock_file(asked, request.platforms)
             return messages.resolved(asked, self._builds.kept_lock(asked), file)
@@ -74,7 +74,7 @@ class Environments(services.EnvironmentsServicer):
         """Start a build, or return what is ready."""
         del context
         model = await self._models.read(named(request.model))
-        asked = await self._builds.ask(model, _terms(request))
+        asked = await self._models.ask(model, _terms(request))
         found = None if request.upgrade else self._builds.find(asked)
         if found is None:
             build = self._builds.start(asked, model, upgrade=request.upgrade, retry=request.retry)

@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from envd.asked import Asked
 from envd.builds import Builds, RemovedAtOnceError
 from envd.config import Settings
-from envd.errors import EnvdError, EnvironmentBuildingError, EnvironmentNotFoundError
+from envd.errors import (
+    EnvdError,
+    EnvironmentBuildingError,
+    EnvironmentNotFoundError,
+    ModelMovedError,
+)
 from envd.events import Note
 from envd.following import Build
-from envd.model import Model, Models, look
+from envd.model import Model, Models, look, roots
+from envd.model.roots import Roots
 from envd.run.serving import Serving, Servings
 from envd.serve import calls
 from envd.serve.served import Entries, Entry, State
-from envd.spec import Terms
+from envd.spec import Terms, policy
 from envd.store import Environment, Store
 
 _Result = TypeVar("_Result")
@@ -71,12 +78,15 @@ class ReadyModels:
         self._store = store
         self._builds = builds
         self._models = Models()
+        self._roots = _roots(settings)
+        self._steady: dict[Path, Model] = {}
         self._servings = Servings(settings)
         self._known: dict[tuple[Path, Terms], _Known] = {}
         self._seen: dict[tuple[str, Terms], _Seen] = {}
 
     def heed(self, settings: Settings) -> None:
         """Run from now on by *settings* what is not said of single models."""
+        self._roots = _roots(settings)
         self._servings = Servings(settings)
         self._seen.clear()
 
@@ -84,9 +94,44 @@ class ReadyModels:
         """Return the model called *name*: the name it is served by, a path or a URI.
 
         Raises:
+            PermissionDeniedError: callers may not name it so.
             EnvdError: there is none, or it cannot be used.
         """
-        return self._models.read(await self._builds.locate(self.entries.uri_of(name)))
+        uri = self.entries.uri_of(name)
+        if self._roots.are_anywhere or self.entries.is_configured(self.entries.find(name)):
+            return self._models.read(await self._builds.locate(uri))
+        path = self._roots.judge(uri)
+        if path is None:
+            return self._models.read(await self._builds.locate(uri))
+        return await self._read_held(path)
+
+    async def _read_held(self, path: Path) -> Model:
+        held = self._roots.held(path)
+        known = self._models.unchanged(held.path)
+        if known and known is self._steady.get(held.path) and known.directory == held.directory:
+            return known
+
+        async def read(found: Path) -> Model:
+            self._models.forget(found)
+            return self._models.read(found)
+
+        model = await roots.unmoved(lambda: self._roots.held(path), read)
+        # Not what was read of one that moved.
+        self._steady[model.path] = model
+        return model
+
+    async def ask(self, model: Model, terms: Terms = DEFAULT) -> Asked:
+        """Return what *model* asks for on *terms*, as `Builds.ask` does.
+
+        Raises:
+            ModelMovedError: it was replaced meanwhile.
+            EnvdError: as that.
+        """
+        if not self._roots.cover(model.path):
+            return await self._builds.ask(model, terms)
+        return await roots.unmoved(
+            lambda: self._roots.held(model.path), lambda _: self._builds.ask(model, terms)
+        )
 
     async def ready(
         self,
@@ -139,7 +184,7 @@ class ReadyModels:
             entry.model = model = await self.read(entry.served.uri)
             serving = self._servings.of(model, entry.served)
             environment, notes = await self.environment(model, DEFAULT, wait=wait)
-        except (EnvironmentBuildingError, EnvironmentNotFoundError):
+        except (EnvironmentBuildingError, EnvironmentNotFoundError, ModelMovedError):
             # It is to be asked for again.
             raise
         except EnvdError as error:
@@ -175,7 +220,7 @@ class ReadyModels:
         """
         if known := self._remembered(model, terms):
             return known.environment, known.notes
-        asked = await self._builds.ask(model, terms)
+        asked = await self.ask(model, terms)
         found = self._builds.find(asked)
         if found is None:
             found = await self._built(self._builds.start(asked, model), wait=wait)
@@ -216,6 +261,12 @@ class ReadyModels:
         return await asyncio.shield(build.done)
 
 
+def _roots(settings: Settings) -> Roots:
+    """Return where models lie that callers may name: for the owner alone, anywhere."""
+    is_dev = policy.of(settings.security).profile == "dev"
+    return Roots(settings.models.roots, anywhere=is_dev)
+
+
 def _mlflow_of(environment: Environment) -> str:
     """Return the version of the mlflow in *environment*, empty if there is none."""
     versions = {one.name: one.version for one in environment.manifest.lock.artifacts}
@@ -223,12 +274,13 @@ def _mlflow_of(environment: Environment) -> str:
 
 
 async def again(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Return what *attempt* does, made again where the environment is gone meanwhile.
+    """Return what *attempt* does, made again where what was found is not there any more.
 
-    It may be removed after it was found: then it is looked for, and built, again.
+    An environment may be removed after it was found: then it is looked for, and built, again.
+    So may a model be replaced.
     """
     for pause in _PAUSES_S:
-        with contextlib.suppress(EnvironmentNotFoundError, RemovedAtOnceError):
+        with contextlib.suppress(EnvironmentNotFoundError, RemovedAtOnceError, ModelMovedError):
             return await attempt()
         await asyncio.sleep(pause)
     return await attempt()

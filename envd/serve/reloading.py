@@ -24,6 +24,7 @@ LIVE = frozenset(
         # The files of these are read again in any case.
         *(f"access.{name}" for name in ("certificates", "tls_cert", "tls_key", "tokens")),
         *(f"daemon.{name}" for name in ("drain", "max_in_flight", "max_in_parts")),
+        "models.roots",
         *(f"http.{name}" for name in ("hosts", "model", "timeout")),
         *(f"workers.{name}" for name in (
             "per_model", "queue", "concurrency", "max_batch", "template", "time_limit",

@@ -85,6 +85,12 @@ class ModelUnreachableError(TryAgainError):
     reason = "MODEL_UNREACHABLE"
 
 
+class ModelMovedError(TryAgainError):
+    """A model was replaced while it was read; try again."""
+
+    reason = "MODEL_MOVED"
+
+
 class EnvironmentBuildingError(TryAgainError):
     """The environment is being built; come back."""
 

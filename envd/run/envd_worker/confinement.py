@@ -7,7 +7,8 @@ is an error. Numbers are places among the descriptors that came with it:
     namespaces         names, as in `namespaces.FLAGS`
     scratch            {"at", "size", "kept"}: an empty folder of its own, /dev/shm another;
                        of what was below it there is only what is kept
-    model, model_at    of a detached mount, and the empty folder to attach it to
+    model, model_at    of a detached mount, and the empty folder to attach it to; without that,
+                       of a directory that may be read wherever it lies
     limits             resource limits by name
     drop_capabilities  true
     landlock           {"read", "write", "scoped"}, see `landlock.restrict`
@@ -113,7 +114,7 @@ def _have_scratch(document, _):
 
 
 def _attach_model(document, descriptors):
-    if document.get("model") is not None:
+    if "model_at" in document:
         mounts.attach(descriptors[document["model"]], document["model_at"])
 
 
@@ -131,12 +132,14 @@ def _drop_capabilities(document, _):
         limits.drop_capabilities()
 
 
-def _restrict_files(document, _):
+def _restrict_files(document, descriptors):
     rules = document.get("landlock")
-    if rules and "read" in rules and document.get("model") is not None:
-        rules = dict(rules, read=[*rules["read"], document["model_at"]])
-    if rules:
-        landlock.restrict(rules)
+    if not rules:
+        return
+    if "read" in rules and document.get("model") is not None:
+        held = "/proc/self/fd/%d" % descriptors[document["model"]]
+        rules = dict(rules, read=[*rules["read"], document.get("model_at", held)])
+    landlock.restrict(rules)
 
 
 def _restrict_calls(document, _):
@@ -150,9 +153,9 @@ _STEPS = (
     _leave_namespaces,
     _have_scratch,
     _attach_model,
-    _close,
     _limit,
     _drop_capabilities,
     _restrict_files,
+    _close,
     _restrict_calls,
 )
