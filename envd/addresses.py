@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import envd
-from envd import durable, held, openings
+from envd import durable, held, openings, owners
 from envd.config import Settings, default_root
 from envd.errors import RootInUseError, SettingsInvalidError
 
@@ -47,6 +47,34 @@ class Sockets:
                     "give a shorter one with `--socket`"
                 )
                 raise SettingsInvalidError(message, socket=path)
+
+    def check_places(self) -> None:
+        """Refuse paths at which somebody else could listen in the place of the daemon.
+
+        Raises:
+            SettingsInvalidError: one is.
+        """
+        for path in (self.predict, self.admin):
+            _check_place(path)
+
+
+def _check_place(path: Path) -> None:
+    # Whoever has the lock keeps the daemon from starting.
+    for one in (path.parent, path, lock_of(path)):
+        if (owner := owners.stranger(one)) is not None:
+            message = f"`{one}` belongs to user {owner}; give another `--socket`"
+            raise SettingsInvalidError(message, socket=path)
+    if folder := owners.replaceable(path):
+        message = (
+            f"everybody may write in `{folder}`, and listen at `{path}` in the place of envd: "
+            f"`chmod o-w {folder}`, or give another `--socket`"
+        )
+        raise SettingsInvalidError(message, socket=path)
+
+
+def lock_of(path: Path) -> Path:
+    """Return the file that is held by whoever listens at the socket *path*."""
+    return path.with_name(f"{path.name}.lock")
 
 
 def sockets(
@@ -97,17 +125,20 @@ def owned(settings: Settings, chosen: Sockets) -> Iterator[None]:
 
     Raises:
         RootInUseError: another daemon has one of them; the message says who.
-        SettingsInvalidError: a group of the settings cannot come to them.
+        SettingsInvalidError: a group of the settings cannot come to them, or others could
+            listen in its place.
     """
     root, groups = settings.root, {chosen.predict.parent: set[str](), chosen.admin.parent: set()}
     groups[chosen.predict.parent].add(settings.access.group)
     groups[chosen.admin.parent].add(settings.access.admin_group)
-    for folder, ones in groups.items():
+    for folder in groups:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    chosen.check_places()
+    for folder, ones in groups.items():
         openings.let_pass(folder, ones)
     with contextlib.ExitStack() as stack:
         paths = [root / "daemon.lock"]
-        paths += [path.with_name(f"{path.name}.lock") for path in (chosen.predict, chosen.admin)]
+        paths += [lock_of(path) for path in (chosen.predict, chosen.admin)]
         for path in paths:
             descriptor = held.open_file(path)
             stack.callback(os.close, descriptor)

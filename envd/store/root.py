@@ -7,7 +7,7 @@ import stat
 import sys
 from pathlib import Path
 
-from envd import durable
+from envd import durable, owners
 from envd.errors import OUT_OF, RootUnusableError
 from envd.store.layout import Layout
 
@@ -30,6 +30,7 @@ def create(layout: Layout) -> None:
     layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     check(layout)
     check_format(layout)
+    _close(layout)
     if _format(layout) < FORMAT:
         # On a full disk, what is to make room must not need any for itself.
         layout.trash.mkdir(exist_ok=True)
@@ -41,10 +42,16 @@ def check(layout: Layout) -> None:
     """See that nobody else can change what is below the root, if it is there.
 
     Raises:
-        RootUnusableError: others own it, or may write in it.
+        RootUnusableError: others own it, or may write in it or put another in its place.
     """
     for path in (layout.root, layout.environments):
         _check(path, layout.root)
+    if folder := owners.replaceable(layout.root):
+        message = (
+            f"everybody may put something else in the place of `{layout.root}`, since they may "
+            f"write in `{folder}`: `chmod o-w {folder}`, or give another root with `--root`"
+        )
+        raise RootUnusableError(message, root=layout.root)
 
 
 def _check(path: Path, root: Path) -> None:
@@ -61,6 +68,24 @@ def _check(path: Path, root: Path) -> None:
             f"`chmod go-w {path}`"
         )
         raise RootUnusableError(message, root=root)
+
+
+def _close(layout: Layout) -> None:
+    """Let nobody else look into the root: what is below it is not closed by itself.
+
+    Raises:
+        RootUnusableError: it is not envd's own directory.
+    """
+    root, mode = layout.root, layout.root.stat().st_mode
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return
+    if not _format(layout) and any(one.is_dir() for one in root.iterdir()):
+        message = (
+            f"others than its owner may look into `{root}`, which holds what is not envd's; give "
+            f"a directory of its own with `--root`, or `chmod go= {root}`"
+        )
+        raise RootUnusableError(message, root=root)
+    root.chmod(stat.S_IMODE(mode) & stat.S_IRWXU)
 
 
 def check_format(layout: Layout) -> None:
