@@ -25,6 +25,7 @@ import platformdirs
 from envd import served, settings_file
 from envd.errors import SettingsInvalidError
 from envd.fields import Field, of, parse
+from envd.secrets import guarded
 from envd.sections import (
     Access,
     Build,
@@ -157,7 +158,7 @@ def from_document(given: Mapping[str, Any]) -> Settings:
     for row in fields():
         value = given[row.section][row.name]
         sections.setdefault(row.section, {})[row.name] = (
-            tuple(value) if isinstance(value, list) else value
+            tuple(map(guarded, value)) if isinstance(value, list) else guarded(value)
         )
     classes = _sections()
     made: dict[str, Any] = {name: classes[name](**rows) for name, rows in sections.items()}

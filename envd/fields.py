@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from envd import values
+from envd import secrets, values
 from envd.errors import SettingsInvalidError
 
 
@@ -56,6 +56,6 @@ def parse(row: Field, value: object, where: str) -> object:
         return values.parse(row.type, value)
     except ValueError as error:
         key = f"{row.section}.{row.name}"
-        shown = "what it is" if row.is_secret else repr(values.without_secrets(value))
+        shown = "what it is" if row.is_secret else repr(secrets.cut(value))
         message = f"{where}: `{key}` cannot be {shown}; {error}"
         raise SettingsInvalidError(message, setting=key) from error

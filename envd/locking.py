@@ -27,11 +27,11 @@ from envd.lock.rattler import Rattler
 from envd.lock.rungs import Rung, rungs
 from envd.lock.uv import Uv
 from envd.model.texts import shown
+from envd.secrets import without_login
 from envd.spec import Python, Spec, conda_lock, conda_python, match_spec
 from envd.spec.conda_lock import PipPackage
 from envd.spec.conda_package import CondaPackage
 from envd.spec.python import conda_subdir, elsewhere
-from envd.spec.urls import without_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +220,4 @@ def _in_file(one: Package, platform: str) -> PipPackage:
             "`conda-lock.yml`"
         )
         raise SolveFailedError(message, packages=one.name)
-    return PipPackage(one.name, one.version, without_credentials(url), sha256, platform)
+    return PipPackage(one.name, one.version, without_login(url), sha256, platform)

@@ -15,7 +15,7 @@ from envd.errors import BuildCancelledError, EnvdError, EnvironmentNotFoundError
 from envd.events import Event, Locked, Note, Progress, Stage
 from envd.lock import Artifact, Lock, Package
 from envd.model import Model, example
-from envd.model.fetch import redact
+from envd.secrets import redact
 from envd.store import Environment, Record, Store
 from envd.store.collecting import Collected
 from envd.store.failures import Failure

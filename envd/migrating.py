@@ -27,9 +27,9 @@ from envd.events import Note
 from envd.model import documents, files, mlmodel
 from envd.model.documents import Document
 from envd.model.texts import shown
+from envd.secrets import without_token
 from envd.spec import conda_forge_text, conda_yaml
 from envd.spec.place import Place
-from envd.spec.urls import without_token
 
 _MLMODELS = ("MLmodel", "metadata/MLmodel")
 _CONDA_YAMLS = ("conda.yaml", "metadata/conda.yaml")

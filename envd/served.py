@@ -10,6 +10,7 @@ from typing import Any
 from envd import fields
 from envd.errors import SettingsInvalidError
 from envd.fields import setting
+from envd.secrets import Secret, guarded
 from envd.values import (
     Bytes,
     Cores,
@@ -127,8 +128,8 @@ def read(name: str, value: object, plain: Collection[str], where: Where) -> Serv
 
 def from_document(document: Mapping[str, Any]) -> Served:
     """Return the served model that `dataclasses.asdict` described, as JSON."""
-    env = tuple((key, value) for key, value in document["env"])
-    return Served(**{**document, "env": env})
+    env = tuple((key, Secret(value)) for key, value in document["env"])
+    return Served(**{**document, "env": env, "uri": guarded(document["uri"])})
 
 
 def _parse(name: str, key: str, value: object, where: str) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from envd import roles
+from envd.secrets import Secret, guarded
 
 Seconds = typing.NewType("Seconds", float)
 Bytes = typing.NewType("Bytes", int)
@@ -68,7 +69,6 @@ _ADDRESS = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):(\d{1,5})
 _GRANT = re.compile(rf"(?:DNS|URI|email):[^\s=]\S*=(?:{'|'.join(roles.NAMES)})")
 _MAX_PORT, _UNIX = 65535, "unix:"
 _PERCENTAGE = re.compile(r"(100|\d{1,2}(\.\d+)?)\s*%", re.ASCII)
-_SECRET = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
 _GPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9/_-]*", re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -76,6 +76,8 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 
 def parse(annotation: Any, value: object) -> object:
     """Return *value*, as it stands in a file or a variable, as what *annotation* says.
+
+    Texts that have credentials in them are a `Secret`.
 
     Raises:
         ValueError: it is not that; the message says what to give.
@@ -87,13 +89,13 @@ def parse(annotation: Any, value: object) -> object:
         return parse(typing.Union[tuple(given)], value)  # noqa: UP007
     if typing.get_origin(annotation) is tuple:
         return tuple(parse(typing.get_args(annotation)[0], item) for item in _items(value))
-    return _PARSERS[annotation](value)
+    return guarded(_PARSERS[annotation](value))
 
 
 def show(value: object) -> str:
-    """Write a value as a variable takes it."""
+    """Write a value as a variable takes it, without what is secret in it."""
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     return _NEVER if value == math.inf else str(value)
@@ -104,15 +106,6 @@ def share(text: str, total: int) -> int:
     if text.endswith("%"):
         return int(total * float(text[:-1]) / 100)
     return _bytes(text)
-
-
-def without_secrets(value: object) -> object:
-    """Return *value* as it may stand in a message, cutting rather too much than too little."""
-    if isinstance(value, list):
-        return [without_secrets(item) for item in value]
-    if isinstance(value, dict):
-        return dict.fromkeys(value, "***")
-    return _SECRET.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
 def _choice(value: object, allowed: tuple[str, ...]) -> str:
@@ -279,7 +272,7 @@ def _variables(value: object) -> tuple[tuple[str, str], ...]:
         if not isinstance(text, str) or "\0" in text:
             message = f"give `{name}` a text"
             raise ValueError(message)
-    return tuple(value.items())
+    return tuple((name, Secret(text)) for name, text in value.items())
 
 
 def is_variable(name: str) -> bool:

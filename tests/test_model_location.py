@@ -32,8 +32,8 @@ from envd.errors import (
     RequestInvalidError,
     SettingsInvalidError,
 )
-from envd.model.fetch import redact
 from envd.model.location import locate
+from envd.secrets import redact
 from envd.sections import Build, Models
 from envd.values import Seconds
 

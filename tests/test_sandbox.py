@@ -169,7 +169,7 @@ def test_a_worker_has_what_it_needs_and_nothing_of_the_daemons(prison: Prison, w
     assert uid != 0 or prison.tier == 1
     assert not groups or prison.tier == 1
     assert found.pop("may") == ["0" * 16]
-    assert found == {"here": 1, "home": 1, "pair": "done", "child": 0, "core": [0, 0]}
+    assert found == {"here": 1, "home": 1, "pair": "done", "child": 0, "core": [1, 1]}
 
 
 @pytest.mark.parametrize("which", ["fresh", "forked"])

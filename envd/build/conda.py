@@ -29,10 +29,10 @@ from envd.errors import (
 from envd.events import Line, OnEvent, Progress
 from envd.lock.conda import scratch
 from envd.lock.rattler import Rattler
+from envd.secrets import without_token
 from envd.spec import channels
 from envd.spec.conda_package import CondaPackage
 from envd.spec.mirrors import Mirrors
-from envd.spec.urls import without_token
 
 __all__ = ["install", "python_of", "variables"]
 

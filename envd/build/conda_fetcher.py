@@ -33,9 +33,9 @@ from envd.lock.rattler_program import (
     machine_fault,
     patience,
 )
+from envd.secrets import without_token
 from envd.spec.conda_package import CondaPackage, conda_package
 from envd.spec.mirrors import Mirrors
-from envd.spec.urls import without_token
 
 _AT_ONCE = 16
 _BROKEN_OFF = "error decoding response body"

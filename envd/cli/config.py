@@ -11,8 +11,6 @@ import click
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
-    from envd.config import Settings
-    from envd.fields import Field
     from envd.served import Served
 
 
@@ -43,7 +41,9 @@ def command(place: Place, is_json: bool, is_example: bool) -> None:  # noqa: FBT
         click.echo(example.text(), nl=False)
         return
     settings = place.settings()
-    rows = [(row, _shown(settings, row)) for row in config.fields()]
+    rows = [
+        (row, _shown(getattr(getattr(settings, row.section), row.name))) for row in config.fields()
+    ]
     if is_json:
         document = {
             f"{row.section}.{row.name}": {"value": _plain(value), "variable": row.variable,
@@ -74,27 +74,24 @@ def command(place: Place, is_json: bool, is_example: bool) -> None:  # noqa: FBT
 def _set(one: Served) -> dict[str, object]:
     """Return what the table of a served model sets; of what is secret, only that it is set."""
     from envd import served  # noqa: PLC0415
-    from envd.spec.urls import without_credentials  # noqa: PLC0415
 
-    values = {name: getattr(one, name) for name, row in served.ROWS.items()
-              if getattr(one, name) != row.default}  # fmt: skip
-    changed: dict[str, object] = {"uri": without_credentials(one.uri)}
+    values = {name: _shown(getattr(one, name)) for name, row in served.ROWS.items()
+              if name == "uri" or getattr(one, name) != row.default}  # fmt: skip
+    changed: dict[str, object] = {}
     if one.env:
-        changed["env"] = {name: "***" for name, _ in one.env}
+        changed["env"] = {name: str(value) for name, value in one.env}
     if one.model_config:
         changed["model_config"] = json.loads(one.model_config)
     return values | changed
 
 
-def _shown(settings: Settings, row: Field) -> object:
+def _shown(value: object) -> object:
     """Return the value of a setting, without what is secret in it."""
-    from envd.spec.urls import without_credentials  # noqa: PLC0415
+    from envd.secrets import hide  # noqa: PLC0415
 
-    value = getattr(getattr(settings, row.section), row.name)
-    if row.section in {"index", "conda"} and isinstance(value, tuple):
-        return tuple(without_credentials(one) for one in value)
-    is_url = row.name.endswith(("_uri", "_alias"))
-    return without_credentials(value) if is_url else value
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    return hide(value) if isinstance(value, str) else value
 
 
 def _plain(value: object) -> object:

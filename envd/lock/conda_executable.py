@@ -30,10 +30,10 @@ from envd.lock import conda_lock_api
 from envd.lock.conda import CondaQuestion
 from envd.lock.conda_explanation import cut
 from envd.lock.conda_lock_api import Action, Virtual
+from envd.secrets import without_token
 from envd.spec import channels
 from envd.spec.conda_package import CondaPackage
 from envd.spec.mirrors import channel_url
-from envd.spec.urls import without_token
 
 # What taking an answer apart ends in that is none; RuntimeError is conda-lock's.
 _NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)

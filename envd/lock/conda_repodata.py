@@ -22,8 +22,8 @@ from rattler.package_streaming import download_to_writer
 from envd.errors import IndexUnreachableError
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler_program import Failure, client, failure_of, first_of, patience
+from envd.secrets import without_login
 from envd.spec.mirrors import Mirrors, channel_url
-from envd.spec.urls import without_credentials
 
 _RETRIES = 3
 
@@ -64,7 +64,7 @@ def reader(places: Mapping[str, Sequence[str]]) -> Client:
     Raises:
         SettingsInvalidError: there are credentials that cannot be read.
     """
-    bare = {of: [without_credentials(url) for url in urls] for of, urls in places.items()}
+    bare = {of: [without_login(url) for url in urls] for of, urls in places.items()}
     logins = _Logins([url for urls in places.values() for url in urls])
     # Trying again comes first: so the next try may go to another mirror.
     return client(

@@ -23,9 +23,9 @@ from envd.lock.conda import CondaQuestion
 from envd.lock.conda_explanation import Explanation, cut, explain
 from envd.lock.conda_lock_api import Action, Virtual
 from envd.lock.rattler_program import advice_on, answer, machine_fault
+from envd.secrets import without_token
 from envd.spec.conda_package import CondaPackage
 from envd.spec.mirrors import Mirrors, channel_url
-from envd.spec.urls import without_token
 
 _MOST_VERSIONS = 5
 

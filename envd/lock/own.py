@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 from envd.errors import SolveFailedError
 from envd.lock.artifacts import Artifact
 from envd.lock.lock import Package
+from envd.lock.sources import stripped
 from envd.lock.wheels import Builder, Kept, Source, Wheels
 from envd.spec import Indexes, Requirement, local
 from envd.spec.place import Place
 from envd.spec.policy import Policy
-from envd.spec.urls import without_credentials
 
 _REPOSITORY = re.compile(r"(?P<url>git\+[a-z]+://[^/]*/[^@#]*)(?:@(?P<ref>[^#]+))?(?P<rest>#.*)?")
 _REMOTE = ("https://", "http://", "file://")
@@ -64,7 +64,8 @@ class OwnPackages:
             return _package(artifact.name, kept, url=kept.made_from if is_remote else "")
         copied = Path(unquote(urlsplit(artifact.url).path))
         link = self._links.get(copied.parent)
-        place = f"{link}/{copied.name}" if link else without_credentials(artifact.url)
+        bare = stripped(artifact.url, builder.uv.settings.index)
+        place = f"{link}/{copied.name}" if link else bare
         if not artifact.is_wheel:
             return _package(artifact.name, self._built(artifact, place, builder))
         if link:

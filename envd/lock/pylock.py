@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from envd.lock.lock import Lock, Package
+from envd.secrets import without_login
 from envd.spec import Python
-from envd.spec.urls import file_name, without_credentials
+from envd.spec.urls import file_name
 
 _GIT = re.compile(r"git\+(?P<url>[^@#]*(?:git@)?[^@#]*)@(?P<commit>[0-9a-f]{40})(?P<rest>#.*)?")
 
@@ -36,7 +37,7 @@ def text(lock: Lock, python: Python) -> str:
 
 def _origin(one: Package) -> dict[str, object]:
     """Return where the package comes from: for what envd built, the source and not the wheel."""
-    wheel = {"name": one.filename, "url": without_credentials(one.url),
+    wheel = {"name": one.filename, "url": without_login(one.url),
              "hashes": {"sha256": one.sha256}}  # fmt: skip
     if one.origin == "index":
         return {"wheels": [wheel]}
@@ -50,7 +51,7 @@ def _made_from(one: Package) -> dict[str, object]:
         vcs = {"type": "git", "url": git["url"], "commit-id": git["commit"]}
         subdirectory = (git["rest"] or "").partition("=")[2]
         return {"vcs": vcs | ({"subdirectory": subdirectory} if subdirectory else {})}
-    place, _, fragment = without_credentials(one.made_from).partition("#")
+    place, _, fragment = without_login(one.made_from).partition("#")
     parts = dict(parse_qsl(fragment))
     sha256, subdirectory = parts.get("sha256"), parts.get("subdirectory")
     key = "path" if place.startswith("./") else "url"

@@ -20,7 +20,7 @@ from rattler.networking import (
 
 from envd.answering import answer, machine_fault
 from envd.errors import EnvdError, SettingsInvalidError
-from envd.spec.urls import without_token
+from envd.secrets import without_token
 
 __all__ = [
     "Failure", "Reached", "advice_on", "answer", "client", "failure_of", "first_of",

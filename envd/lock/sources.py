@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from envd.errors import PolicyDeniedError
+from envd.secrets import token, without_credentials, without_login
 from envd.sections import Index
 from envd.spec import Indexes
-from envd.spec.urls import PYPI, canonical_host, without_credentials
+from envd.spec.urls import PYPI, canonical_host
 
 _LOGIN = re.compile(r"://([^/?#]*)@")
 # The port that is meant where none is named.
@@ -70,7 +70,7 @@ class _Keeper:
 
     def __init__(self, settings: Index) -> None:
         named = [_unnamed(one) for one in (*settings.urls, *settings.find_links)]
-        self._given = {_bare(one): one for one in named}
+        self._given = {_bare(without_credentials(one)): one for one in named}
         logins = {_bare(one): found[1] for one in named if (found := _LOGIN.search(one))}
         # The innermost first.
         self._logins = dict(sorted(logins.items(), key=lambda one: -len(one[0])))
@@ -81,6 +81,9 @@ class _Keeper:
 
     def with_login(self, url: str) -> str:
         """Return *url* with the credentials of the setting it lies below."""
+        given = self._given.get(_bare(url), "")
+        if without_login(given) != without_credentials(given):
+            return given
         user = self._login(url)
         return url.replace("://", f"://{user}@", 1) if user else url
 
@@ -111,21 +114,11 @@ class _Keeper:
         return next((user for at, user in self._logins.items() if below.startswith(f"{at}/")), "")
 
 
-def redactor(settings: Index) -> Callable[[str], str]:
-    """Return what takes the credentials of *settings*, and of any URL, out of a line."""
-    secrets = set()
-    for url in (*settings.urls, *settings.find_links):
-        if found := _LOGIN.search(url):
-            password = found[1].partition(":")[2] or found[1]
-            secrets |= {password, unquote(password)}
-
-    def redact(line: str) -> str:
-        line = without_credentials(line)
-        for secret in secrets:
-            line = line.replace(secret, "****") if secret else line
-        return line
-
-    return redact
+def stripped(url: str, settings: Index) -> str:
+    """Return *url*, of a file of an index, without a login and without a token of the settings."""
+    tokens = {token(one) for one in (*settings.urls, *settings.find_links)} - {""}
+    bare = without_login(url)
+    return without_credentials(bare) if token(bare) in tokens else bare
 
 
 def _strategy(indexes: Indexes) -> str:
@@ -141,7 +134,7 @@ def _overlap(one: str, other: str) -> bool:
 
 def _bare(url: str) -> str:
     """Return *url* as two of them compare: one spelling of the host, no login, no usual port."""
-    bare = canonical_host(without_credentials(url)).rstrip("/")
+    bare = canonical_host(without_login(url)).rstrip("/")
     return _PORT.sub(r"\1\2", bare)
 
 

@@ -22,8 +22,9 @@ from envd.errors import (
     IndexUnreachableError,
     LimitReachedError,
 )
-from envd.lock.sources import Sources, redactor
+from envd.lock.sources import Sources
 from envd.lock.tool import Tool
+from envd.secrets import redactor
 
 # Proxies, certificates and credentials of the machine; nothing else of the daemon's
 # variables reaches a child (`${AWS_SECRET}` in an index URL arrived at a stranger's server).
@@ -81,7 +82,7 @@ class Uv(Tool):
             CacheFullError: the disk is full.
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
-        redact = redactor(self.settings.index)
+        redact = redactor((*self.settings.index.urls, *self.settings.index.find_links))
         written = [cache or self.cache, *([self.pythons] if may_download_python else [])]
         with _to_be_read(
             sources.configuration(self.settings.index) if sources else ""

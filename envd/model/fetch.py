@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from envd.errors import (
     CacheFullError,
@@ -30,14 +30,11 @@ from envd.errors import (
     RequestInvalidError,
     ResolverMissingError,
 )
+from envd.secrets import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# A secret of AWS may hold a slash, but what follows a host and a port is no password.
-_USERINFO = re.compile(r"(?<=://)(?:[^/\s:@]*:(?!\d{1,5}(?:[^\w@]|$))\S*|[^/\s:]*)@")
-_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\")]+")
-_HIDDEN = "***"
 _LONGEST_LINE = 500
 
 # The operator's own values win, for asking and for downloading.
@@ -67,16 +64,6 @@ class _Source:
 
     uri: str
     identity: str | None
-
-
-def redact(text: str, *uris: str) -> str:
-    """Return *text* without the passwords and signatures of URLs, and without those of *uris*."""
-    for found in [found for uri in uris for found in _USERINFO.findall(uri)]:
-        userinfo = found.removesuffix("@")
-        for secret in (userinfo, userinfo.partition(":")[2]):
-            for spelling in filter(None, (secret, unquote(secret))):
-                text = text.replace(spelling, _HIDDEN)
-    return _QUERY.sub(rf"\g<1>{_HIDDEN}", _USERINFO.sub(f"{_HIDDEN}@", text))
 
 
 def answer(request: Request) -> dict[str, object]:

@@ -41,7 +41,8 @@ from envd.errors import (
     from_document,
 )
 from envd.model import naming
-from envd.model.fetch import Request, redact
+from envd.model.fetch import Request
+from envd.secrets import redact
 
 log = logging.getLogger(__name__)
 

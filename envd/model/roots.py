@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from envd.errors import EnvdError, ModelMovedError, ModelNotFoundError, PermissionDeniedError
 from envd.model import files, location
-from envd.model.fetch import redact
+from envd.secrets import redact
 
 SETTING = "models.roots"
 _Result = TypeVar("_Result")

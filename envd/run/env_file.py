@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from envd import private_file
 from envd.private_file import refused
+from envd.secrets import Secret
 from envd.values import is_variable
 
 _WHAT = "the variables' file"
@@ -18,7 +19,7 @@ def read(path: str) -> dict[str, str]:
     Raises:
         SettingsInvalidError: it cannot be read, others can read it, or it is no such file.
     """
-    found = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(private_file.read(path, _WHAT).splitlines(), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
@@ -27,7 +28,7 @@ def read(path: str) -> dict[str, str]:
         if not equals or not is_variable(name.strip()) or "\0" in value:
             # Not the line itself: it may be the rest of a secret.
             raise refused(path, _WHAT, f"has no KEY=VALUE in line {number}")
-        found[name.strip()] = _unquoted(value.strip())
+        found[name.strip()] = Secret(_unquoted(value.strip()))
     return found
 
 

@@ -23,8 +23,8 @@ from envd.errors import (
     RequestInvalidError,
 )
 from envd.model import Model, repository
-from envd.model.fetch import redact
 from envd.run.pool import Pool
+from envd.secrets import redact
 from envd.serve.models import ReadyModels, again
 from envd.serve.served import Entry, State
 from envd.served import Served, refused_name

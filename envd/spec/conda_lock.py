@@ -18,6 +18,7 @@ from envd.events import Note
 from envd.model import documents
 from envd.model.documents import Document, line_of
 from envd.model.texts import shown
+from envd.secrets import without_token
 from envd.spec import channels, urls
 from envd.spec.channels import Channel
 from envd.spec.conda_package import CondaPackage
@@ -219,7 +220,7 @@ def _channel(place: Place, url: str) -> Channel:
     try:
         return channels.parse(url)
     except ValueError as error:
-        why = f"`{shown(urls.without_token(url))}` is not the URL of a channel: {error}"
+        why = f"`{shown(without_token(url))}` is not the URL of a channel: {error}"
         raise place.invalid(why) from error
 
 

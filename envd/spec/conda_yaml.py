@@ -11,12 +11,12 @@ from envd.events import Note
 from envd.model import documents, files
 from envd.model.documents import Document, line_of
 from envd.model.texts import shown
+from envd.secrets import without_token
 from envd.spec import channels, match_spec
 from envd.spec.channels import CONDA_FORGE, Channel
 from envd.spec.match_spec import MatchSpec
 from envd.spec.place import Place
 from envd.spec.policy import Policy
-from envd.spec.urls import without_token
 
 # Each costs ten milliseconds (`envd.spec.spec.told_apart`).
 _MOST_VARIABLES = 100

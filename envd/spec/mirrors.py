@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from envd.errors import SettingsInvalidError
+from envd.secrets import without_token
 from envd.sections import Conda
 from envd.spec import channels
 from envd.spec.channels import DEFAULTS, Channel
-from envd.spec.urls import without_token
 
 # Where channels lie that are named, and what URLs of their packages begin with in locks,
 # wherever they are fetched from.

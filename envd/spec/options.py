@@ -9,6 +9,7 @@ from packaging.utils import canonicalize_name
 
 from envd.events import Note
 from envd.model.texts import shown
+from envd.secrets import without_login
 from envd.spec import local, urls
 from envd.spec.place import Place
 from envd.spec.policy import Policy
@@ -101,7 +102,7 @@ def _location(
         path, digest = local.directory_of_packages(place, value, policy.budget or local.Budget())
         note = policy.local(place, path)
         return Options(find_links=(f"{path}#sha256={digest}",)), (note,)
-    if not _PAGE.match(urls.without_credentials(value)):
+    if not _PAGE.match(without_login(value)):
         why = f"`{shown(value)}` is not the URL of an index (`http://` or `https://`)"
         raise place.invalid(why, option=name)
     url, notes = urls.cleaned(place, value)

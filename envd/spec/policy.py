@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from envd.errors import PolicyDeniedError
 from envd.events import Note
 from envd.model.texts import shown
+from envd.secrets import without_login
 from envd.sections import Security
 from envd.spec import channels
 from envd.spec.channels import Channel
 from envd.spec.local import Budget
 from envd.spec.place import Place
-from envd.spec.urls import canonical_host, without_credentials
+from envd.spec.urls import canonical_host
 
 PROFILES = ("dev", "standard", "strict")
 
@@ -140,7 +141,7 @@ def of(security: Security, environ: Mapping[str, str] = os.environ) -> Policy:
 
 def _begins(url: str, prefix: str) -> bool:
     """Whether *url* lies below *prefix*: `https://a.org` does not cover `https://a.org.evil`."""
-    given, wanted = canonical_host(url), canonical_host(without_credentials(prefix)).rstrip("/")
+    given, wanted = canonical_host(url), canonical_host(without_login(prefix)).rstrip("/")
     # After a path `@` begins a revision; after a host, it would have been a user's name.
     ends = ("/", "@", "#") if "/" in wanted.partition("://")[2] else ("/",)
     return given == wanted or given.startswith(tuple(f"{wanted}{end}" for end in ends))

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from envd.secrets import without_credentials
 from envd.sections import Index
 from envd.spec.dependencies import Dependencies
 from envd.spec.options import Options
 from envd.spec.python import Python
 from envd.spec.requirement import Requirement
-from envd.spec.urls import PYPI, canonical_host, is_pypi, without_credentials
+from envd.spec.urls import PYPI, canonical_host, is_pypi
 
 VERSION = 4
 # What a guess at the value of a variable costs: about ten milliseconds, and four megabytes.

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from envd.events import Note
 from envd.model.texts import shown
+from envd.secrets import without_login
 from envd.spec.place import Place
 
 PYPI = "https://pypi.org/simple"
@@ -23,23 +24,11 @@ _AUTHORITY = re.compile(
     re.ASCII,
 )
 _OF_A_FILE = re.compile(r"(?:git\+)?file:///", re.IGNORECASE)
-_TOKEN = re.compile(r"(^|/)t/[^/]+(?=/|$)")
-
-
-def without_credentials(url: str) -> str:
-    """Return *url* without the user and password in it."""
-    # Not by urlsplit: uv takes `name=https://...` as well, whose netloc that does not see.
-    return re.sub(r"://[^/?#]*@", "://", url)
-
-
-def without_token(channel: str) -> str:
-    """Return a conda *channel* without the credentials and the token (`/t/.../`) in it."""
-    return _TOKEN.sub(r"\1t/***", without_credentials(channel))
 
 
 def is_pypi(url: str) -> bool:
     """Whether *url* is the index that is meant when none is named."""
-    return _PYPI.fullmatch(without_credentials(url)) is not None
+    return _PYPI.fullmatch(without_login(url)) is not None
 
 
 def canonical_host(url: str) -> str:
@@ -97,4 +86,4 @@ def _without_secret(url: str) -> str:
     """Cut what is secret: over ssh a user's name is part of the address."""
     if re.match(r"git\+ssh://", url, re.IGNORECASE):
         return re.sub(r"://([^/?#@:]*):[^/?#]*@", r"://\1@", url)
-    return without_credentials(url)
+    return without_login(url)

@@ -1,0 +1,114 @@
+"""What is shown of a text that holds a credential."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from envd import config, secrets
+from envd.run import env_file
+from envd.secrets import Secret, hide
+from envd.served import Served
+
+URL = "https://me:pass@host/t/token/simple?sig=abc"
+SHOWN = "https://***@host/t/***/simple?***"
+TEXT = f"""
+[index]
+urls = ["{URL}", "https://host/simple"]
+find_links = ["https://me:pass@host/pages"]
+[conda]
+channel_alias = "https://host/t/token"
+mirrors = {{ conda-forge = "https://host/t/token/conda-forge" }}
+auth_file = "/etc/auth.json"
+[models]
+tracking_uri = "https://me:pass@host"
+[models.one]
+uri = "s3://key:pass@bucket/one"
+env = {{ KEY = "pass" }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (URL, SHOWN),
+        ("name=http://me:pa/s@s@host:80/x and http://b:c@d", "name=http://***@host:80/x and http://***@d"),
+        ("conda-forge=https://host/a/t/token/b", "conda-forge=https://host/a/t/***/b"),
+        ("https://host/t/token", "https://host/t/***"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
+        ("/srv/t/token/a@b?c", "/srv/t/token/a@b?c"),
+        ("models:/wine@champion", "models:/wine@champion"),
+    ],
+)  # fmt: skip
+def test_of_a_url_all_is_shown_but_its_credentials(text: str, expected: str) -> None:
+    assert hide(text) == expected
+    assert hide(expected) == expected
+
+
+@pytest.mark.parametrize(("whole", "shown"), [(URL, SHOWN), ("s3cret", "***"), ("", "***")])
+def test_a_secret_is_shown_nowhere_by_itself(whole: str, shown: str) -> None:
+    secret = Secret(whole)
+
+    for text in (str(secret), f"{secret}", "%s" % secret, "{}".format(secret)):  # noqa: UP031, UP032
+        assert text == shown
+    assert repr([secret]) == f"[{shown!r}]"
+    assert f"{secret:>40}" == f"{shown:>40}"
+
+
+def test_a_secret_is_the_text_for_whoever_uses_it() -> None:
+    secret = Secret(URL)
+
+    for same in (secret.reveal(), copy.deepcopy(secret), pickle.loads(pickle.dumps(secret))):
+        assert same == secret == URL
+        assert hash(same) == hash(URL)
+    assert type(secret.reveal()) is str
+    assert json.loads(json.dumps({"a": secret})) == {"a": URL}
+    assert secret.partition("@")[0] == "https://me:pass"
+
+
+def test_settings_that_hold_credentials_do_not_show_them(tmp_path: Path) -> None:
+    file = tmp_path / "envd.toml"
+    file.write_text(TEXT)
+    read = config.load(root=tmp_path, file=file, environ={})
+    passed_on = config.from_document(json.loads(json.dumps(config.document(read))))
+
+    for settings in (read, passed_on, replace(read), copy.deepcopy(read)):
+        assert settings == read
+        assert settings.index.urls[0] == URL
+        assert settings.served[0].env == (("KEY", "pass"),)
+        for text in (repr(settings), f"{settings}", str(asdict(settings))):
+            assert "pass" not in text
+            assert "token" not in text
+            assert "abc" not in text
+            assert "https://host/simple" in text
+
+
+def test_what_a_variable_sets_is_guarded_as_well(tmp_path: Path) -> None:
+    environ = {"ENVD_INDEX__URLS": f"https://host/simple,{URL}", "ENVD_MODELS__REGISTRY_URI": URL}
+    settings = config.load(root=tmp_path, environ=environ)
+
+    assert [type(one) for one in settings.index.urls] == [str, Secret]
+    assert type(settings.models.registry_uri) is Secret
+
+
+def test_variables_of_a_file_are_secret(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("KEY=s3cret\n")
+    file.chmod(0o600)
+
+    found = env_file.read(str(file))
+
+    assert found == {"KEY": "s3cret"}
+    assert repr(found) == "{'KEY': '***'}"
+    assert repr(Served("one", env=tuple(found.items()))).count("s3cret") == 0  # type: ignore[arg-type]
+
+
+def test_the_secrets_of_a_url_are_taken_out_of_a_line_in_any_spelling() -> None:
+    redact = secrets.redactor(["https://me:p%2Fss@host/t/tok3n/simple", "https://alone@host"])
+
+    assert redact("p/ss p%2Fss tok3n alone https://x:y@z/a") == "*** *** *** *** https://z/a"
