@@ -41,6 +41,7 @@ from envd.sections import (
     Workers,
 )
 from envd.served import Served
+from envd.values import absolute
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +125,19 @@ def load(
     named = environ.get("ENVD_ROOT")
     chosen = root or (Path(named) if named else default_root())
     return Settings(
-        _usable(chosen.expanduser().absolute()),
+        _usable(chosen),
         **sections,
         served=given.served,
         places={".".join(key): place for key, place in places.items()},
     )
 
 
-def _usable(root: Path) -> Path:
+def _usable(given: Path) -> Path:
+    try:
+        root = Path(absolute(str(given)))
+    except ValueError as error:
+        message = f"the root cannot be {str(given)!r}: {error}"
+        raise SettingsInvalidError(message) from error
     # Its path stands in the files of installers, line by line.
     if re.search(r"[\x00-\x1f\x7f]", str(root)):
         message = f"the root {str(root)!r} has control characters; give another"

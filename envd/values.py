@@ -143,7 +143,20 @@ def _text(value: object) -> str:
 def _location(value: object) -> str:
     """Make a directory absolute: what uses it runs in another one."""
     text = _text(value)
-    return text if not text or "://" in text else str(Path(text).expanduser().absolute())
+    return text if not text or "://" in text else absolute(text)
+
+
+def absolute(path: str) -> str:
+    """Return *path* as it is from anywhere; `~` is this user's home.
+
+    Raises:
+        ValueError: it begins with the home of nobody.
+    """
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        message = "give a path that does not begin with the home of a user there is not"
+        raise ValueError(message) from error
 
 
 def is_loopback(address: str) -> bool:
@@ -173,7 +186,7 @@ def _listen(value: object) -> str:
     """Take an address, or the path of a socket, made absolute."""
     text = _text(value)
     if path := text.removeprefix(_UNIX) if text.startswith((_UNIX, "/", ".", "~")) else "":
-        return _UNIX + str(Path(path).expanduser().absolute())
+        return _UNIX + absolute(path)
     example = "an address and a port, as in `127.0.0.1:5000`, or the path of a socket"
     return _address(text, example)
 
@@ -256,7 +269,7 @@ def _model(value: object) -> str:
     if ":" in text:
         return text
     if "/" in text or text.startswith((".", "~")):
-        return str(Path(text).expanduser().absolute())
+        return absolute(text)
     message = "give a directory, with a `/` in it, or a URI"
     raise ValueError(message)
 

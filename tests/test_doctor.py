@@ -70,7 +70,7 @@ def test_a_daemon_is_asked(module_daemon: Daemon, home: Path, tiny: Tiny) -> Non
 
     assert (well.returncode, troubles(well)) == (0, {})
     assert list(found(well)) == [*ALONE[:-1], "sockets", "daemon"]
-    assert f"pid {module_daemon.pid}, profile dev" in found(well)["daemon"]["found"]
+    assert f"pid {module_daemon.pid}, profile dev, sandbox 0" in found(well)["daemon"]["found"]
     assert ill.returncode == 1
     assert troubles(ill) == {
         "sockets": f"everybody may connect: `chmod o= {socket}`",

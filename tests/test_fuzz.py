@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envd import config, spec
+from envd import config, spec, values
 from envd.errors import EnvdError, InternalError
 from envd.model import documents
 from envd.model import read as read_model
@@ -102,6 +102,23 @@ def contents(base: str, tokens: list[str]) -> st.SearchStrategy[bytes]:
     return texts.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=60)
 
 
+TOML_TOKENS = [
+    "[index]", "[models]", "[models.a]", "[models.'a b']", "[[models.a]]", "[security]", "[conda]",
+    "[nothing]", "urls", "roots", "uri", "env", "env_file", "gpu", "workers", "memory", "timeout",
+    "mirrors", "model_config", "profile", "listen", " = ", "=", "[", "]", "{", "}", ", ", ".", "\n",
+    "'", '"', '"""', "#", "true", "auto", "never", "-1", "0", "1e400", "nan", "inf", "9" * 30,
+    "100%", "101%", "1.5GiB", "10000y", "30d", "2024-01-01", "https://u:p@host/t/tok/x?q", "file://",
+    "unix:", "127.0.0.1:5000", "0.0.0.0:1", "../", "~", "a=https://host", "\\u0000", "\0", "\x1b",
+    "\u2028", "é", "models:/", "s3://",
+]  # fmt: skip
+TOML = (
+    "[index]\nurls = ['https://u:p@host/simple', 'name=https://host']\noffline = false\n"
+    "[conda]\nmirrors = { conda-forge = ['https://host/t/tok/cf'] }\n[security]\n"
+    "profile = 'standard'\nchannels = ['mine']\n[workers]\nmemory = '75%'\nper_model = 'auto'\n"
+    "idle_timeout = '15m'\ncpu_limit = 0.5\n[daemon]\nmetrics = '127.0.0.1:9464'\n[models]\n"
+    "roots = ['/srv', 's3://bucket/']\nbrief = '/srv/brief'\n[models.long]\nuri = 's3://b/m'\n"
+    "env = { KEY = 'pass@' }\ngpu = [0, 1]\nmodel_config = { a = [1, { b = nan }] }\nworkers = 2\n"
+)
 YAML = contents(MLMODEL, YAML_TOKENS) | contents(CONDA, YAML_TOKENS + LINE_TOKENS)
 REQUIREMENTS = contents(LINES, LINE_TOKENS)
 LINE = joined(LINE_TOKENS) | st.text(max_size=40)
@@ -200,6 +217,26 @@ def test_a_model_is_read_or_refused(folder: Path, value: tuple[bytes, bytes, str
         override = [line] if line else []
         found = spec.read(read_model(model), SETTINGS, spec.Terms(tuple(override)))
         assert spec.of(found, PYTHON, SETTINGS.index).key
+
+
+@fuzz(contents(TOML, TOML_TOKENS))
+def test_a_settings_file_is_read_or_refused(folder: Path, value: bytes) -> None:
+    (folder / "envd.toml").write_bytes(value)
+    found = config.load(root=folder, file=folder / "envd.toml", environ={})
+    assert config.from_document(json.loads(json.dumps(config.document(found)))) == found
+    assert "pass@" not in repr(found)
+
+
+VARIABLES = {row.variable: row for row in config.fields()}
+
+
+@fuzz(st.tuples(st.sampled_from(sorted(VARIABLES)), joined(TOML_TOKENS) | st.text(max_size=20)))
+def test_a_variable_is_read_or_refused(folder: Path, value: tuple[str, str]) -> None:
+    name, text = value
+    row = VARIABLES[name]
+    found = config.load(root=folder, environ={name: text, "HOME": str(folder)})
+    again = values.show(getattr(getattr(found, row.section), row.name))
+    assert "tok/" not in again
 
 
 @fuzz(LINE)

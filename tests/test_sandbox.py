@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from envd_client.errors import EnvdError, WorkerDiedError
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from envd import bounds
 from envd.config import Settings
@@ -109,6 +111,19 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
 # Errors that say that there is no such thing, and that it may not be had.
 _NOTHING = ("ENOENT", "ESRCH", "ECONNREFUSED", "ENETUNREACH")
 _REFUSED = ("EACCES", "EPERM", "EROFS", "EINVAL")
+
+
+def test_health_answers_for_the_tiers(prison: Prison) -> None:
+    with grpc.insecure_channel(f"unix:{prison.daemon.root}/predict.sock") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        found = [
+            stub.Check(health_pb2.HealthCheckRequest(service=f"sandbox/{tier}")).status
+            for tier in (1, 2)
+        ]
+
+    status = health_pb2.HealthCheckResponse
+    second = status.SERVING if prison.tier > 1 else status.NOT_SERVING
+    assert found == [status.SERVING, second]
 
 
 @pytest.mark.parametrize("which", ["fresh", "forked"])

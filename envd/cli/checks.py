@@ -167,7 +167,8 @@ def _daemon(
     document: dict[str, Any] = json.loads((settings.root / "daemon.json").read_text())
     ask(settings, sockets)
     version = document.get("version", "unknown")
-    found = f"envd {version}, pid {document['pid']}, profile {document['profile']}"
+    tier = (document.get("sandbox") or {}).get("tier", "unknown")
+    found = f"envd {version}, pid {document['pid']}, profile {document['profile']}, sandbox {tier}"
     if version != envd.__version__:
         return found, f"it is another version than this one, {envd.__version__}: restart it"
     return found, ""

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpc_health.v1 import health
+from grpc_health.v1 import health, health_pb2
 
 from envd import credentials, exposure
 from envd.builds import Builds
@@ -22,7 +22,7 @@ from envd.run import probing
 from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
-from envd.sandbox import Sandbox
+from envd.sandbox import FULL, Sandbox
 from envd.serve import tracing
 from envd.serve.audit import Audit
 from envd.serve.callers import Caller, Guarded, Opened
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _LAST_ANSWERS_S = 0.3
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Core:
@@ -85,6 +87,7 @@ class Core:
         self.builds = Builds(settings, self._processes, observer)
         log_path = self.store.layout.logs / "sandbox.log"
         self.sandbox = await probing.tried(settings, self._processes, log_path)
+        await self._tell_tier()
         self.pool = Pool(
             *(settings, self.store, self._processes),
             observer=observer,
@@ -97,6 +100,12 @@ class Core:
         )
         self.catalog = Catalog(self.models, self.loading)
         await self.builds.learn()
+
+    async def _tell_tier(self) -> None:
+        """Have health answer for `sandbox/1` and `sandbox/2`: in force are all up to the tier."""
+        for tier in range(1, FULL + 1):
+            status = _SERVING if tier <= self.sandbox.tier else _NOT_SERVING
+            await self.health.set(f"sandbox/{tier}", status)
 
     async def change(self, settings: Settings) -> None:
         """Go on by *settings*: what differs in them is one of `envd.serve.reloading.LIVE`.
