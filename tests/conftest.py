@@ -40,7 +40,8 @@ _LONGEST = (
     "test_main_job", "test_readme", "test_crashes", "test_conda_models", "test_cli_verbs",
     "test_single_flight", "test_model_location", "test_cancelling", "test_build_limits",
     "test_robust", "test_workers", "test_own_packages", "test_shortages", "test_upkeep",
-    "test_verify", "test_recovery", "test_lock_command", "test_http_limits", "test_http_mlflow",
+    "test_canaries", "test_verify", "test_recovery", "test_lock_command", "test_http_limits",
+    "test_http_mlflow",
 )  # fmt: skip
 # What the first of them downloads, the other has.
 _TOGETHER = {"tests/test_readme.py": "tests/test_main_job.py"}

@@ -16,6 +16,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ class Watch(threading.Thread):
         return id(self)
 
     def run(self) -> None:
-        while not self.ended.wait(0.005):
+        while not self.ended.wait(0.03):
             for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
                 self._look(Path("/proc", pid))
 
@@ -138,7 +139,7 @@ def told(
 ) -> Told:
     folder = tmp_path_factory.mktemp("canaries")
     env = environment(folder / "root", home, **_variables(folder, servers), **one_python(tools))
-    found = Told(folder / "root", _models(folder, tiny), Watch())
+    found = Told(folder / "root", _models(folder, tiny, servers), Watch())
     found.watch.start()
     try:
         _use(found, Envctl(found.root, env), servers)
@@ -197,9 +198,9 @@ def _variables(folder: Path, servers: Servers) -> dict[str, str]:
     }
 
 
-def _models(folder: Path, tiny: Tiny) -> Path:
+def _models(folder: Path, tiny: Tiny, servers: Servers) -> Path:
     models = folder / "models"
-    own = f"someone:{canary('model-file')}@127.0.0.1:9"
+    own = f"someone:{canary('model-file')}@{servers.tokens.host}"
     tiny.model(models / "plain", "tiny-a", "tiny-b", "tiny-c", "tiny-e")
     body = "        import os; raise ValueError('no ' + os.environ['GIVEN'] + data['inputs'])"
     tiny.model(models / "given", "tiny-a", body=body)
@@ -207,7 +208,7 @@ def _models(folder: Path, tiny: Tiny) -> Path:
     tiny.model(
         models / "refused",
         f"--extra-index-url http://{own}/simple",
-        "--extra-index-url http://${CANARY_VARIABLE}:x@127.0.0.1:9/other/simple",
+        f"--extra-index-url http://${{CANARY_VARIABLE}}:x@{servers.tokens.host}/other/simple",
         f"nothing @ http://{own}/nothing-1.0-py3-none-any.whl",
         "tiny-a",
         "no-such-package",
@@ -216,7 +217,7 @@ def _models(folder: Path, tiny: Tiny) -> Path:
     packages = f"channels: [conda-forge, other]\ndependencies: [python={HERE}, word, verb]\n"
     conda_model(models / "conda", packages)
     conda_model(models / "conda_refused", packages.replace("verb", "adverb"))
-    channel = f"http://me:{canary('model-file')}@127.0.0.1:9/t/{canary('model-file')}/mine"
+    channel = f"http://me:{canary('model-file')}@127.0.0.1:{servers.mirror.port}/t/{canary('model-file')}/mine"
     conda_model(models / "conda_own", f"channels: ['{channel}']\ndependencies: ['word']\n")
     return models
 
@@ -242,8 +243,13 @@ def _use(found: Told, envctl: Envctl, servers: Servers) -> None:
     servers.index.login = "another:password"
     # By itself, where everything is refused.
     _tell(found, envctl)
-    for name in ("refused", "plain"):
-        found.add("build", envctl("build", "-m", models / name, "--retry", "--json", "-v"))
+    for asked in (
+        ("build", "--retry", models / "refused"),
+        ("lock", "--upgrade", models / "plain"),
+    ):
+        refused = envctl(asked[0], asked[1], "-m", asked[2])
+        assert refused.returncode == 1, refused
+        found.add("alone", refused)
 
 
 def _call(found: Told, envctl: Envctl, servers: Servers) -> None:
@@ -260,15 +266,25 @@ def _call(found: Told, envctl: Envctl, servers: Servers) -> None:
     add("predict", envctl("predict", "-m", models / "plain", "-v", stdin='{"inputs": 1}'))
     raised = envctl("predict", "-m", "given", "-v", stdin='{"inputs": {"inputs": "!"}}')
     assert "ValueError" in add("predict", raised) + raised.stderr
-    for name in ("refused", "by_proxy", "conda_refused", "conda_own"):
-        manager = "conda" if "conda" in name else "virtualenv"
-        asked = ("-m", models / name, "--env-manager", manager)
-        failed = envctl("build", *asked)
-        assert failed.returncode == 1, failed
-        add("build", failed)
+    asked = [
+        (
+            "build",
+            "-m",
+            models / name,
+            "--env-manager",
+            "conda" if "conda" in name else "virtualenv",
+        )
+        for name in ("refused", "by_proxy", "conda_refused", "conda_own")
+    ]
+    # All of them are tried for a while before they fail.
+    with ThreadPoolExecutor() as pool:
+        for failed in pool.map(
+            lambda one: envctl(*one, stdin='{"inputs": 1}'),
+            [*asked, ("predict", "-m", "models:/fraud/1")],
+        ):
+            assert failed.returncode == 1, failed
+            add("failed", failed)
     add("explain", envctl("explain", "-m", models / "refused", "--json"))
-    for uri in ("models:/fraud/1", "remote"):
-        add("predict", envctl("predict", "-m", uri, "-v", stdin='{"inputs": 1}'))
     for one in built:
         add("show", envctl("show", one["id"]))
         add("logs", envctl("logs", one["id"]))
