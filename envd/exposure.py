@@ -10,7 +10,7 @@ from envd.errors import SettingsInvalidError
 from envd.sections import Access
 from envd.values import is_loopback
 
-_UNIX = "unix:"
+_UNIX, _PROFILE = "unix:", "security.profile"
 _HOW = "`access.tls_cert` and `access.tls_key`, and `access.tokens` or `access.client_ca`"
 
 
@@ -49,7 +49,23 @@ def settled(settings: Settings) -> Settings:
     is_shared = access.group or access.admin_group or _addresses(settings)
     if security.profile != "auto" or not is_shared:
         return settings
-    return dataclasses.replace(settings, security=dataclasses.replace(security, profile="standard"))
+    # It is not what the settings say.
+    places = {key: place for key, place in settings.places.items() if key != _PROFILE}
+    security = dataclasses.replace(security, profile="standard")
+    return dataclasses.replace(settings, security=security, places=places)
+
+
+def is_for_others(settings: Settings) -> bool:
+    """Whether others than its user may name a daemon models by paths and URIs.
+
+    Or as good as that: its settings say that it is not `dev`. Whoever comes over TCP and does not
+    have to say who they are asks models by their names.
+    """
+    access, security = settings.access, settings.security
+    if security.profile in {"auto", "dev"}:
+        return False
+    is_shared = access.group or access.admin_group or is_told_apart(access)
+    return bool(is_shared) or _PROFILE in settings.places
 
 
 def _addresses(settings: Settings) -> dict[str, str]:

@@ -173,8 +173,9 @@ class Models:
     roots: tuple[ModelUri, ...] = setting(
         (),
         "Where models lie that callers may name by a path or a URI: directories, and how URIs "
-        "begin, as in `models:/`. Without any, `dev` has them anywhere and other profiles nowhere; "
-        "models that have a name are asked for by that in any case.",
+        "begin, as in `models:/`. Without any, that is anywhere for the daemon's user alone, and "
+        "nowhere where `[access]` lets others in, or a profile other than `dev` is set. Models "
+        "that have a name are asked for by that in any case.",
     )
     repository: Location = setting(
         Location(""),

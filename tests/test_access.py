@@ -38,7 +38,10 @@ def door(tiny: Tiny, home: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     file, found = guarded.made(folder)
     models = f'[models]\necho = "{tiny.model(folder / "echo")}"\n'
     settings = f'tokens = "{file}"\n{models}'
-    more = tiny.settings | {"ENVD_HTTP__HOSTS": "front.example,other.example"}
+    more = tiny.settings | {
+        "ENVD_HTTP__HOSTS": "front.example,other.example",
+        "ENVD_MODELS__ROOTS": str(tmp_path_factory.getbasetemp()),
+    }
     with guarded.started(folder, home, settings, **more) as started:
         started.tokens, started.file = found, file
         yield started

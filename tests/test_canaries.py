@@ -171,6 +171,7 @@ def _variables(folder: Path, servers: Servers) -> dict[str, str]:
         conda-forge = ["http://127.0.0.1:{one.port}/t/{canary("channel-token")}/conda-forge"]
         other = ["http://me:{canary("mirror-password")}@localhost:{other.port}/other"]
         [security]
+        profile = "dev"
         variables = ["CANARY_VARIABLE"]
         [http]
         listen = "127.0.0.1:0"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from envd_client import errors as client_errors
 
-from envd import errors, sandbox
+from envd import config, errors, exposure, sandbox
 from envd.model.roots import Held, Roots, unmoved
 from envd.run.pool import Pool
 from envd.sections import Security
@@ -254,6 +254,29 @@ def test_callers_may_name_nothing_else(place: Place, call: str, kind: str) -> No
             calls[call]()
 
     assert caught.value.metadata["setting"] == "models.roots"
+
+
+@pytest.mark.parametrize(
+    ("toml", "is_for_others"),
+    [
+        ("", False),
+        ("[http]\nlisten = '127.0.0.1:0'", False),
+        ("[daemon]\ngrpc = '127.0.0.1:0'\n[security]\nprofile = 'auto'", False),
+        ("[security]\nprofile = 'dev'\n[access]\ngroup = 'users'", False),
+        ("[security]\nprofile = 'standard'", True),
+        ("[security]\nprofile = 'strict'", True),
+        ("[access]\ngroup = 'users'", True),
+        ("[access]\nadmin_group = 'users'", True),
+        ("[daemon]\ngrpc = '127.0.0.1:0'\n[access]\ntokens = '/etc/envd/tokens'", True),
+    ],
+)
+def test_whom_a_daemon_is_for_is_who_may_name_models(
+    tmp_path: Path, toml: str, is_for_others: object
+) -> None:
+    (tmp_path / "envd.toml").write_text(toml)
+    settings = config.load(root=tmp_path, file=tmp_path / "envd.toml", environ={})
+
+    assert exposure.is_for_others(exposure.settled(settings)) is is_for_others
 
 
 @pytest.mark.parametrize("profile", ["standard", "dev"])

@@ -15,15 +15,15 @@ from envd.run import env_file
 from envd.secrets import Secret, hide
 from envd.served import Served
 
-URL = "https://me:pass@host/t/token/simple?sig=abc"
+URL = "https://me:pass@host/t/tok3n/simple?sig=abc"
 SHOWN = "https://***@host/t/***/simple?***"
 TEXT = f"""
 [index]
 urls = ["{URL}", "https://host/simple"]
 find_links = ["https://me:pass@host/pages"]
 [conda]
-channel_alias = "https://host/t/token"
-mirrors = {{ conda-forge = "https://host/t/token/conda-forge" }}
+channel_alias = "https://host/t/tok3n"
+mirrors = {{ conda-forge = "https://host/t/tok3n/conda-forge" }}
 auth_file = "/etc/auth.json"
 [models]
 tracking_uri = "https://me:pass@host"
@@ -39,7 +39,7 @@ env = {{ KEY = "pass" }}
         (URL, SHOWN),
         ("name=http://me:pa/s@s@host:80/x and http://b:c@d", "name=http://***@host:80/x and http://***@d"),
         ("conda-forge=https://host/a/t/token/b", "conda-forge=https://host/a/t/***/b"),
-        ("https://host/t/token", "https://host/t/***"),
+        ("https://host/t/tok3n", "https://host/t/***"),
         ("https://host:8080/a@b", "https://host:8080/a@b"),
         ("/srv/t/token/a@b?c", "/srv/t/token/a@b?c"),
         ("models:/wine@champion", "models:/wine@champion"),
@@ -83,7 +83,7 @@ def test_settings_that_hold_credentials_do_not_show_them(tmp_path: Path) -> None
         assert settings.served[0].env == (("KEY", "pass"),)
         for text in (repr(settings), f"{settings}", str(asdict(settings))):
             assert "pass" not in text
-            assert "token" not in text
+            assert "tok3n" not in text
             assert "abc" not in text
             assert "https://host/simple" in text
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from envd import plain
-from envd.model.fetch import redact
+from envd.secrets import redact
 from envd.serve import calls
 from envd.serve.calls import Call
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from envd import exposure
 from envd.asked import Asked
 from envd.builds import Builds, RemovedAtOnceError
 from envd.config import Settings
@@ -26,7 +27,7 @@ from envd.model.roots import Roots
 from envd.run.serving import Serving, Servings
 from envd.serve import calls
 from envd.serve.served import Entries, Entry, State
-from envd.spec import Terms, policy
+from envd.spec import Terms
 from envd.store import Environment, Store
 
 _Result = TypeVar("_Result")
@@ -263,8 +264,7 @@ class ReadyModels:
 
 def _roots(settings: Settings) -> Roots:
     """Return where models lie that callers may name: for the owner alone, anywhere."""
-    is_dev = policy.of(settings.security).profile == "dev"
-    return Roots(settings.models.roots, anywhere=is_dev)
+    return Roots(settings.models.roots, anywhere=not exposure.is_for_others(settings))
 
 
 def _mlflow_of(environment: Environment) -> str:
