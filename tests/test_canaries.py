@@ -7,6 +7,7 @@ they must be.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ KINDS = (
     "index-password", "index-user", "index-token", "links-password", "channel-token",
     "mirror-password", "auth-file", "netrc", "variable", "tracking-password", "registry-password",
     "served-uri", "query", "env", "env-file", "proxy", "model-file", "aws", "mlflow-token",
+    "bearer", "wrong-bearer",
 )  # fmt: skip
 OURS = ("env", "env-file")
 PROGRAMS = Path(sys.executable).parent
@@ -155,6 +158,9 @@ def _variables(folder: Path, servers: Servers) -> dict[str, str]:
     (folder / "netrc").write_text(f"machine localhost login me password {canary('netrc')}\n")
     (folder / "env").write_text(f"FROM_FILE={canary('env-file')}\n")
     (folder / "env").chmod(0o600)
+    digest = hashlib.sha256(canary("bearer").encode()).hexdigest()
+    (folder / "tokens").write_text(f"admin sha256:{digest} operator\n")
+    (folder / "tokens").chmod(0o600)
     login = {"username": "me", "password": canary("auth-file")}
     (folder / "auth.json").write_text(json.dumps({"auth.invalid": {"BasicHTTP": login}}))
     (folder / "envd.toml").write_text(f"""
@@ -173,6 +179,8 @@ def _variables(folder: Path, servers: Servers) -> dict[str, str]:
         [security]
         profile = "dev"
         variables = ["CANARY_VARIABLE"]
+        [access]
+        tokens = "{folder}/tokens"
         [http]
         listen = "127.0.0.1:0"
         [daemon]
@@ -298,8 +306,10 @@ def _call(found: Told, envctl: Envctl, servers: Servers) -> None:
     add("gc", envctl("gc", "--dry-run", "--json"))
     _tell(found, envctl)
     document = json.loads((found.root / "daemon.json").read_text())
-    with urllib.request.urlopen(f"{document['http']}/metrics", timeout=10) as answer:
-        found.texts["metrics"] = answer.read().decode()
+    found.texts["metrics"] = _asked(f"{document['http']}/metrics", "bearer")
+    found.texts["refused"] = _asked(f"{document['http']}/metrics", "wrong-bearer")
+    assert "envd_" in found.texts["metrics"]
+    assert "UNAUTHENTICATED" in found.texts["refused"]
     # Settings that are wrong are said to be.
     config = Path(envctl.env["ENVD_CONFIG"])
     text = config.read_text()
@@ -308,6 +318,15 @@ def _call(found: Told, envctl: Envctl, servers: Servers) -> None:
         os.kill(document["pid"], signal.SIGHUP)
         add("config", envctl("config"))
     config.write_text(text)
+
+
+def _asked(url: str, token: str) -> str:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {canary(token)}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.read().decode())
 
 
 def _tell(found: Told, envctl: Envctl) -> None:
