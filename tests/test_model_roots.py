@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -11,8 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from envd_client import errors as client_errors
+from envd_client.v1 import envd_pb2 as api
+from envd_client.v1 import envd_pb2_grpc as services
 
 from envd import config, errors, exposure, sandbox
 from envd.model.roots import Held, Roots, unmoved
@@ -229,6 +233,26 @@ def test_callers_may_name_what_lies_below_a_root_or_has_a_name(place: Place) -> 
         ]
 
     assert found == ["inside", "inside", "named", "named"]
+
+
+def test_a_path_that_only_looks_like_that_of_a_served_model_is_not_followed(
+    place: Place, tiny: Tiny, tmp_path: Path
+) -> None:
+    link, up = tmp_path / "link", len((tmp_path / "link").parts) - 1
+    below = tmp_path.joinpath("fake", *map(str, range(up)))
+    tiny.model(Path(f"{tmp_path}/fake{place.named}"), body="        return 'OUTSIDE'")
+    below.mkdir(parents=True)
+    link.symlink_to(below)
+    path = f"{link}{'/..' * up}{place.named}"
+    assert os.path.normpath(path) == str(place.named)
+    assert Path(path, "code", "tiny_loader.py").read_text().count("OUTSIDE") == 1
+
+    with grpc.insecure_channel(f"unix:{place.daemon.root}/predict.sock") as channel:
+        stub = services.PredictionsStub(channel)  # type: ignore[no-untyped-call]
+        asked = {"model": path, "content_type": "application/json", "payload": b'{"inputs": 1}'}
+        found = stub.Predict(api.PredictRequest(**asked, pip_requirements_override=["tiny-b"]))
+
+    assert json.loads(found.payload)["predictions"] == "named"
 
 
 @pytest.mark.parametrize("call", ["predict", "build", "resolve", "get_model", "load_model"])

@@ -98,8 +98,12 @@ class ReadyModels:
             PermissionDeniedError: callers may not name it so.
             EnvdError: there is none, or it cannot be used.
         """
+        entry = self.entries.find(name)
+        if entry and self.entries.is_configured(entry):
+            # Not what the caller wrote: with `..` after a link that may lead elsewhere.
+            return self._models.read(await self._builds.locate(entry.served.uri))
         uri = self.entries.uri_of(name)
-        if self._roots.are_anywhere or self.entries.is_configured(self.entries.find(name)):
+        if self._roots.are_anywhere:
             return self._models.read(await self._builds.locate(uri))
         path = self._roots.judge(uri)
         if path is None:
