@@ -215,7 +215,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, home: Path, tiny: Tiny) -> I
         tiny.model(folder / name, body=f"        return '{Path(name).name}'")
         for name in ("models/inside", "outside", "named")
     )
-    (folder / "envd.toml").write_text(f'[models]\nroots = ["{folder}/models"]\nnamed = "{named}"\n')
+    (linked := inside.parent / "linked").symlink_to(named)
+    (folder / "envd.toml").write_text(f"""
+        [models]
+        roots = ["{inside.parent}"]
+        named = "{named}"
+        linked = "{linked}"
+        """)
     settings = tiny.settings | {
         "ENVD_CONFIG": str(folder / "envd.toml"),
         "ENVD_SECURITY__PROFILE": "standard",
@@ -233,6 +239,11 @@ def test_callers_may_name_what_lies_below_a_root_or_has_a_name(place: Place) -> 
         ]
 
     assert found == ["inside", "inside", "named", "named"]
+
+
+def test_a_name_may_lead_by_a_link_out_of_the_roots(place: Place) -> None:
+    with place.daemon.client() as client:
+        assert client.predict("linked", {"inputs": 1}).predictions == "named"
 
 
 def test_a_path_that_only_looks_like_that_of_a_served_model_is_not_followed(

@@ -56,18 +56,22 @@ class Roots:
     def __init__(self, given: Iterable[str], *, anywhere: bool) -> None:
         """Take directories, and how URIs begin."""
         roots = tuple(given)
-        self.are_anywhere = anywhere and not roots
+        self._are_anywhere = anywhere and not roots
         folders = [str(path) for one in roots if (path := location.local(one))]
         self._folders = [(os.path.normpath(one), os.path.realpath(one)) for one in folders]
         self._uris = [one for one in roots if location.local(one) is None]
 
     def judge(self, uri: str) -> Path | None:
-        """Return the path that *uri* is or stands for, None of any other URI.
+        """Return the path that is `held` for *uri*, None if it needs no root or is no path.
+
+        Whether the caller may name anything but names, their role has said.
 
         Raises:
-            PermissionDeniedError: callers may not name it.
+            PermissionDeniedError: callers may not name it, whatever their role.
             RequestInvalidError: as `location.local`.
         """
+        if self._are_anywhere:
+            return None
         path = location.local(uri)
         if not (self.cover(path) if path else any(_begins(uri, one) for one in self._uris)):
             raise _denied(uri)

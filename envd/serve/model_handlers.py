@@ -63,6 +63,8 @@ class ModelHandlers(services.PredictionsServicer):
 def named(model: str, *terms: object) -> str:
     """Return *model*, which the request under way names, and if so with *terms* of its own.
 
+    Their role says whether callers may name paths and URIs; which ones, `ReadyModels.read` says.
+
     Raises:
         RequestInvalidError: it names none.
         PermissionDeniedError: the caller may not name it, or none on such terms.

@@ -103,12 +103,9 @@ class ReadyModels:
             # Not what the caller wrote: with `..` after a link that may lead elsewhere.
             return self._models.read(await self._builds.locate(entry.served.uri))
         uri = self.entries.uri_of(name)
-        if self._roots.are_anywhere:
-            return self._models.read(await self._builds.locate(uri))
-        path = self._roots.judge(uri)
-        if path is None:
-            return self._models.read(await self._builds.locate(uri))
-        return await self._read_held(path)
+        if path := self._roots.judge(uri):
+            return await self._read_held(path)
+        return self._models.read(await self._builds.locate(uri))
 
     async def _read_held(self, path: Path) -> Model:
         held = self._roots.held(path)
@@ -132,7 +129,9 @@ class ReadyModels:
             ModelMovedError: it was replaced meanwhile.
             EnvdError: as that.
         """
-        if not self._roots.cover(model.path):
+        # The settings may name a path that a link below a root leads out of it.
+        ours = self.entries.find(str(model.path))
+        if self.entries.is_configured(ours) or not self._roots.cover(model.path):
             return await self._builds.ask(model, terms)
         return await roots.unmoved(
             lambda: self._roots.held(model.path), lambda _: self._builds.ask(model, terms)
