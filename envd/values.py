@@ -92,13 +92,22 @@ def parse(annotation: Any, value: object) -> object:
     return guarded(_PARSERS[annotation](value))
 
 
-def show(value: object) -> str:
-    """Write a value as a variable takes it, without what is secret in it."""
+def write(value: object) -> str:
+    """Write a value as a variable takes it, with what is secret in it."""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(value)
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Secret):
+        return value.reveal()
     return _NEVER if value == math.inf else str(value)
+
+
+def show(value: object) -> str:
+    """Write a value likewise, but `***` for what is secret in it."""
+    if isinstance(value, tuple):
+        return write(tuple(map(str, value)))
+    return str(value) if isinstance(value, Secret) else write(value)
 
 
 def share(text: str, total: int) -> int:

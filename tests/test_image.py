@@ -119,7 +119,7 @@ def test_the_builder_gets_what_is_secret_in_a_file(
 
     done = envctl(
         "build-image", "-m", model, "-t", "tiny:1", "--with", "buildah", "--", "--no-cache",
-        ENVD_INDEX__URLS=f"own={INDEX}", PATH=f"{programs}:{envctl.env['PATH']}",
+        ENVD_INDEX__URLS=f"{INDEX},own={INDEX}", PATH=f"{programs}:{envctl.env['PATH']}",
     )  # fmt: skip
 
     assert (done.returncode, done.stdout) == (0, "tiny:1\n"), done.stderr
@@ -128,8 +128,8 @@ def test_the_builder_gets_what_is_secret_in_a_file(
     assert "\n--no-cache\n" in argv
     assert CANARY not in argv
     secret = Path(f"{seen}.secret").read_text()
-    assert f"ENVD_INDEX__URLS=own={INDEX}\n" in secret
-    assert f"PIP_INDEX_URL={INDEX}\n" in secret
+    assert f"ENVD_INDEX__URLS={INDEX},own={INDEX}\n" in secret
+    assert f"PIP_INDEX_URL={INDEX}\nPIP_EXTRA_INDEX_URL={INDEX}\n" in secret
     assert Path(f"{seen}.mode").read_text().startswith("-rw------- ")
     assert not os.path.exists(argv.splitlines()[-1])  # noqa: PTH110
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from envd import config, secrets
+from envd import config, secrets, values
 from envd.run import env_file
 from envd.secrets import Secret, hide
 from envd.served import Served
@@ -69,6 +70,25 @@ def test_a_secret_is_the_text_for_whoever_uses_it() -> None:
     assert type(secret.reveal()) is str
     assert json.loads(json.dumps({"a": secret})) == {"a": URL}
     assert secret.partition("@")[0] == "https://me:pass"
+
+
+@pytest.mark.parametrize(
+    ("value", "written", "shown"),
+    [
+        (Secret(URL), URL, SHOWN),
+        ((Secret(URL),), URL, SHOWN),
+        (("a", Secret("b")), "a,b", "a,***"),
+        ((), "", ""),
+        (True, "true", "true"),
+        (math.inf, "never", "never"),
+    ],
+)
+def test_a_value_is_written_whole_and_shown_without_its_secrets(
+    value: object, written: str, shown: str
+) -> None:
+    assert values.write(value) == written
+    assert f"{values.write(value)}" == written
+    assert values.show(value) == shown
 
 
 def test_settings_that_hold_credentials_do_not_show_them(tmp_path: Path) -> None:

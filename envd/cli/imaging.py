@@ -150,11 +150,14 @@ def _secret(settings: Settings) -> dict[str, str]:
 
     Directories of this machine are nowhere in an image.
     """
+    from envd import values  # noqa: PLC0415
+
     links = tuple(one for one in settings.index.find_links if not one.startswith("/"))
     index = dataclasses.replace(settings.index, find_links=links)
     settings = dataclasses.replace(settings, index=index)
     found = _variables(settings, "index") | _variables(settings, "conda")
-    urls = [one.partition("=")[2] if _is_named(one) else one for one in settings.index.urls]
+    given = map(values.write, settings.index.urls)
+    urls = [one.partition("=")[2] if _is_named(one) else one for one in given]
     if urls:
         found |= {"PIP_INDEX_URL": urls[0], "PIP_EXTRA_INDEX_URL": " ".join(urls[1:])}
     return found
@@ -170,4 +173,4 @@ def _variables(settings: Settings, section: str) -> dict[str, str]:
 
     rows = [row for row in config.fields() if row.section == section]
     given = {row: getattr(getattr(settings, section), row.name) for row in rows}
-    return {row.variable: values.show(one) for row, one in given.items() if one != row.default}
+    return {row.variable: values.write(one) for row, one in given.items() if one != row.default}
