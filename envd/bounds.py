@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from envd import cores
 from envd.cgroups import Limits
 from envd.config import Settings
 from envd.sandbox import FULL, PROGRAM, SCOPED_SINCE, Sandbox
@@ -37,8 +38,6 @@ _SYSTEM = (
     "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/timezone",
     "/sys/devices/system/cpu", "/sys/devices/system/node",
 )  # fmt: skip
-# Less than any core has: nothing is written then, nor given to a program, which 0 would let pass.
-NO_CORE = 1
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -117,7 +116,7 @@ class Ground:
 
     def worker(self, limits: Limits, *, network: bool, scratch: Path) -> dict[str, Any]:
         """Return what confines a worker, fresh or forked, but its model and its group."""
-        resources = {"core": NO_CORE} | _resources(limits, self.sandbox)
+        resources = {"core": cores.NONE} | _resources(limits, self.sandbox)
         if self.sandbox.tier == FULL and limits.processes:
             # In a user namespace of one's own nobody else's count, and no cgroup is waited for.
             resources["nproc"] = limits.processes
@@ -157,7 +156,7 @@ class Ground:
             return {}
         written = [str(scratch.parent), *_DEVICES, *self.devices]
         return {
-            "limits": {"core": NO_CORE},
+            "limits": {"core": cores.NONE},
             "drop_capabilities": True,
             "landlock": _files(["/"], written, network=network),
             "seccomp": {"sockets": _INTERNET if network else ()},
@@ -248,7 +247,7 @@ def home(settings: Settings) -> str:
 
 def built(settings: Settings, sandbox: Sandbox, room: Room, limits: Limits) -> dict[str, Any]:
     """Return what confines a program of a build."""
-    resources = {"core": NO_CORE} | _resources(limits, sandbox)
+    resources = {"core": cores.NONE} | _resources(limits, sandbox)
     if sandbox.tier == 0:
         return {"confinement": {"limits": resources}}
     given = [str(one) for one in (*room.read, *room.write) if one.exists()]

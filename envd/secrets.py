@@ -1,4 +1,4 @@
-"""What a credential looks like, and what is shown in its place: nothing else decides that.
+"""What a credential looks like, and what is shown in its place.
 
 Credentials stand in URLs, before the host (`user:password@`), after it (`/t/TOKEN/`, as conda
 and its servers have it) and in the query; and in variables, where nothing tells them from
@@ -8,7 +8,7 @@ other texts. A setting that holds one is a `Secret`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -69,27 +69,23 @@ def hide(text: str) -> str:
 
 def redact(text: str, *urls: str) -> str:
     """Return *text* without the credentials of the URLs in it, and without those of *urls*."""
+    return hide(without(text, of(urls)))
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """Return *text* with `***` for each of *secrets*."""
     # The longest first: one may be a part of another.
-    for secret in sorted({one for url in urls for one in _of(url)}, key=len, reverse=True):
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return hide(text)
+    return text
 
 
-def redactor(urls: Iterable[str]) -> Callable[[str], str]:
-    """Return what takes out of a line the credentials of *urls*, and those of any URL whole."""
-    known = sorted({one for url in urls for one in _of(url)}, key=len, reverse=True)
-
-    def redacted(line: str) -> str:
-        line = without_login(line)
-        for secret in known:
-            line = line.replace(secret, HIDDEN)
-        return line
-
-    return redacted
+def of(urls: Iterable[str]) -> set[str]:
+    """Return what is secret in *urls*, as it is written and decoded."""
+    return {secret for url in urls for secret in _of(url)}
 
 
 def _of(url: str) -> set[str]:
-    """Return what is secret in *url*, as it is written and decoded."""
     found = {one.removesuffix("@") for one in _USERINFO.findall(url)}
     found |= {one.partition(":")[2] for one in found}
     found |= {token for _, token in _TOKEN_IN_URL.findall(url)}

@@ -51,6 +51,63 @@ def test_of_a_url_all_is_shown_but_its_credentials(text: str, expected: str) -> 
     assert hide(expected) == expected
 
 
+@pytest.mark.parametrize(
+    ("url", "login", "credentials", "token"),
+    [
+        (URL, "https://host/t/tok3n/simple?sig=abc", "https://host/simple?sig=abc", "tok3n"),
+        ("own=https://me:p@host/a", "own=https://host/a", "own=https://host/a", ""),
+        ("https://host/t/tok3n", "https://host/t/tok3n", "https://host", "tok3n"),
+        # Not surely a token: a channel may be called so.
+        ("https://host/a/t/b", "https://host/a/t/b", "https://host/a/t/b", ""),
+        ("https://host/a@b#c@d", "https://host/a@b#c@d", "https://host/a@b#c@d", ""),
+        ("conda-forge", "conda-forge", "conda-forge", ""),
+    ],
+)
+def test_a_url_is_asked_for_without_its_credentials(
+    url: str, login: str, credentials: str, token: str
+) -> None:
+    assert secrets.without_login(url) == login
+    assert secrets.without_credentials(url) == credentials
+    assert secrets.token(url) == token
+
+
+@pytest.mark.parametrize(
+    ("channel", "shown"),
+    [
+        ("https://me:p@host/t/tok3n/mine", "https://host/t/***/mine"),
+        ("t/tok3n/mine", "t/***/mine"),
+        ("/srv/channels/at/home", "/srv/channels/at/home"),
+        ("conda-forge", "conda-forge"),
+    ],
+)
+def test_a_channel_is_shown_without_its_token(channel: str, shown: str) -> None:
+    assert secrets.without_token(channel) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("htps//me:pass@host", "***@host"),
+        ("https://me:p@ss@host/a", "https://***@host/a"),
+        ("https://host/t/tok3n/a?sig=abc", "https://host/t/***/a?***"),
+        (["me:pass@host", 3], ["***@host", 3]),
+        ({"KEY": "pass"}, {"KEY": "***"}),
+        (3, 3),
+    ],
+)
+def test_what_no_setting_takes_is_told_without_what_may_be_secret(
+    value: object, shown: object
+) -> None:
+    assert secrets.cut(value) == shown
+
+
+def test_the_credentials_of_a_url_are_nowhere_in_a_message_about_it() -> None:
+    url = "https://me:p%2Fss@host/t/tok3n/a"
+
+    assert secrets.redact(f"no {url}: p/ss, tok3n", url) == "no https://***@host/t/***/a: ***, ***"
+    assert secrets.redact("no https://b:c@d/?e=f") == "no https://***@d/?***"
+
+
 @pytest.mark.parametrize(("whole", "shown"), [(URL, SHOWN), ("s3cret", "***"), ("", "***")])
 def test_a_secret_is_shown_nowhere_by_itself(whole: str, shown: str) -> None:
     secret = Secret(whole)
@@ -129,6 +186,7 @@ def test_variables_of_a_file_are_secret(tmp_path: Path) -> None:
 
 
 def test_the_secrets_of_a_url_are_taken_out_of_a_line_in_any_spelling() -> None:
-    redact = secrets.redactor(["https://me:p%2Fss@host/t/tok3n/simple", "https://alone@host"])
+    known = secrets.of(["https://me:p%2Fss@host/t/tok3n/simple", "https://alone@host"])
 
-    assert redact("p/ss p%2Fss tok3n alone https://x:y@z/a") == "*** *** *** *** https://z/a"
+    assert secrets.without("p/ss p%2Fss tok3n alone", known) == "*** *** *** ***"
+    assert secrets.without("me:p%2Fss", known) == "***"

@@ -58,7 +58,7 @@ def command(
       curl -d '{"inputs": [1]}' -H 'Content-Type: application/json' \\
         http://127.0.0.1:5000/invocations
     """
-    from envd import config  # noqa: PLC0415
+    from envd import config, cores  # noqa: PLC0415
     from envd.errors import SettingsInvalidError  # noqa: PLC0415
     from envd.model import repository  # noqa: PLC0415
     from envd.run.processes import Processes  # noqa: PLC0415
@@ -76,6 +76,7 @@ def command(
         raise SettingsInvalidError(refused, setting="--name")
     listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     settings = _open_to(_only(settings, served, listen, timeout))
+    cores.leave_none()
     # Before anything that imports grpc: nothing is ever forked from a process that runs it.
     processes = Processes.create()
     try:

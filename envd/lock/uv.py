@@ -13,7 +13,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from envd import child, config
+from envd import child, config, secrets
 from envd.bounds import Room, interpreter, local_path, programs
 from envd.errors import (
     BuildTimedOutError,
@@ -24,7 +24,6 @@ from envd.errors import (
 )
 from envd.lock.sources import Sources
 from envd.lock.tool import Tool
-from envd.secrets import redactor
 
 # Proxies, certificates and credentials of the machine; nothing else of the daemon's
 # variables reaches a child (`${AWS_SECRET}` in an index URL arrived at a stranger's server).
@@ -82,7 +81,7 @@ class Uv(Tool):
             CacheFullError: the disk is full.
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
-        redact = redactor((*self.settings.index.urls, *self.settings.index.find_links))
+        redact = self._redactor()
         written = [cache or self.cache, *([self.pythons] if may_download_python else [])]
         with _to_be_read(
             sources.configuration(self.settings.index) if sources else ""
@@ -99,6 +98,11 @@ class Uv(Tool):
         if finished.status != 0 and (error := self._machine_fault(finished)):
             raise error
         return finished
+
+    def _redactor(self) -> Callable[[str], str]:
+        index = self.settings.index
+        known = secrets.of((*index.urls, *index.find_links))
+        return lambda line: secrets.without(secrets.without_login(line), known)
 
     def _argv(
         self,

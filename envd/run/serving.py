@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from envd import private_file
+from envd import private_file, secrets
 from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.errors import EnvdError
@@ -87,10 +87,7 @@ class Serving:
     def _cut(self, text: str) -> str:
         """Return *text* without the values of variables."""
         given = [one for _, one in self.env if len(one) >= _SHORTEST_SECRET]
-        # The longest first: one may be a part of another.
-        for secret in sorted(given, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
+        return secrets.without(text, given)
 
 
 class Servings:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 import envd
-from envd import addresses, config, credentials, exposure
-from envd.bounds import NO_CORE
+from envd import addresses, config, cores, credentials, exposure
 from envd.errors import EnvdError
 from envd.run.processes import Processes
 from envd.serve import log_lines
@@ -90,7 +89,7 @@ def _serve(
 ) -> None:
     _allow_many_files()
     _keep_one_heap()
-    _leave_no_core()
+    cores.leave_none()
     # A watchdog ends it by SIGABRT: the log is to say where it stood.
     faulthandler.enable()
     store = Store(settings.root)
@@ -143,13 +142,6 @@ def _keep_one_heap() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(_M_ARENA_MAX, 1)
-
-
-def _leave_no_core() -> None:
-    """Have no memory written to a disk, of this process and all it starts: it holds secrets."""
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    least = NO_CORE if most == resource.RLIM_INFINITY else min(NO_CORE, most)
-    resource.setrlimit(resource.RLIMIT_CORE, (least, least))
 
 
 def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -> None:
