@@ -104,7 +104,7 @@ class ManagerMissingError(EnvdError):
 
 
 class BuilderMissingError(EnvdError):
-    """Nothing here makes images; install docker, podman or buildah."""
+    """Nothing here makes images; install what does."""
 
     code, reason = "FAILED_PRECONDITION", "BUILDER_MISSING"
 

@@ -76,7 +76,10 @@ class Fake:
         """What a model asks for that needs it; it is locked already."""
         if not self.base.exists():
             self.base.write_text("#!")
-        specs = Store(self.root).specs
+        store = Store(self.root)
+        # As whoever works on a root does first: it is closed to others.
+        store.create()
+        specs = store.specs
         if specs.lock(self.spec.key) is None:
             specs.keep(self.spec)
             specs.keep_lock(self.spec.key, self.lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from envd_client import Client
 from envd_client import errors as client_errors
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
@@ -22,7 +24,7 @@ from envd import config, errors, exposure, sandbox
 from envd.model.roots import Held, Roots, unmoved
 from envd.run.pool import Pool
 from envd.sections import Security
-from tests.conftest import Daemon, launch, stop
+from tests.conftest import Daemon, launch, stop, wait_for
 from tests.stage import Stage, answer, request
 from tests.tiny import Tiny
 
@@ -326,6 +328,32 @@ def test_without_roots_only_who_is_alone_may_name_any(
             return
         with pytest.raises(Denied):
             client.predict(model, {"inputs": 1})
+
+
+def test_what_was_loaded_goes_as_soon_as_other_roots_are_read(
+    start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny
+) -> None:
+    model, file = tiny.model(tmp_path / "models" / "model"), tmp_path / "envd.toml"
+    file.write_text(f'[models]\nroots = ["{tmp_path}/models"]\n')
+    more = {"ENVD_CONFIG": str(file), "ENVD_SECURITY__PROFILE": "standard"}
+    daemon = start_daemon(tmp_path / "root", **more, **tiny.settings)
+    with daemon.client() as client:
+
+        def is_denied(name: str | Path) -> bool:
+            try:
+                client.predict(name, {"inputs": 1})
+            except Denied:
+                return True
+            return False
+
+        with Client(daemon.root / "admin.sock", timeout_s=240) as admin:
+            admin.load_model(model, name="mine")
+        assert not is_denied(model)
+        assert not is_denied("mine")
+        file.write_text(f'[models]\nroots = ["{tmp_path}/others"]\n')
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: is_denied(model))
+        assert is_denied("mine")
 
 
 class Swapping(threading.Thread):

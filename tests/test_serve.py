@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ def test_a_model_is_built_loaded_served_and_drained(
             ask(idle, "GET", "/health")
             last = threads.submit(web, "POST", "/invocations", {"inputs": str(gate)})
             wait_for(Path(f"{gate}.begun").exists)
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
             # As Ctrl-C does: to all of the job.
             os.killpg(process.pid, signal.SIGINT)
             wait_for(lambda: idle.sock.recv(1) == b"")
@@ -66,6 +68,7 @@ def test_a_model_is_built_loaded_served_and_drained(
 
     assert (ready, found.status, answered.status) == ([200, 200], 200, 200)
     assert process.returncode == 0
+    assert re.search(r"^Max core file size +[01] ", limits, re.MULTILINE)
     assert "locking: " in said
     assert "serving my model; Ctrl-C stops it" in said
     assert not (envctl.root / "daemon.json").exists()
