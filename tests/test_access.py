@@ -128,10 +128,12 @@ def test_without_a_token_that_is_known_only_health_is_told(door: Guarded, token)
     visitor = door.by_token(token)
     with visitor.channel(door.grpc) as channel:
         found = {one: code(channel, one, visitor.metadata) for one in every_rpc()}
+        requests = {
+            one: health_pb2.HealthCheckRequest(service=one).SerializeToString()
+            for one in ("models/echo", "sandbox/2", "envd.v1.Predictions")
+        }
         more = {
-            service: code(channel, roles.HEALTH, visitor.metadata, request.SerializeToString())
-            for service in ("models/echo", "sandbox/2", "envd.v1.Predictions")
-            if (request := health_pb2.HealthCheckRequest(service=service))
+            one: code(channel, roles.HEALTH, visitor.metadata, requests[one]) for one in requests
         }
 
     assert {one for one, said in found.items() if said != NOBODY} == {roles.HEALTH}
