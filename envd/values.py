@@ -176,7 +176,9 @@ def is_loopback(address: str) -> bool:
 def _address(value: object, example: str = "an address and a port, as in `127.0.0.1:8001`") -> str:
     text = _text(value)
     match = _ADDRESS.fullmatch(text)
-    if text and (match is None or int(match[2]) > _MAX_PORT):
+    # To gRPC `unix:8001` is a socket in the current directory, which anybody may open.
+    is_none = match is None or int(match[2]) > _MAX_PORT or text.startswith(_UNIX)
+    if text and is_none:
         message = f"give {example}"
         raise ValueError(message)
     return text

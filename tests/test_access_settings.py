@@ -57,6 +57,7 @@ REFUSED = [
     ('[http]\nlisten = "localhost.example:1"', "2: `http.listen`"),
     ('[http]\nlisten = "10.0.0.1:1"\n[access]\n' + TLS, "2: `http.listen`"),
     ('[http]\nlisten = "10.0.0.1:1"\n[access]\ntokens = "{tokens}"', "2: `http.listen`"),
+    ('[daemon]\ngrpc = "unix:8001"', "2: `daemon.grpc` cannot be 'unix:8001'; give an address"),
     ('[access]\ngroup = "no such"', "2: `access.group`: there is no group `no such`"),
     ('[access]\nadmin_group = "none"', "2: `access.admin_group`"),
     ('[access]\ntls_cert = "{cert}"', "2: `access.tls_cert` needs `access.tls_key`"),
