@@ -61,8 +61,11 @@ def test_a_certificate_has_the_largest_role_of_its_names(
 
 
 def test_a_name_of_another_kind_or_none_that_is_known_has_no_role(door: Guarded) -> None:
-    names = ("DNS:root.example", "URI:DNS:front.example", "DNS:sub.front.example")
-    visitor = Visitor(door.authority.cert, None, door.authority.certify("unknown", *names))
+    names = ("DNS:root.example", "URI:DNS:front.example", "DNS:sub.front.example", "DNS:*.example")
+    # What gRPC, being C, takes to end there.
+    whole = ("DNS:front.example\0.evil", "URI:spiffe://here/ci?a=b\0c", "email:root@example\0.evil")
+    shown = door.authority.certify("front.example", *names, *whole)
+    visitor = Visitor(door.authority.cert, None, shown)
     with visitor.channel(door.grpc) as channel:
         found = {one: code(channel, one) for one in every_rpc()}
     asked = door.web(visitor, "POST", "/v2/repository/index", {})

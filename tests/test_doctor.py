@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import envd
+from envd import certificates
 from envd.addresses import Sockets
 from envd.cli import checks_access
 from envd.config import Access, Settings
@@ -155,7 +156,7 @@ def test_a_key_and_tokens_that_others_may_read_are_trouble(doctor: Called, tmp_p
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda one: b"\x30\x82" + one))
 def test_what_is_no_certificate_is_said_to_be_none(der: bytes) -> None:
     with pytest.raises(OSError, match="no certificate"):
-        list(checks_access.validities(ssl.DER_cert_to_PEM_cert(der)))
+        list(certificates.validities(ssl.DER_cert_to_PEM_cert(der)))
 
 
 def test_a_group_that_does_not_come_to_its_sockets_is_trouble(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import grpc
 
+from envd import certificates
 from envd.errors import EnvdError, UnauthenticatedError
 from envd.serve import audit, large
 from envd.serve.callers import Door, Guarded, Opened
@@ -24,7 +26,9 @@ _CODERS: dict[str, tuple[Any, Any]] = {
     "/inference.GRPCInferenceService/ModelInfer": (laden.request, laden.response),
     "/inference.GRPCInferenceService/ModelStreamInfer": (laden.request, laden.streamed),
 }
-_SPELLINGS = {"peer_dns": "DNS", "peer_uri": "URI", "peer_email": "email"}
+_CERTIFICATE = "x509_pem_cert"
+# Each is read once, and not again for every request.
+_names = functools.lru_cache(maxsize=1000)(certificates.names)
 
 
 class Gate:
@@ -77,7 +81,7 @@ class Gate:
         if isinstance(door, Opened):
             return Admission(lambda _: door.by, wanted)
         return Admission(
-            lambda context: door.caller(_authorization(context), _Names(context)), wanted
+            lambda context: door.caller(_authorization(context), lambda: _shown(context)), wanted
         )
 
     def _is_open(self, method: str) -> bool:
@@ -111,17 +115,10 @@ class Gate:
         return grpc.stream_stream_rpc_method_handler(answers, *coders)
 
 
-class _Names:
-    """The names in the certificate of whoever calls, looked up only where they count."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def __call__(self) -> Iterator[str]:
-        found = self._context.auth_context()
-        for key, kind in _SPELLINGS.items():
-            for name in found.get(key, ()):
-                yield f"{kind}:{name.decode(errors='replace')}"
+def _shown(context: Context) -> Iterable[str]:
+    """Return the names in the certificate of whoever calls."""
+    found = context.auth_context().get(_CERTIFICATE, ())
+    return _names(found[0].decode()) if found else ()
 
 
 def _authorization(context: Context) -> str | None:
