@@ -259,6 +259,18 @@ def test_what_is_not_tls_is_not_answered(door: Guarded) -> None:
         assert code(channel, roles.HEALTH) == "UNAVAILABLE"
 
 
+def test_tls_is_tls_where_nobody_has_to_say_who_they_are(home: Path, tmp_path: Path) -> None:
+    with guarded.started(tmp_path, home, "") as open_to_all:
+        visitor = open_to_all.by_token(None)
+        with grpc.insecure_channel(open_to_all.grpc) as channel:
+            plain = code(channel, roles.HEALTH)
+        with visitor.channel(open_to_all.grpc) as channel:
+            secured = code(channel, roles.HEALTH)
+        web = open_to_all.web(visitor, "GET", "/v2").status
+
+    assert (plain, secured, web) == ("UNAVAILABLE", "OK", 200)
+
+
 # --- what is written of it: not all, where much is refused
 
 

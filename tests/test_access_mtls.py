@@ -123,6 +123,27 @@ def test_clients_show_certificates(door: Guarded, shown: dict[Role, Certified]) 
         envd.list_models()
 
 
+def test_other_cas_are_those_of_the_next_start_over_grpc_as_over_http(
+    door: Guarded, shown: dict[Role, Certified], tmp_path: Path
+) -> None:
+    before, stranger = door.authority.cert.read_bytes(), Authority(tmp_path, "stranger")
+    known = Visitor(door.authority.cert, None, shown[Role.ADMIN])
+    names = NAMES[Role.ADMIN]
+    unknown = Visitor(tmp_path / "before.pem", None, stranger.certify("client", *names))
+    unknown.ca.write_bytes(before)
+    door.authority.cert.write_bytes(stranger.cert.read_bytes())
+    door.reload()
+    door.authority.cert.write_bytes(before)
+
+    said = []
+    for visitor in (known, unknown):
+        with visitor.channel(door.grpc) as channel:
+            said.append(code(channel, roles.HEALTH))
+    assert said == ["OK", "UNAVAILABLE"]
+    assert door.web(known, "GET", "/ping").status == 200
+    assert any("`access.client_ca` when it is restarted" in str(one) for one in door.said())
+
+
 def test_the_line_of_a_deed_names_the_certificate(
     door: Guarded, shown: dict[Role, Certified]
 ) -> None:

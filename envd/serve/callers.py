@@ -87,13 +87,13 @@ class Opened:
 class Guarded:
     """An address that anybody may reach: a token decides, or where none is sent a certificate."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        """Know these *credentials*, and others as soon as they are in their place."""
-        self.credentials = credentials
+    def __init__(self, known: Callable[[], Credentials]) -> None:
+        """Go by the credentials that are *known* when somebody asks."""
+        self._known = known
 
     def caller(self, authorization: str | None, names: Names) -> Caller:
         """Return whose token is sent, or whose certificate has a role; see `Door`."""
-        known = self.credentials
+        known = self._known()
         if authorization is not None:
             return _of_token(known, authorization)
         if not known.client_ca:

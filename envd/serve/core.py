@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,9 @@ class Core:
         self.entries = Entries(settings.served, self.health, offered)
         self.calls = Calls()
         self.calls.watchers.append(Audit())
+        self.credentials = credentials.load(settings)
         is_guarded = exposure.is_told_apart(settings.access)
-        self.guarded = Guarded(credentials.load(settings)) if is_guarded else None
+        self.guarded = Guarded(lambda: self.credentials) if is_guarded else None
         # Whoever comes over TCP, to an address of this machine's own, without a credential.
         self.anybody = Opened(Caller(Role.PREDICT, "whoever is on this machine"))
         self.in_flight = InFlight(settings.daemon)
@@ -117,8 +119,10 @@ class Core:
         known = credentials.load(settings)
         gone, new = await self.entries.configure(settings.served)
         self.settings = settings
-        if self.guarded:
-            self.guarded.credentials = known
+        if known.client_ca != self.credentials.client_ca:
+            log.warning("the daemon takes the CAs of `access.client_ca` when it is restarted")
+        # TLS of HTTP cannot take a CA away: gRPC does not, either.
+        self.credentials = replace(known, client_ca=self.credentials.client_ca)
         self.in_flight.heed(settings.daemon)
         self.pool.heed(settings)
         self.models.heed(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from envd.credentials import Credentials
 from envd.errors import SettingsInvalidError
 from envd.roles import Role
 from envd.run.envd_worker.protocol import PART_BYTES
-from envd.serve.callers import Caller, Door, Guarded, Opened
+from envd.serve.callers import Caller, Door, Opened
 from envd.serve.core import Core
 from envd.serve.environments import Environments
 from envd.serve.gate import Gate
@@ -82,8 +83,9 @@ class Listeners:
         else:
             self._add_inference(Gate(server, self._core.anybody, self._core.calls))
         try:
-            if guarded and guarded.credentials.cert:
-                port = server.add_secure_port(address, _tls(guarded))
+            if self._core.credentials.cert:
+                tls = _tls(lambda: self._core.credentials)
+                port = server.add_secure_port(address, tls)
             else:
                 port = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -123,21 +125,21 @@ class Listeners:
         return self._servers[-1]
 
 
-def _tls(guarded: Guarded) -> grpc.ServerCredentials:
-    """Return what TLS is served with, by *guarded* as it is with each connection.
+def _tls(known: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """Return what TLS is served with, by the credentials that are *known* at each connection.
 
     With CAs of clients, whoever has no certificate of theirs cannot connect: gRPC asks for one
     in no other way.
     """
-    served = guarded.credentials
+    served = known()
     needs_one = bool(served.client_ca)
 
     # None is that nothing has changed, which the stubs do not know.
     def changed() -> Any:
         nonlocal served
-        if served is guarded.credentials:
+        if served is known():
             return None
-        served = guarded.credentials
+        served = known()
         return _configuration(served)
 
     return grpc.dynamic_ssl_server_credentials(_configuration(served), changed, needs_one)
