@@ -88,7 +88,7 @@ def test_each_deed_of_an_admin_is_written_down_and_each_refusal(door: Guarded) -
         code(channel, method, other.metadata + more, body)
         code(channel, "/envd.v1.Predictions/ListModels", more)
         code(channel, "/envd.v1.Predictions/ListModels", admin.metadata + more)
-    door.web(admin, "POST", "/v2/repository/models/nobody/unload", x_request_id="mine")
+    door.web(admin, "POST", "/v2/repository/models/no%20pid=1/unload", x_request_id="mine")
 
     wait_for(lambda: len(mine(door)) == 4)
     done, refused, unknown, unloaded = mine(door)
@@ -100,7 +100,8 @@ def test_each_deed_of_an_admin_is_written_down_and_each_refusal(door: Guarded) -
     assert (refused["outcome"], refused["by"]) == (DENIED, "token predicter")
     assert unknown["outcome"] == NOBODY
     assert "by" not in unknown
-    assert unloaded["about"] == {"model": "nobody"}
+    assert unloaded["about"] == {"model": "no pid=1"}
+    assert any(str(one["message"]).endswith(': model="no pid=1"') for one in door.said())
     (line,) = (one for one in door.said() if "abcd" in str(one["message"]))
     assert "\n" not in str(line["message"])
     assert str(line["message"]).endswith(": id=abcd\\n1234 force=True")

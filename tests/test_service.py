@@ -371,4 +371,6 @@ def test_the_journal_is_told_how_grave_each_line_is(form: str, where: str) -> No
     else:
         assert first.endswith("INFO envd.some [r-1]: began")
         assert ("<" not in first and first[:2] == "20") == (where == "pipe")
-        assert plain[-1] == "two"
+        assert plain[0].endswith(r"ERROR envd.some: failed on \x1b\n")
+        assert all(line.startswith("  ") for line in plain[1:])
+        assert plain[-1] == "  two"

@@ -5,6 +5,7 @@ They go to the logger `envd.audit`, whatever else is logged, with `extra` fields
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ log.setLevel(logging.INFO)
 _FIELDS = ("id", "model", "model_name", "name", "pid", "force", "repair")
 _REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 _LONGEST = 400
+_ENDS = frozenset(' "')
 # Of what is refused: whoever is refused can ask again and again.
 _EACH_S, _MOST = 0.5, 20.0
 
@@ -81,7 +83,7 @@ class Audit:
             "about": about,
             "unwritten": unwritten or None,
         }
-        said = " ".join(f"{name}={plain.printable(text)}" for name, text in about.items())
+        said = " ".join(f"{name}={_told(text)}" for name, text in about.items())
         more = f" ({unwritten} more were refused)" if unwritten else ""
         log.info(
             "%s %s by %s from %s%s%s",
@@ -93,3 +95,8 @@ class Audit:
             more,
             extra={"audit": {key: one for key, one in fields.items() if one}},
         )
+
+
+def _told(text: str) -> str:
+    """Write *text* so that nobody takes it for more than it is: a model may be called `a pid=1`."""
+    return json.dumps(text) if set(text) & _ENDS else plain.printable(text)

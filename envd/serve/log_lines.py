@@ -12,7 +12,9 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
+
+from envd import plain
 
 _TEXT = "%(levelname)s %(name)s%(request)s: %(message)s"
 # logging's levels as syslog(3) has them.
@@ -37,7 +39,24 @@ def begin(form: Literal["text", "json"], *, verbose: bool) -> None:
 
 def _text(*, with_time: bool) -> logging.Formatter:
     line = f"%(asctime)s {_TEXT}" if with_time else _TEXT
-    return logging.Formatter(line, defaults={"request": ""})
+    return _Text(line, defaults={"request": ""})
+
+
+class _Text(logging.Formatter):
+    """One line for each message, and lines that are set in for an exception.
+
+    What models raise stands in both: none of it is to look like a line of envd's own.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return *record* without its exception."""
+        record.message = plain.printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the traceback of *ei*."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  {plain.printable(line)}" for line in lines)
 
 
 class _Json(logging.Formatter):
