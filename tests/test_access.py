@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from envd import tokens
 from envd.roles import Role
 from envd.serve import roles
+from envd.serve.oip import inference_pb2 as oip
 from tests import guarded
 from tests.authority import Authority
 from tests.called import Called
@@ -312,6 +314,29 @@ def test_a_token_counts_as_long_as_its_line_stands_there(door: Guarded) -> None:
     assert (first, both, unchanged, last) == (
         ["NOT_FOUND", NOBODY], ["NOT_FOUND"] * 2, ["NOT_FOUND"] * 2, [NOBODY, "NOT_FOUND"],
     )  # fmt: skip
+
+
+def test_a_token_counts_for_each_request_of_a_stream(door: Guarded) -> None:
+    before, asking = door.file.read_text(), queue.SimpleQueue[bytes | None]()
+    tensor = oip.ModelInferRequest.InferInputTensor(name="a", datatype="INT64", shape=[1])
+    tensor.contents.int64_contents.append(1)
+    request = oip.ModelInferRequest(model_name="echo", inputs=[tensor]).SerializeToString()
+    visitor, said = door.by_token(Role.PREDICT), []
+    with visitor.channel(door.grpc) as channel:
+        method = "/inference.GRPCInferenceService/ModelStreamInfer"
+        sending = iter(asking.get, None)
+        call = channel.stream_stream(method)(sending, metadata=visitor.metadata, timeout=60)
+        for text in (before, before.replace("predict ", "# predict ")):
+            door.file.write_text(text)
+            door.reload()
+            asking.put(request)
+            answer = oip.ModelStreamInferResponse.FromString(next(call))
+            said.append(answer.error_message.partition(":")[0])
+        asking.put(None)
+    door.file.write_text(before)
+    door.reload()
+
+    assert said == ["", NOBODY]
 
 
 def test_a_new_certificate_is_served_to_whoever_connects_next(door: Guarded) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import re
@@ -71,7 +72,8 @@ class Call:
     `outcome` is OK, CANCELLED, or the reason of the error. Of a prediction, `model` is the
     name it is served by, empty for a path or a URI, and `was_missing` says that its
     environment was not there. `peer` says from where it came; `caller` is who asked, once that
-    is known, and `subject` what about, where a line is written for that.
+    is known, and `subject` what about, where a line is written for that. Of a stream whose
+    messages are requests of their own, `admit` lets in each of them.
     """
 
     id: str
@@ -90,6 +92,7 @@ class Call:
     peer: Callable[[], str] = str
     caller: Caller | None = None
     subject: Mapping[str, str] | None = None
+    admit: Callable[[Call], object] = lambda call: call.by
 
     @property
     def seconds(self) -> float:
@@ -227,6 +230,7 @@ class Calls:
 
         async def answered(requests: AsyncIterator[Any], context: Context) -> None:
             call = self._begin(method, context)
+            call.admit = functools.partial(admission.admit, context=context)
             try:
                 with self.under_way(call):
                     admission.admit(call, context)

@@ -119,7 +119,7 @@ class Inference(services.GRPCInferenceServiceServicer):
         """Ask models, each request in a task of its own; what streams answers as it goes on."""
         metadata, left_s = context.invocation_metadata() or (), context.time_remaining
         ends_on_error = _ENDS_ON_ERROR in metadata
-        sending, caller = Sending(context, self._predicting.pause_s), calls.current().caller
+        sending, admit = Sending(context, self._predicting.pause_s), calls.current().admit
 
         async def answers(request: codec.Asked) -> None:
             async with contextlib.aclosing(self._answers(request)) as found:
@@ -131,9 +131,11 @@ class Inference(services.GRPCInferenceServiceServicer):
 
         async def answer(request: codec.Asked) -> None:
             call = self._calls.begin(_INFER, request.message.id, metadata, left_s)
-            call.caller, call.peer = caller, context.peer
+            call.peer = context.peer
             try:
                 with self._calls.under_way(call):
+                    # Whoever began the stream may have become nobody since.
+                    admit(call)
                     await answers(request)
             except EnvdError as error:
                 if ends_on_error:
