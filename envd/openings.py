@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -22,6 +24,25 @@ def private() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def is_left(path: Path) -> bool:
+    """Whether there is a socket that nobody listens on any more."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        # Who does not take up connections is there, too.
+        probe.settimeout(0)
+        return path.is_socket() and probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def check_unheard(path: Path) -> None:
+    """See that no other program listens at *path*: gRPC would take the socket from it.
+
+    Raises:
+        SettingsInvalidError: one does.
+    """
+    if path.is_socket() and not is_left(path):
+        message = f"another program listens on `{path}`; stop it, or give another `--socket`"
+        raise SettingsInvalidError(message, socket=path)
 
 
 def let_in(path: Path, group: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,26 @@ def test_a_directory_with_other_things_is_not_opened_to_a_group(tmp_path: Path, 
     assert done.returncode == 2
     assert "lets the group `daemon` not come to the sockets" in done.stderr
     assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_socket_of_another_program_is_left_to_it(tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "its.sock"
+    with socket.socket(socket.AF_UNIX) as its:
+        its.bind(str(path))
+        its.listen()
+        before = path.stat().st_ino
+        done = subprocess.run(
+            [f"{Path(sys.executable).parent}/envd", "--admin-socket", path],
+            env=environment(tmp_path / "root", home),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert done.returncode == 2
+    assert f"another program listens on `{path}`" in done.stderr
+    assert path.stat().st_ino == before
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has every group")

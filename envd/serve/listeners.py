@@ -57,6 +57,7 @@ class Listeners:
         Raises:
             SettingsInvalidError: that cannot be.
         """
+        openings.check_unheard(path)
         server = self._server(_HANDSHAKE_MS)
         self._add(server, Opened(Caller(role, f"whoever opens {path.name}")))
         try:

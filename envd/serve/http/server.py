@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import math
 import socket
 import ssl
@@ -151,7 +150,7 @@ def _unix(path: str) -> socket.socket:
     """
     found = socket.socket(socket.AF_UNIX)
     try:
-        if _is_left(path):
+        if openings.is_left(Path(path)):
             Path(path).unlink()
         with openings.private():
             found.bind(path)
@@ -160,12 +159,6 @@ def _unix(path: str) -> socket.socket:
         found.close()
         raise
     return found
-
-
-def _is_left(path: str) -> bool:
-    """Whether there is a socket that nobody listens on any more."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return Path(path).is_socket() and probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 async def _refused(request: Request, error: Exception) -> Response:
