@@ -52,7 +52,7 @@ def load(settings: Settings) -> Credentials:
         _check_tls(settings)
     return Credentials(
         _tokens(settings),
-        _grants(access),
+        _grants(settings),
         _content(settings, "tls_cert"),
         _content(settings, "tls_key"),
         _content(settings, "client_ca"),
@@ -110,6 +110,12 @@ def _tokens(settings: Settings) -> tuple[Token, ...]:
         raise SettingsInvalidError(message, setting="access.tokens") from error
 
 
-def _grants(access: Access) -> dict[str, Role]:
-    pairs = (one.rpartition("=") for one in access.certificates)
-    return {canonical(name): Role(role) for name, _, role in pairs}
+def _grants(settings: Settings) -> dict[str, Role]:
+    found: dict[str, Role] = {}
+    for one in settings.access.certificates:
+        given, _, role = one.rpartition("=")
+        if (name := canonical(given)) in found:
+            message = f"{settings.where('access.certificates')} give `{name}` a role twice"
+            raise SettingsInvalidError(message, setting="access.certificates")
+        found[name] = Role(role)
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -50,3 +52,21 @@ def test_the_certificates_are_made_as_it_says_and_fit_the_settings(tmp_path: Pat
     assert by_certificate.client_ca == (tmp_path / "ca.pem").read_bytes()
     verified = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.pem", "server.pem", "front.pem"]
     subprocess.run(verified, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_tokens_are_made_as_it_says_and_are_nobody_elses(tmp_path: Path) -> None:
+    (text,) = blocks("console")
+    lines = [one.removeprefix("$ ") for one in text.replace("/etc/envd", ".").splitlines()]
+    commands = "\n".join(one for one in lines if not one.startswith("systemctl"))
+    here = commands.replace("-g envd", f"-g {os.getgid()}")
+    wrong = here.replace("--name frontend", "--name 'a b'").splitlines()[-1]
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def run(commands: str) -> int:
+        argv = ["/bin/sh", "-ec", commands]
+        return subprocess.run(argv, check=False, cwd=tmp_path, env=env).returncode
+
+    assert (run(f"umask 022\n{here}"), run(wrong)) == (0, 2)
+    assert (tmp_path / "frontend.token").stat().st_mode & 0o777 == 0o600
+    (found,) = tokens.read(str(tmp_path / "tokens"))
+    assert (found.role, found.name) == (Role.PREDICT, "frontend")

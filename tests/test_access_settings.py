@@ -51,6 +51,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 TLS = 'tls_cert = "{cert}"\ntls_key = "{key}"\n'
+TWICE = 'client_ca = "{ca}"\ncertificates = {{ "DNS:A" = "predict", "DNS:a" = "admin" }}'
 REFUSED = [
     ('[daemon]\ngrpc = "0.0.0.0:1"', "2: `daemon.grpc` is 0.0.0.0:1, which others"),
     ('[http]\n\nlisten = "[::]:1"', "3: `http.listen`"),
@@ -68,6 +69,7 @@ REFUSED = [
     ('[access]\ncertificates = {{ "DNS:a" = "admin" }}', "2: `access.certificates` need"),
     ('[access]\ncertificates = {{ "a" = "admin" }}', "2: `access.certificates` cannot be"),
     ('[access]\ncertificates = {{ "DNS:a" = "root" }}', "2: `access.certificates` cannot be"),
+    (f"[access]\n{TLS}{TWICE}", "5: `access.certificates` give `DNS:a` a role twice"),
     ('[access]\ntls_cert = "{cert}"\ntls_key = "{other}"', "2: `access.tls_cert`: TLS cannot"),
     ('[access]\ntls_cert = "{cert}"\ntls_key = "/no"', "2: `access.tls_cert`: TLS cannot"),
     ('[access]\ntls_cert = "{tokens}"\ntls_key = "{key}"', "2: `access.tls_cert`: TLS cannot"),
@@ -253,7 +255,7 @@ def test_grants_stand_in_a_variable_as_well(tmp_path: Path) -> None:
     found = config.load(root=tmp_path, environ={"ENVD_ACCESS__CERTIFICATES": given})
 
     assert found.access.certificates == ("DNS:a=predict", "URI:spiffe://b?c=d=admin")
-    assert credentials._grants(found.access) == {
+    assert credentials.load(found).grants == {
         "DNS:a": Role.PREDICT, "URI:spiffe://b?c=d": Role.ADMIN,
     }  # fmt: skip
 

@@ -23,7 +23,9 @@ def command(role: str, name: str, is_json: bool) -> None:  # noqa: FBT001
 
     \b
     Examples:
-      envctl token predict --name frontend > frontend.token 2>> /etc/envd/tokens
+      install -m 600 /dev/null frontend.token
+      envctl token predict --name frontend > frontend.token 2> line
+      cat line >> /etc/envd/tokens
       envctl token admin --json | jq -r .line
     """
     from envd import tokens  # noqa: PLC0415
