@@ -117,8 +117,8 @@ class Gate:
 
 def _shown(context: Context) -> Iterable[str]:
     """Return the names in the certificate of whoever calls."""
-    found = context.auth_context().get(_CERTIFICATE, ())
-    return _names(found[0].decode()) if found else ()
+    found = iter(context.auth_context().get(_CERTIFICATE, ()))
+    return next((_names(pem.decode()) for pem in found), ())
 
 
 def _authorization(context: Context) -> str | None:
