@@ -170,7 +170,17 @@ def absolute(path: str) -> str:
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches *address*, HOST:PORT."""
-    return _LOOPBACK.fullmatch(address.rpartition(":")[0]) is not None
+    return is_own(address.rpartition(":")[0])
+
+
+def is_own(host: str) -> bool:
+    """Whether *host* is this machine to itself, and no name that could be led to it."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+def host_of(authority: str) -> str:
+    """Return the name in HOST or HOST:PORT, as names compare."""
+    return re.sub(r":\d*$", "", authority.lower())
 
 
 def _address(value: object, example: str = "an address and a port, as in `127.0.0.1:8001`") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import resource
 import secrets
@@ -170,6 +171,18 @@ def test_the_daemon_is_small_and_imports_no_model_library(
     assert not {"numpy", "pandas", "mlflow", "sklearn", "opentelemetry"} & imported
     # Nobody has asked for HTTP.
     assert not {"starlette", "uvicorn", "httptools", "envd.serve.http"} & imported
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:1", 200), ("127.0.0.1", 200), ("evil.example:1", 403)]
+)
+def test_metrics_are_not_for_the_page_of_a_site_that_was_led_here(
+    front: Front, host: str, status: int
+) -> None:
+    address = front.metrics_url.removeprefix("http://").partition("/")[0]
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as connection:
+        connection.request("GET", "/metrics", headers={"host": host})
+        assert connection.getresponse().status == status
 
 
 def test_health_answers_within_a_second_whoever_else_connects(front: Front) -> None:

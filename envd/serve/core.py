@@ -213,7 +213,7 @@ class Core:
 
         self._metrics = metrics = Metrics(self.calls, self.in_flight)
         if address:
-            self.metrics_url = metrics.serve(address)
+            self.metrics_url = metrics.serve(address, self.settings.http.hosts)
         self.calls.watchers.append(metrics)
         return metrics
 

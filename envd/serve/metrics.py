@@ -6,8 +6,9 @@ are served by, and all others together have none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +21,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from envd import values
 from envd.errors import SettingsInvalidError
 from envd.run.observer import Kind, Observer
 from envd.serve.calls import Call, Calls
@@ -75,8 +77,11 @@ class Metrics(Observer):
         """Return them as Prometheus reads them."""
         return generate_latest(self._registry)
 
-    def serve(self, address: str) -> str:
+    def serve(self, address: str, hosts: Collection[str]) -> str:
         """Answer at *address*, HOST:PORT, as long as the process lives; return the URL.
+
+        To a browser they are of this machine, or one of *hosts*: what a page of a site whose
+        name was led here asks for is refused.
 
         Raises:
             SettingsInvalidError: it cannot be listened on.
@@ -89,6 +94,16 @@ class Metrics(Observer):
                 f"the daemon cannot serve metrics at `{address}`: {error}; set `daemon.metrics`"
             )
             raise SettingsInvalidError(message, setting="daemon.metrics") from error
+        tell: Any = server.get_app()
+
+        def answer(environ: Any, start: Any) -> Any:
+            name = values.host_of(environ.get("HTTP_HOST", ""))
+            if not name or values.is_own(name) or name in map(str.lower, hosts):
+                return tell(environ, start)
+            start("403 Forbidden", [("content-type", "text/plain")])
+            return [b"`Host` is none of this machine's, nor of `http.hosts`\n"]
+
+        server.set_app(answer)
         return f"http://{host}:{server.server_port}/metrics"
 
     def ended(self, call: Call) -> None:

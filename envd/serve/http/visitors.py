@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import struct
 from collections.abc import Collection
 
 from starlette.requests import Request
 
+from envd import values
 from envd.config import Settings
 from envd.errors import PermissionDeniedError
 from envd.roles import Role
 from envd.serve.callers import Caller, Door, Guarded, Opened
 
 _UNIX = "unix:"
-# What a name cannot be made to lead to: it is an address.
-_OWN = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]", re.ASCII)
 _CREDENTIALS = struct.Struct("3i")
 _KINDS = ("DNS", "URI", "email")
 
@@ -50,9 +48,9 @@ class Visitors:
         Raises:
             PermissionDeniedError: its Host is none of *hosts*, nor this machine.
         """
-        host = _name(request.headers.get("host", ""))
+        host = values.host_of(request.headers.get("host", ""))
         is_any = not host or self._is_unix or not (self._is_open or hosts)
-        if not is_any and not _is_one(host, hosts) and not _OWN.fullmatch(host):
+        if not is_any and not _is_one(host, hosts) and not values.is_own(host):
             message = "this daemon is not known by that name (`Host`); `http.hosts` says by which"
             raise PermissionDeniedError(message, host=host)
 
@@ -67,7 +65,7 @@ def check_site(request: Request, hosts: Collection[str]) -> None:
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     # A browser knows better than what proxies leave of the headers.
-    if site == "same-origin" or (origin and _is_one(_name(_authority(origin)), hosts)):
+    if site == "same-origin" or (origin and _is_one(values.host_of(_authority(origin)), hosts)):
         return
     host = request.headers.get("host", "").lower()
     if site == "cross-site" or (origin is not None and _authority(origin) != host):
@@ -102,8 +100,3 @@ def _is_one(name: str, hosts: Collection[str]) -> bool:
 
 def _authority(origin: str) -> str:
     return origin.partition("://")[2].lower()
-
-
-def _name(authority: str) -> str:
-    """Return the name in HOST or HOST:PORT."""
-    return re.sub(r":\d*$", "", authority.lower())
