@@ -530,7 +530,7 @@ def test_processes_and_threads_list_while_environments_come_and_go(root: Root) -
         for thread in threads:
             thread.start()
         deadline, count = time.monotonic() + 1.5, 0
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or count < 100:
             env_id = f"{10 + count % 10:032x}"
             shutil.rmtree(root.layout.environment(env_id), ignore_errors=True)
             root.publish(env_id, f"key-{count}", is_old=count % 3 == 0)
@@ -543,7 +543,6 @@ def test_processes_and_threads_list_while_environments_come_and_go(root: Root) -
 
     truth = {key: root.layout.manifest(key).read_text() for key in expected()}
     assert not failed
-    assert count > 100
     assert root.keys() == truth
     assert root.anew() == truth
     assert root.anew() == truth
