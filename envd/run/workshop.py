@@ -19,9 +19,9 @@ from envd.errors import (
     WorkerDiedError,
 )
 from envd.model import Model
+from envd.modules import distribution_of
 from envd.run import memory
 from envd.run.channel import Channel
-from envd.run.distributions import distribution_of
 from envd.run.envd_worker.protocol import LOAD
 from envd.run.launcher import Launcher, Wanted
 from envd.run.logs import Logs
