@@ -85,6 +85,11 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f"{_UNFINISHED}{process.stamp()}.{secrets.token_hex(4)}")
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether *name* is one that `unfinished` gives."""
+    return name.startswith(_UNFINISHED)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove from *folder* what processes that are gone have not finished to write."""
     for path in folder.glob(f"{_UNFINISHED}*"):

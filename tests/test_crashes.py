@@ -50,6 +50,8 @@ OTHERWISE = {
 # Those whose errors cost nobody an answer, how they are reached, and what is said then.
 HARMLESS = {"lease.used": ("lease", 0), "gc.evict": ("evict", 0)}
 IN_LOCKING = "failure.remember"
+# Tried where the files of models are changed.
+OF_MODELS = "change.renamed"
 ERRNOS = {"eio": 5, "enospc": 28}
 REASONS = {"eio": "ROOT_UNUSABLE", "enospc": "CACHE_FULL"}
 
@@ -217,7 +219,9 @@ def test_every_failpoint_is_in_one_place_and_tried() -> None:
     ]
 
     assert sorted(reached) == sorted(failpoint.NAMES)
-    assert sorted((*BUILDING, *OTHERWISE, *HARMLESS, IN_LOCKING)) == sorted(failpoint.NAMES)
+    assert sorted((*BUILDING, *OTHERWISE, *HARMLESS, IN_LOCKING, OF_MODELS)) == sorted(
+        failpoint.NAMES
+    )
 
 
 def test_the_wheel_has_no_working_failpoints(tmp_path: Path) -> None:

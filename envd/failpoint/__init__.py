@@ -29,6 +29,7 @@ NAMES = (
     "write.flush",  # it is written and about to be flushed
     "write.rename",  # it is about to take the old one's place
     "write.renamed",  # it has; the directory is not flushed
+    "change.renamed",  # a file of a model has changed; those that change with it may not have
 )
 
 try:
