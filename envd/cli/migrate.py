@@ -118,13 +118,14 @@ def _say(found: Document, *, in_place: bool, check: bool) -> None:
         click.echo(f"note: {model}: a link leads out of the folder to it, to {outside}", err=True)
     if not in_place and not check:
         for one in found["files"]:
-            _show(one["diff"])
+            show_diff(one["diff"])
     if not check:
         for note in found["notes"]:
             click.echo(f"note: {model}: {note['message']}", err=True)
 
 
-def _show(diff: str) -> None:
+def show_diff(diff: str) -> None:
+    """Print a diff, colored on a terminal."""
     for line in diff.splitlines():
         click.secho(line, fg=_COLORS.get(line[:1]))
 

@@ -23,6 +23,7 @@ from envd.spec.options import NO_OPTIONS, Options
 from envd.spec.place import Place
 from envd.spec.policy import Policy
 from envd.spec.requirement import Requirement
+from envd.spec.requirement_text import COMMENT, EDITABLE, INCLUDE
 
 _MAX_DEPTH = 5
 _MAX_FILES = 100
@@ -36,10 +37,6 @@ _PARTS_OF_AN_OPTION = 50
 # The expressions below would look at every part of a long run of blanks.
 _BLANKS = re.compile(r"\s{20,}")
 _PART = re.compile(r"[,'\"]")
-# One white space is enough: `\s+` takes minutes over a line of 200,000 blanks.
-_COMMENT = re.compile(r"(?:^|\s)#.*$")
-_INCLUDE = re.compile(r"(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(.+)")
-_EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=\s*|\s*)(.+)")
 _VARIABLE = re.compile(r"\$\{([^{}]*)\}")
 _VALUE = re.compile(r"[!-~]*")
 _USER = re.compile(r"://[^/?#\s]*@")
@@ -126,11 +123,11 @@ def _logical(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         if line.endswith("\\") and not line.lstrip().startswith("#"):
             joined.append(line[:-1] + " ")
             continue
-        whole = _COMMENT.sub("", "".join(joined) + line).strip()
+        whole = COMMENT.sub("", "".join(joined) + line).strip()
         joined = []
         if whole:
             yield first, whole
-    if rest := _COMMENT.sub("", "".join(joined)).strip():
+    if rest := COMMENT.sub("", "".join(joined)).strip():
         yield first, rest
 
 
@@ -195,9 +192,9 @@ class _Reader:
         return _with_values(line, values), notes
 
     def _expanded_line(self, place: Place, line: str, outer: tuple[str, ...]) -> Requirements:
-        if include := _INCLUDE.fullmatch(line):
+        if include := INCLUDE.fullmatch(line):
             return self._include(place, include[1], include[2].strip(), outer)
-        if editable := _EDITABLE.fullmatch(line):
+        if editable := EDITABLE.fullmatch(line):
             return self._from_source(place, editable[1].strip(), is_editable=True)
         if line.startswith("-"):
             found, notes = options.parse(place, line, self.policy)

@@ -46,12 +46,36 @@ def list_edits(
         yield from (_removed_line(text, node, index) for index in gone)
 
 
+def append_edit(text: str, node: yaml.SequenceNode, new: Sequence[str]) -> Edit:
+    """Return what puts the texts *new* at the end of the list *node*.
+
+    An empty one is taken to be `[]`: YAML has no other.
+    """
+    if node.flow_style or not node.value:
+        written = ", ".join(_scalar(one, None, is_flow=True) for one in new)
+        if not node.value:
+            return Edit(node.start_mark.index + 1, node.start_mark.index + 1, written)
+        place = span(text, node.value[-1])[1]
+        return Edit(place, place, f", {written}")
+    indent, end = " " * node.start_mark.column, span(text, node.value[-1])[1]
+    found = _TO_LINE_END.match(text, end)
+    place = found.end() if found else end
+    new_line = line_end(text)
+    lead = "" if text[:place].endswith(("\n", "\r")) else new_line
+    lines = new_line.join(f"{indent}- {_scalar(one, None, is_flow=False)}" for one in new)
+    return Edit(place, place, f"{lead}{lines}{'' if lead else new_line}")
+
+
 def _scalar(text: str, style: str | None, *, is_flow: bool) -> str:
-    """Write *text*, which holds no double quote and no backslash, with the quotes it had."""
-    if style == "'" and "'" not in text:
-        return f"'{text}'"
+    """Write *text*, one line, with the quotes it had, or others where it needs them."""
     must_quote = is_flow and not _IN_FLOW.isdisjoint(text)
-    return f'"{text}"' if must_quote or style in {"'", '"'} else text
+    if not must_quote and style not in {"'", '"'}:
+        return text
+    is_plain = '"' not in text and "\\" not in text
+    if (style == "'" and "'" not in text) or not is_plain:
+        doubled = text.replace("'", "''")
+        return f"'{doubled}'"
+    return f'"{text}"'
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
