@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging import utils
+from packaging import requirements, utils
 
 from envd import rewriting
 from envd.errors import EnvdError, ModelInvalidError, RequestInvalidError
@@ -225,7 +225,8 @@ def _agree(constraint: str, text: str) -> bool:
 
 
 def _specifier(text: str) -> str:
-    return str(_parsed(text).specifier)
+    bare, _ = requirement.without_hashes(text)
+    return str(requirements.Requirement(requirement.modern(bare)).specifier)
 
 
 def _parsed(text: str) -> Requirement:

@@ -111,8 +111,11 @@ class Lists:
                 yield from (Spot(found, place) for place in range(len(found.lines)))
 
     def end_of(self, root: Listing) -> Listing:
-        """Return the list that what is added to *root* belongs into: one it includes, else it."""
-        for line in root.lines:
+        """Return the list that what is added to *root* belongs into.
+
+        That is the file that a list of a YAML file includes, else the list itself.
+        """
+        for line in root.lines if root.key else ():
             found = self._listing(root.included(line.include), "") if line.include else None
             if found:
                 return found
@@ -207,6 +210,11 @@ def _section(text: str, node: yaml.SequenceNode, added: Sequence[str]) -> Edit:
     has_pip = any(re.match(r"pip\b(?!-)", one) for one in names)
     new_line, indent = line_end(text), " " * node.start_mark.column
     entries = "".join(f"{new_line}{indent}  - {one}" for one in added)
+    keys = (one.value[0][0] for one in node.value if isinstance(one, yaml.MappingNode))
+    if key := next((one for one in keys if one.value == "pip"), None):
+        # It is there, and empty.
+        place = key.end_mark.index + 1
+        return Edit(place, place, entries)
     return append_edit(text, node, [*([] if has_pip else ["pip"]), f"pip:{entries}"])
 
 

@@ -117,8 +117,12 @@ def _addition(text: str, added: Sequence[str], new_line: str) -> Edit:
     # Options come first, but constraints last.
     constrain = [one.first for one in spots if one.line.constrain]
     place = _after_remarks(text, asked[-1].last) if asked else min(constrain, default=len(text))
-    lead = "" if place == 0 or text[:place].endswith(("\n", "\r")) else new_line
+    before = text[:place]
+    lead = "" if place == 0 or before.endswith(("\n", "\r")) else new_line
     trail = new_line if place < len(text) or not lead else ""
+    if before.rstrip("\r\n").endswith("\\") and place == len(text):
+        # The last line is continued by nothing.
+        lead += new_line
     return Edit(place, place, lead + new_line.join(added) + trail)
 
 
