@@ -169,7 +169,10 @@ def _spot(pending: Sequence[tuple[int, str]], number: int) -> _Spot | None:
     indent = len(contents[0]) - len(contents[0].lstrip())
     said = COMMENT.sub("", contents[-1]).rstrip()
     comment = contents[-1][len(said) :].strip()
-    end = last_start + max(len(said), 0 if len(pending) > 1 else indent)
+    end = last_start + len(said)
+    if not said and len(pending) > 1:
+        # What is left of the last is a line of its own.
+        end = pending[-2][0] + len(contents[-2])
     return _Spot(
         line(number, whole),
         first + indent,
