@@ -24,6 +24,7 @@ _VERBS = {
     "dockerfile": "Write what an image of models is built from.",
     "build-image": "Build an image that serves models.",
     "lock": "Lock what a model depends on.",
+    "check": "See whether a model does what it was logged for, and what it lacks.",
     "requirements": "Show and edit what models ask for.",
     "migrate": "Name conda-forge in the files of models.",
     "explain": "Explain the environment of a model, or why two differ.",

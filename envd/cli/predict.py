@@ -92,7 +92,8 @@ def command(
         message = "with --stream every line is JSON already; leave out --json"
         raise click.UsageError(message)
     engine = place.engine()
-    given = Input(_read(source), _TYPES[kind or _kind_of(source)], params, model_config)
+    content_type = _TYPES[kind] if kind else content_type_of(source)
+    given = Input(read(source), content_type, params, model_config)
     wanted = Wanted(names.model(model), **terms)
     with Progress() as progress:
         if is_stream:
@@ -108,7 +109,8 @@ def command(
         _say(answer)
 
 
-def _read(source: str) -> bytes:
+def read(source: str) -> bytes:
+    """Return the input that *source* is: a file, or `-` for standard input."""
     if source == "-":
         if sys.stdin.isatty():
             click.echo("reading the input from the terminal; end it with Ctrl-D", err=True)
@@ -120,9 +122,9 @@ def _read(source: str) -> bytes:
         raise click.UsageError(message) from error
 
 
-def _kind_of(source: str) -> str:
-    suffix = source.rpartition(".")[2]
-    return suffix if suffix in _TYPES else "json"
+def content_type_of(source: str) -> str:
+    """Return what the file *source* holds, by its name."""
+    return _TYPES.get(source.rpartition(".")[2], _TYPES["json"])
 
 
 def _document(answer: Predicted) -> bytes:

@@ -161,7 +161,7 @@ def _show(place: Place, models: tuple[str, ...], is_json: bool) -> None:  # noqa
       envctl requirements show -m ./models --json | jq '.[] | select(.disagreements != [])'
     """
     settings = place.settings()
-    found = [_shown(model) for one in models for model in _local(one, ("show",), settings)]
+    found = [_shown(model) for one in models for model in local(one, ("show",), settings)]
     if is_json:
         click.echo(json.dumps(found, indent=1))
     for one in () if is_json else found:
@@ -187,7 +187,7 @@ def _edit(
 ) -> None:
     settings = place.settings()
     found = []
-    for model in [model for one in models for model in _local(one, asked, settings)]:
+    for model in [model for one in models for model in local(one, asked, settings)]:
         found.append(_edited(model, wanted, dry_run=dry_run))
         if not is_json:
             _say(found[-1])
@@ -197,7 +197,7 @@ def _edit(
         sys.exit(_FAILED)
 
 
-def _local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
+def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
     """Return the directories that *name* stands for: a model, a folder of them, a served name."""
     from envd.errors import RequestInvalidError  # noqa: PLC0415
     from envd.model import location, naming  # noqa: PLC0415

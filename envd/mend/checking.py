@@ -1,0 +1,266 @@
+"""Checks whether a model does what it was logged for, in the environment that it asks for.
+
+MLflow leaves that to whoever calls `mlflow.models.predict` (its page on dependencies). Nothing
+is installed or run here: who checks brings what builds environments and asks workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from envd.errors import Blame, EnvdError, ModelInvalidError, ModelNotFoundError
+from envd.mend import code, installed
+from envd.mend.diagnosis import diagnose
+from envd.mend.failures import About, Diagnosis, Failure
+from envd.mend.report import Report, State, Step, is_same, said
+from envd.model import Model, example, files
+from envd.spec import flavors
+
+# What MLflow does not keep, who logs a model may: what it answered to its own example.
+_ANSWER = "output_example.json"
+_JSON = "application/json"
+# No model is asked it: a worker refuses it once the model is loaded.
+_NOTHING = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A ready environment: the versions by the names of what is installed, and what was asked."""
+
+    id: str
+    prefix: Path
+    python: str
+    versions: dict[str, str]
+    asked: tuple[str, ...] = ()
+
+
+class Trial(Protocol):
+    """What builds the environment of the model that is checked, and asks it there."""
+
+    def build(self, override: Sequence[str]) -> Built:
+        """Return its environment with *override* in it.
+
+        Raises:
+            EnvdError: it cannot be built.
+        """
+
+    def ask(self, override: Sequence[str], payload: bytes, content_type: str) -> bytes:
+        """Return what it answers there.
+
+        Raises:
+            EnvdError: it does not.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked: a model, called `name`, with an input and the answer to it.
+
+    Without a `payload` it is only loaded, and without an `answer` any will do.
+    """
+
+    name: str
+    model: Model
+    payload: bytes | None = None
+    content_type: str = _JSON
+    answer: Any = None
+    only_loads: bool = False
+
+    @classmethod
+    def of(cls, name: str, model: Model, **given: Any) -> Subject:
+        """Return *model* with its own example, unless another input is *given*."""
+        if given.get("payload") is not None or given.get("only_loads"):
+            return cls(name, model, **given)
+        text = example.read(model)
+        own = _own_answer(model) if text else None
+        answer = given.pop("answer", None)
+        return cls(
+            name,
+            model,
+            **{**given, "payload": text.encode() if text else None},
+            answer=own if answer is None else answer,
+        )
+
+
+def _own_answer(model: Model) -> Any:
+    if not files.exists(model.path, _ANSWER):
+        return None
+    try:
+        return json.loads(files.read_text(model.path, _ANSWER))
+    except (ValueError, RecursionError) as error:
+        message = f"`{model.path / _ANSWER}` is not JSON: {error}"
+        raise ModelInvalidError(message, model=model.path, path=_ANSWER) from error
+
+
+def check(subject: Subject, trial: Trial, override: Sequence[str] = ()) -> Report:
+    """Check *subject* with *override* in the place of requirements of its own."""
+    return _Check(subject, trial, tuple(override)).report()
+
+
+class _Check:
+    def __init__(self, subject: Subject, trial: Trial, override: tuple[str, ...]) -> None:
+        self._subject, self._trial, self._override = subject, trial, override
+        self._steps: list[Step] = []
+        self._about = _about(subject.model)
+
+    def report(self) -> Report:
+        """Take one step after the other, as far as one can go."""
+        built = self._environment()
+        answer = ""
+        if built:
+            self._about = dataclasses.replace(
+                self._about, installed=built.versions, python=built.python
+            )
+            self._read("dependencies", lambda: self._conflicts(built))
+            self._read("code", lambda: self._code(built))
+            answer = self._predicted()
+        return Report(
+            self._subject.name,
+            self._override,
+            built.id if built else "",
+            tuple(self._steps),
+            answer,
+            tuple(sorted(built.versions.items())) if built else (),
+        )
+
+    def _environment(self) -> Built | None:
+        try:
+            built = self._trial.build(self._override)
+        except EnvdError as error:
+            self._failed("environment", error)
+            return None
+        self._add("environment", State.OK, f"Python {built.python}, {len(built.versions)} packages")
+        return built
+
+    def _failed(self, name: str, error: EnvdError) -> None:
+        is_models = error.blame is Blame.SPEC and not isinstance(error, ModelNotFoundError)
+        found = Diagnosis(error.reason, error.message, "see what it says")
+        state = State.TROUBLE if is_models else State.UNKNOWN
+        self._add(name, state, error.message, (found,))
+
+    def _read(self, name: str, look: Callable[[], Sequence[Diagnosis]]) -> None:
+        """Take a step that only reads files."""
+        try:
+            found = tuple(look())
+        except (OSError, EnvdError) as error:
+            self._add(name, State.UNKNOWN, f"it cannot be read: {error}")
+            return
+        self._add(name, State.TROUBLE if found else State.OK, said(found), found)
+
+    def _conflicts(self, built: Built) -> list[Diagnosis]:
+        there = installed.read(built.prefix)
+        return [
+            Diagnosis(
+                "DEPENDENCY_CONFLICT",
+                one.message,
+                f"ask for versions of both that fit, as `{one.requirement.partition(';')[0]}`",
+                one.distribution.name,
+            )
+            for one in installed.conflicts(there, built.python, built.asked)
+        ]
+
+    def _code(self, built: Built) -> list[Diagnosis]:
+        found = []
+        for one in code.missing(self._subject.model, built.prefix):
+            if not one.is_certain:
+                continue
+            text = f"No module named '{one.module}'"
+            module = one.module.partition(".")[0]
+            place = f'  File "/{one.file}", line {one.line}, in <module>\n'
+            failure = Failure("IMPORT_FAILED", text, "load", module, traceback=place + text)
+            found.append(diagnose(failure, self._about))
+        return found
+
+    def _predicted(self) -> str:
+        """Have it loaded and asked, and return its answer."""
+        subject = self._subject
+        payload = None if subject.only_loads else subject.payload
+        try:
+            given = _NOTHING if payload is None else payload
+            answer = self._trial.ask(self._override, given, subject.content_type)
+        except EnvdError as error:
+            self._refused(error, is_asked=payload is not None)
+            return ""
+        self._add("load", State.OK)
+        text = answer.decode(errors="replace")
+        self._add("predict", State.OK)
+        self._compare(text)
+        return text
+
+    def _refused(self, error: EnvdError, *, is_asked: bool) -> None:
+        if error.metadata.get("stage") != "load":
+            self._add("load", State.OK)
+        elif not _is_models(error):
+            self._failed("load", error)
+            return
+        if error.reason == "PAYLOAD_INVALID" and not is_asked:
+            self._skip()
+            return
+        name = "load" if error.metadata.get("stage") == "load" else "predict"
+        if not _is_models(error):
+            self._failed(name, error)
+            return
+        found = (diagnose(Failure.of(error), self._about),)
+        self._add(name, State.TROUBLE, said(found), found)
+
+    def _skip(self) -> None:
+        if self._subject.only_loads:
+            self._add("predict", State.SKIPPED, "not asked for")
+            return
+        message = (
+            "the model has no input example, so that it was only loaded: give an input with -i, "
+            "or --only-load"
+        )
+        self._add("predict", State.UNKNOWN, message)
+
+    def _compare(self, text: str) -> None:
+        expected = self._subject.answer
+        if expected is None:
+            self._add("answer", State.SKIPPED, "what it answered when it was logged is not known")
+            return
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = text
+        if is_same(expected, found):
+            self._add("answer", State.OK)
+            return
+        message = f"it answers {_short(found)}, and was to answer {_short(expected)}"
+        advice = "ask for the versions that it was made with"
+        found = Diagnosis("ANSWER_DIFFERS", message, advice)
+        self._add("answer", State.TROUBLE, said((found,)), (found,))
+
+    def _add(
+        self, name: str, state: State, message: str = "", found: tuple[Diagnosis, ...] = ()
+    ) -> None:
+        self._steps.append(Step(name, state, message, found))
+
+
+_SHORT = 200
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
+
+
+def _is_models(error: EnvdError) -> bool:
+    """Whether the model is at fault, and not this machine or whoever checks."""
+    return error.blame is Blame.SPEC or error.reason in {
+        "MODEL_RAISED", "PAYLOAD_INVALID", "WORKER_DIED",
+    }  # fmt: skip
+
+
+def _about(model: Model) -> About:
+    pins = flavors.requirements(model)
+    return About(
+        recorded={one.name: one.pin for one in pins if one.pin},
+        logged=model.python_version or "",
+        loader=model.loader_module,
+        code=model.code or "",
+    )

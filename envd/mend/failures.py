@@ -1,0 +1,111 @@
+"""How a model failed, what is known of it then, and what that comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from packaging import utils
+from packaging.version import Version
+
+from envd.errors import EnvdError
+
+_LINE = re.compile(r'^  File "(?P<file>[^"]+)", line \d+, in ', re.MULTILINE)
+_NO_MODULE = re.compile(r"No module named '?(?P<module>[A-Za-z_][\w.]*)'?")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a model failed: what its worker said, or what became of that.
+
+    `stage` is `load` where it was being loaded. `exception` is the name of what was raised.
+    """
+
+    reason: str
+    message: str
+    stage: str = ""
+    module: str = ""
+    exception: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: EnvdError) -> Failure:
+        """Return the failure that *error* tells of."""
+        about = error.metadata
+        return cls(
+            error.reason,
+            error.message,
+            about.get("stage", ""),
+            about.get("module", ""),
+            about.get("exception", ""),
+            about.get("traceback", ""),
+        )
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return f"{self.message}\n{self.traceback}"
+
+    @property
+    def missing(self) -> str:
+        """The module that was not found, with its package; empty if that was not it."""
+        # The last is that of the exception itself, where others were the cause of it.
+        found = _NO_MODULE.findall(self.traceback) or _NO_MODULE.findall(self.message)
+        if self.reason == "IMPORT_FAILED":
+            own = [one for one in found if one.partition(".")[0] == self.module]
+            return own[-1] if own else self.module
+        is_import = self.exception in {"ModuleNotFoundError", "ImportError"}
+        return found[-1] if found and is_import else ""
+
+    @property
+    def importer(self) -> str:
+        """The file whose import, or whose unpickling, failed."""
+        files = [one["file"] for one in _LINE.finditer(self.traceback)]
+        own = [one for one in files if "importlib" not in one]
+        return own[-1] if own else ""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of the model and the environment in which it failed.
+
+    `installed` and `recorded` are versions by the normalized names of distributions: those in
+    the environment, and those that the model says it was made with. `logged` is the Python
+    that it was made with, `python` that of the environment. `loader` is its loader module.
+    """
+
+    installed: Mapping[str, str] = field(default_factory=dict)
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
+    logged: str = ""
+    loader: str = ""
+    code: str = ""
+
+    def version(self, distribution: str) -> str:
+        """Return the version of *distribution* that is installed, empty if none is."""
+        return self.installed.get(utils.canonicalize_name(distribution), "")
+
+    def wanted(self, distribution: str) -> str:
+        """Return the requirement for the version it was made with, if another is there."""
+        version = self.recorded.get(utils.canonicalize_name(distribution), "")
+        here = self.version(distribution)
+        if not version or (here and Version(here) == Version(version)):
+            return ""
+        return f"{distribution}=={version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a model lacks.
+
+    A `remedy` is a requirement that supplies it without a doubt; `candidates` are distributions
+    that may. The `subject` is what is missing: a module, a library, a file.
+    """
+
+    code: str
+    message: str
+    advice: str
+    subject: str = ""
+    remedy: str = ""
+    candidates: tuple[str, ...] = ()
