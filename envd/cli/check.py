@@ -77,12 +77,20 @@ def command(
       envctl check -m ./model --fix --yes my-company-lib --write
       envctl check -m models:/iris@champion --json
     """
+    from envd import plain  # noqa: PLC0415
+    from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import fixing  # noqa: PLC0415
     from envd.mend.checking import check  # noqa: PLC0415
 
     _must_fit(source, fixes=fixes, yes=yes, write=write, only_load=only_load)
     engine, name = place.engine(), names.model(model)
-    subject = _subject(engine, name, source, expect, only_load=only_load)
+    try:
+        subject = _subject(engine, name, source, expect, only_load=only_load)
+    except EnvdError as error:
+        if error.reason in {"MODEL_INVALID", "DAEMON_UNREACHABLE"}:
+            raise
+        click.echo(f"envctl: cannot check {plain.printable(model)}: {error.message}", err=True)
+        sys.exit(_STATUS["unchecked"])
     override = terms["override"]
     if not fixes:
         report = check(subject, _Trial(engine, name, terms["env_manager"]), override)

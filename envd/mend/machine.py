@@ -45,9 +45,7 @@ _ILLEGAL = "SIGILL"
 
 def package_of(library: str) -> str:
     """Return the Debian package that has *library*, empty where that is not known."""
-    known = _packages()
-    # Another version of the same may be in a package of another number.
-    return known.get(library) or known.get(library.partition(".so")[0] + ".so", "")
+    return _packages().get(library, "")
 
 
 @cache
