@@ -37,8 +37,9 @@ _NETWORK = re.compile(
     r"|Max retries exceeded|couldn't connect to 'https?://|getaddrinfo failed|Connection refused"
 )
 _DATA = re.compile(
-    r"\[E050\] Can't find model '(?P<spacy>[\w-]+)'|Resource \S*?(?P<nltk>\w+)\S* not found"
+    r"\[E050\] Can't find model '(?P<spacy>[\w-]+)'|Resource (?P<nltk>[\w-]+) not found"
 )
+_STYLE = re.compile(r"\x1b\[[\d;]*m")
 _VARIABLE = re.compile(r"KeyError: '(?P<name>[A-Z][A-Z0-9_]+)'\s*$")
 _ILLEGAL = "SIGILL"
 
@@ -114,7 +115,7 @@ def _java(failure: Failure, _: About) -> Diagnosis | None:
 
 
 def _data(failure: Failure, _: About) -> Diagnosis | None:
-    found = _DATA.search(failure.text)
+    found = _DATA.search(_STYLE.sub("", failure.text))
     if not found:
         return None
     name = found["spacy"] or found["nltk"]
