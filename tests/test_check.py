@@ -252,6 +252,12 @@ def test_nothing_is_installed_because_of_its_name(bench: Bench) -> None:
     assert (found["verdict"], found["added"]) == ("trouble", [])
     assert (wrong["verdict"], codes(wrong)) == ("trouble", [("CODE_MISSING", "obscure")])
     assert (right["verdict"], right["added"]) == ("ok", ["my-lib==1.0"])
+    # It is there now for others to see, and is not taken all the same.
+    again = bench.check(path, "--fix")
+    assert again["added"] == []
+    assert again["findings"][0]["candidates"] == ["my-lib"]  # type: ignore[index]
+    shown = bench.envctl("check", "-m", path)
+    assert "`obscure` may come from my-lib: if so, --fix --yes with its name" in shown.stderr
 
 
 def test_what_a_newer_version_has_no_more_is_had_by_an_older(bench: Bench) -> None:

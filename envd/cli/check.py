@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -92,8 +93,9 @@ def command(
         click.echo(f"envctl: cannot check {plain.printable(model)}: {error.message}", err=True)
         sys.exit(_STATUS["unchecked"])
     override = terms["override"]
+    trial = _Trial(engine, name, terms["env_manager"], place.settings().root)
     if not fixes:
-        report = check(subject, _Trial(engine, name, terms["env_manager"]), override)
+        report = check(subject, trial, override)
         _tell(report.document(), is_json=is_json)
         sys.exit(_STATUS[report.verdict.value])
 
@@ -102,7 +104,6 @@ def command(
             found = report.findings[0] if report.findings else None
             click.echo(f"{found.message if found else ''}; trying with `{remedy}`", err=True)
 
-    trial = _Trial(engine, name, terms["env_manager"])
     fixed = fixing.fix(subject, trial, override, yes=yes, on_round=say)
     _end(place, name, subject, fixed, write=write, is_json=is_json)
 
@@ -142,8 +143,9 @@ def _subject(
 class _Trial:
     """Builds and asks by the daemon, or in this process."""
 
-    def __init__(self, engine: Engine, model: str, env_manager: str) -> None:
+    def __init__(self, engine: Engine, model: str, env_manager: str, root: Path) -> None:
         self._engine, self._model, self._env_manager = engine, model, env_manager
+        self._root = root
 
     def build(self, override: Sequence[str]) -> Built:
         """Build the environment of the model with *override*."""
@@ -177,6 +179,19 @@ class _Trial:
             given = Input(payload, content_type, None)
             return self._engine.predict(wanted, given, progress).payload
 
+    def bringing(self, module: str) -> tuple[str, ...]:
+        """Return the distributions of this root's environments that bring *module*."""
+        from envd.mend import installed  # noqa: PLC0415
+        from envd.store import Store  # noqa: PLC0415
+
+        store = Store(self._root)
+        found: dict[str, None] = {}
+        # They may go meanwhile, or be another user's.
+        with contextlib.suppress(OSError):
+            for one in filter(None, map(store.read, store.ids())):
+                found |= dict.fromkeys(installed.bringing(one.prefix, module))
+        return tuple(found)
+
 
 def _tell(found: Document, *, is_json: bool) -> None:
     if is_json:
@@ -190,7 +205,9 @@ def _tell(found: Document, *, is_json: bool) -> None:
         click.echo(f"{mark} {step['name']:<13} {message}".rstrip())
     for one in found["findings"]:
         if one["candidates"] and not one["remedy"]:
-            click.echo(f"candidates for {one['subject']}: {', '.join(one['candidates'])}", err=True)
+            named = ", ".join(one["candidates"])
+            message = f"`{one['subject']}` may come from {named}: if so, --fix --yes with its name"
+            click.echo(message, err=True)
 
 
 def _end(

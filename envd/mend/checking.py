@@ -56,6 +56,9 @@ class Trial(Protocol):
             EnvdError: it does not.
         """
 
+    def bringing(self, module: str) -> tuple[str, ...]:
+        """Return the distributions that are seen to bring *module* where it is installed here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -173,8 +176,16 @@ class _Check:
             module = one.module.partition(".")[0]
             place = f'  File "/{one.file}", line {one.line}, in <module>\n'
             failure = Failure("IMPORT_FAILED", text, "load", module, traceback=place + text)
-            found.append(diagnose(failure, self._about))
+            found.append(self._diagnosed(failure))
         return found
+
+    def _diagnosed(self, failure: Failure) -> Diagnosis:
+        """Return what a failure comes from, with what may bring a module that nobody knows."""
+        found = diagnose(failure, self._about)
+        is_unknown = found.code in {"MODULE_MISSING", "CODE_MISSING"} and not found.candidates
+        if found.remedy or not is_unknown or "." in found.subject:
+            return found
+        return dataclasses.replace(found, candidates=self._trial.bringing(found.subject))
 
     def _predicted(self) -> str:
         """Have it loaded and asked, and return its answer."""
@@ -205,7 +216,7 @@ class _Check:
         if not _is_models(error):
             self._failed(name, error)
             return
-        found = (diagnose(Failure.of(error), self._about),)
+        found = (self._diagnosed(Failure.of(error)),)
         self._add(name, State.TROUBLE, said(found), found)
 
     def _skip(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import platform
 import sys
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,36 @@ def _distribution(path: Path) -> Distribution | None:
     if not name or not version:
         return None
     return Distribution(name, version, tuple(head.get_all("Requires-Dist") or ()))
+
+
+def bringing(prefix: Path, module: str) -> tuple[str, ...]:
+    """Return the distributions in the environment at *prefix* that bring the top-level *module*.
+
+    By their record of what they installed: whatever they are called.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found: list[str] = []
+    for site in prefix.glob("lib/python3.*/site-packages"):
+        # Reading what everything installed takes a hundred times as long as looking for it.
+        if any(site.glob(f"{glob.escape(module)}*")):
+            infos = [one for one in sorted(site.glob("*.dist-info")) if _brings(one, module)]
+            known = (_distribution(one / "METADATA") for one in infos)
+            found += [one.name for one in known if one]
+    return tuple(found)
+
+
+def _brings(info: Path, module: str) -> bool:
+    record = info / "RECORD"
+    if not record.exists():
+        return False
+    with record.open(errors="replace") as lines:
+        return any(
+            line.startswith((f"{module}/", f"{module}.py,"))
+            or (line.startswith(f"{module}.") and ".so," in line)
+            for line in lines
+        )
 
 
 def conflicts(
