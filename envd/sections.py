@@ -182,6 +182,11 @@ class Models:
         "A folder of models that the daemon serves by their names, `NAME/VERSION/MLmodel` or "
         "`NAME/MLmodel`: the newest version, unless a request names another.",
     )
+    check: bool = setting(
+        default=False,
+        meaning="Whether a model that is loaded before anybody asks has to answer its own input "
+        "example first, as `envctl check` has it.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ class Served:
     preload: bool = setting(
         default=False, meaning="Build its environment and load it when the daemon starts."
     )
+    check: bool | None = setting(
+        None,
+        "Whether it has to answer its own input example before it counts as loaded; else as "
+        "`models.check`.",
+    )
     workers: CountOrAuto | None = setting(
         None, "How many workers it has while it is asked; else as `workers.per_model`."
     )

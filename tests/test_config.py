@@ -383,6 +383,7 @@ uri = "models:/wine@champion"
 env = { TOKEN = "s3cret", MODE = "" }
 env_file = "/run/secrets/wine"
 preload = true
+check = false
 workers = "auto"
 gpu = [0, "1"]
 batch = true
@@ -408,6 +409,7 @@ def test_a_model_has_a_name_in_short_or_with_a_table_of_its_own(tmp_path: Path) 
             env=Variables((("TOKEN", "s3cret"), ("MODE", ""))),
             env_file=Location("/run/secrets/wine"),
             preload=True,
+            check=False,
             workers="auto",
             gpu=Gpus("0,1"),
             batch=True,

@@ -88,6 +88,11 @@ class Served:
                     raise
                 return None
 
+    def workers(self) -> list[str]:
+        """Return the models that workers have loaded."""
+        with self.daemon.client() as client:
+            return [one.model for one in client.list_workers()]
+
     def frontend(self) -> Client:
         """Return a client that has the predict socket only."""
         socket = self.daemon.root / "predict.sock"
@@ -129,7 +134,25 @@ uri = "{folder}/broken"
 env_file = "{folder}/open"
 [models.gone]
 uri = "{folder}/gone"
+[models.lacking]
+uri = "{folder}/lacking"
+preload = true
+check = true
+[models.unchecked]
+uri = "{folder}/lacking"
+[models.another]
+uri = "{folder}/another"
+check = true
 """)
+    asked = "saved_input_example_info: {artifact_path: example.json}\n"
+    show(tiny, folder / "lacking", more=asked)
+    show(tiny, folder / "another", more=asked)
+    for name, body in (("lacking", "import bs4"), ("another", "return [1, 2]")):
+        module = folder / name / "code" / "tiny_loader.py"
+        module.write_text(
+            module.read_text().replace('if data == "raise":', f"{body}\n        if 0:")
+        )
+        (folder / name / "example.json").write_text('{"inputs": ["A"]}')
     root = folder / "root"
     settings = {**tiny.settings, **one_python(tools), "ENVD_CONFIG": str(file)}
     daemon = launch(root, home, **settings)
@@ -151,6 +174,27 @@ def test_what_is_preloaded_is_ready_before_anybody_asks(served: Served) -> None:
     assert served.health("models/lazy") == NOT_SERVING
     assert served.health("models/wine") is None
     assert served.health("") == SERVING
+
+
+def test_a_model_that_does_not_answer_its_own_example_is_not_ready(served: Served) -> None:
+    wait_for(lambda: served.get("lacking").state == api.Model.FAILED)
+    failure = served.get("lacking").failure
+    with served.daemon.client() as client:
+        # Nobody wants it checked there.
+        unchecked = client.load_model("unchecked")
+        well = client.load_model("another")
+        (served.folder / "another" / "output_example.json").write_text('{"predictions": [1, 3]}')
+        with pytest.raises(EnvdError) as caught:
+            client.load_model("another")
+
+    assert failure.reason == "MODEL_INVALID"
+    assert "does not answer its own input example" in failure.message
+    assert "`bs4` is not in its environment; `beautifulsoup4` brings it" in failure.message
+    assert served.health("models/lacking") == NOT_SERVING
+    assert (unchecked.state, well.state) == (api.Model.READY, api.Model.READY)
+    assert "otherwise than when it was logged" in str(caught.value)
+    assert served.health("models/another") == NOT_SERVING
+    assert not [one for one in served.workers() if "/another" in one]
 
 
 def test_workers_get_what_the_table_of_their_model_says(served: Served) -> None:
@@ -482,7 +526,9 @@ def test_alone_envctl_serves_the_models_of_its_settings(served: Served, tmp_path
     assert json.loads(answer.stdout)["predictions"][0] == {"API_KEY": "s3cret-key"}
     assert "note: the model reads `ABSENT_KEY`" in answer.stderr
     assert "refused with ***" in raised.stderr
-    assert [one["name"] for one in listed] == ["broken", "gone", "lazy", "open", "shown"]
+    assert [one["name"] for one in listed] == [
+        "another", "broken", "gone", "lacking", "lazy", "open", "shown", "unchecked"
+    ]  # fmt: skip
     assert {one["state"] for one in listed} == {"unloaded"}
     assert load.returncode == 3
     assert "no daemon runs" in load.stderr

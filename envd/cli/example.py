@@ -31,6 +31,7 @@ _SAMPLES: dict[str, Any] = {
     "uri": "/srv/models/chat",
     "env": {"MODE": "fast"},
     "env_file": "/etc/envd/chat.env",
+    "check": True,
     "workers": 2,
     "gpu": "0",
     "batch": True,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from envd.errors import Blame, EnvdError, ModelInvalidError, ModelNotFoundError
@@ -109,16 +110,14 @@ class _Check:
     def __init__(self, subject: Subject, trial: Trial, override: tuple[str, ...]) -> None:
         self._subject, self._trial, self._override = subject, trial, override
         self._steps: list[Step] = []
-        self._about = _about(subject.model)
+        self._about = about(subject.model)
 
     def report(self) -> Report:
         """Take one step after the other, as far as one can go."""
         built = self._environment()
         answer = ""
         if built:
-            self._about = dataclasses.replace(
-                self._about, installed=built.versions, python=built.python
-            )
+            self._about = about(self._subject.model, built.python, built.versions)
             self._read("dependencies", lambda: self._conflicts(built))
             self._read("code", lambda: self._code(built))
             answer = self._predicted()
@@ -267,9 +266,14 @@ def _is_models(error: EnvdError) -> bool:
     }  # fmt: skip
 
 
-def _about(model: Model) -> About:
+def about(
+    model: Model, python: str = "", versions: Mapping[str, str] = MappingProxyType({})
+) -> About:
+    """Return what is known of *model* in an environment with *python* and *versions*."""
     pins = flavors.requirements(model)
     return About(
+        installed=versions,
+        python=python,
         recorded={one.name: one.pin for one in pins if one.pin},
         logged=model.python_version or "",
         loader=model.loader_module,

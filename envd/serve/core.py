@@ -96,7 +96,7 @@ class Core:
             sandbox=self.sandbox,
         )
         self.models = ReadyModels(settings, self.store, self.builds, self.entries)
-        self.loading = Loading(self.models, self.pool, settings.models.repository)
+        self.loading = Loading(self.models, self.pool, settings.models)
         self.predicting = Predicting(
             self.models, self.pool, self.in_flight, settings.daemon.max_pause
         )

@@ -12,20 +12,23 @@ from pathlib import Path
 
 from envd_client.v1 import envd_pb2 as api
 
-from envd import messages
+from envd import messages, sections
 from envd.errors import (
+    Blame,
     BuildCancelledError,
     EnvdError,
     EnvironmentNotFoundError,
     InternalError,
+    ModelInvalidError,
     ModelNotFoundError,
     PermissionDeniedError,
     RequestInvalidError,
 )
-from envd.model import Model, repository
-from envd.run.pool import Pool
+from envd.mend import gate
+from envd.model import Model, example, repository
+from envd.run.pool import Pool, Request
 from envd.secrets import redact
-from envd.serve.models import ReadyModels, again
+from envd.serve.models import ReadyModel, ReadyModels, again
 from envd.serve.served import Entry, State
 from envd.served import Served, refused_name
 from envd.values import ModelUri
@@ -36,9 +39,10 @@ log = logging.getLogger(__name__)
 class Loading:
     """What is loaded into the workers of one daemon."""
 
-    def __init__(self, models: ReadyModels, pool: Pool, folder: str) -> None:
-        """Load nothing yet; *folder* is the repository folder, empty if there is none."""
-        self._folder = folder
+    def __init__(self, models: ReadyModels, pool: Pool, settings: sections.Models) -> None:
+        """Load nothing yet."""
+        self._folder = settings.repository
+        self._is_checked = settings.check
         self._models = models
         self._entries = models.entries
         self._pool = pool
@@ -211,12 +215,34 @@ class Loading:
         try:
             async with self._at_once:
                 await self._pool.load(ready.model, ready.environment, ready.serving)
+                if self._is_checked if entry.served.check is None else entry.served.check:
+                    await self._check(ready)
         except EnvironmentNotFoundError:
             self._models.forget(ready.model)
             raise
         except EnvdError as error:
             raise await self._models.failed(ready, error) from error
         await self._models.succeeded(ready)
+
+    async def _check(self, ready: ReadyModel) -> None:
+        """See that a model answers its own input example, if it has one."""
+        text = example.read(ready.model)
+        if text is None:
+            return
+        request = Request(text.encode(), "application/json", None)
+        model, environment = ready.model, ready.environment
+        try:
+            answer = await self._pool.predict(model, environment, request, ready.serving)
+            gate.must_be_expected(model, bytes(answer.payload))
+        except EnvironmentNotFoundError:
+            raise
+        except EnvdError as error:
+            self._pool.unload(model.path)
+            if isinstance(error, ModelInvalidError) or error.blame is Blame.TRANSIENT:
+                raise
+            versions = {one.name: one.version for one in environment.manifest.lock.artifacts}
+            python = environment.manifest.python.version
+            raise gate.refusal(model, python, versions, error) from error
 
     def _workers(self) -> Counter[str]:
         """Return how many workers have the model in each path loaded."""
