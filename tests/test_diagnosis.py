@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from envd.errors import ImportFailedError, ModelRaisedError, WorkerDiedError
@@ -209,3 +212,13 @@ def test_libraries_are_named_once_with_a_package() -> None:
     assert len({name for name, _ in lines}) == len(lines) > 60
     assert machine.package_of("libGL.so.1") == "libgl1"
     assert machine.package_of("libheard.so.1") == ""
+
+
+def test_the_page_says_what_each_code_means() -> None:
+    folder = Path(machine.__file__).parent
+    sources = "".join(one.read_text() for one in folder.glob("*.py"))
+    codes = set(re.findall(r'Diagnosis\(\s*"([A-Z_]+)"', sources))
+    page = (folder.parent.parent / "docs" / "dependencies.md").read_text()
+
+    assert len(codes) > 15
+    assert [one for one in sorted(codes) if f"`{one}`" not in page] == []
