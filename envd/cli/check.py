@@ -20,8 +20,8 @@ from envd.cli.terms import terms as with_terms
 if TYPE_CHECKING:
     from envd.cli.engine import Document, Engine
     from envd.mend.checking import Built, Subject
+    from envd.mend.failures import Diagnosis
     from envd.mend.fixing import Fixed
-    from envd.mend.report import Report
 
 _STATUS = {"ok": 0, "trouble": 1, "unchecked": 4}
 _MARKS = {"ok": "ok", "trouble": "FAILED", "unknown": "?", "skipped": "-"}
@@ -79,12 +79,16 @@ def command(
       envctl check -m models:/iris@champion --json
     """
     from envd import plain  # noqa: PLC0415
+    from envd.cli.requirements import local  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import fixing  # noqa: PLC0415
     from envd.mend.checking import check  # noqa: PLC0415
 
     _must_fit(source, fixes=fixes, yes=yes, write=write, only_load=only_load)
     engine, name = place.engine(), names.model(model)
+    if write:
+        # Else one would hear at the end that nothing can be written there.
+        local(name, ("add", "REQ"), place.settings())
     try:
         subject = _subject(engine, name, source, expect, only_load=only_load)
     except EnvdError as error:
@@ -99,10 +103,9 @@ def command(
         _tell(report.document(), is_json=is_json)
         sys.exit(_STATUS[report.verdict.value])
 
-    def say(report: Report, remedy: str) -> None:
+    def say(found: Diagnosis, remedy: str) -> None:
         if not is_json:
-            found = report.findings[0] if report.findings else None
-            click.echo(f"{found.message if found else ''}; trying with `{remedy}`", err=True)
+            click.echo(f"{plain.printable(found.message)}; trying with `{remedy}`", err=True)
 
     fixed = fixing.fix(subject, trial, override, yes=yes, on_round=say)
     _end(place, name, subject, fixed, write=write, is_json=is_json)
@@ -233,7 +236,11 @@ def _say_how(name: str, fixed: Fixed, written: list[str]) -> None:
     quoted = " ".join(shlex.quote(one) for one in fixed.requirements)
     listed = json.dumps(list(fixed.requirements))
     model = shlex.quote(names.shown(name))
-    how = "it predicts with" if fixed.is_fixed else "this helped, and not enough"
+    how = {
+        "ok": "it predicts with",
+        "trouble": "this helped, and not enough",
+        "unchecked": "this helped, and whether it is enough could not be checked",
+    }[fixed.report.verdict.value]
     click.echo(f"{how}:", err=True)
     click.echo(f"  envctl predict -m {model} {' '.join(options)}", err=True)
     if written:

@@ -198,7 +198,12 @@ def _edit(
 
 
 def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
-    """Return the directories that *name* stands for: a model, a folder of them, a served name."""
+    """Return the directories that *name* stands for: a model, a folder of them, a served name.
+
+    Raises:
+        RequestInvalidError: it lies elsewhere; what is *asked* for is in the way that is shown.
+        ModelNotFoundError: there is nothing there.
+    """
     from envd.errors import RequestInvalidError  # noqa: PLC0415
     from envd.model import location, naming  # noqa: PLC0415
 

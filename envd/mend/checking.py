@@ -25,6 +25,12 @@ from envd.spec import flavors
 # What MLflow does not keep, who logs a model may: what it answered to its own example.
 _ANSWER = "output_example.json"
 _JSON = "application/json"
+# What to do where there is no environment.
+_BUILDING = {
+    "SOLVE_FAILED": "change what it asks for (`envctl requirements`), or what it pins",
+    "INSTALL_FAILED": "read the log of the build (`envctl logs`)",
+    "PYTHON_UNAVAILABLE": "install that Python, or name another in its `python_env.yaml`",
+}
 # No model is asked it: a worker refuses it once the model is loaded.
 _NOTHING = b""
 
@@ -81,7 +87,7 @@ class Subject:
         if given.get("payload") is not None or given.get("only_loads"):
             return cls(name, model, **given)
         text = example.read(model)
-        own = _own_answer(model) if text else None
+        own = own_answer(model) if text else None
         answer = given.pop("answer", None)
         return cls(
             name,
@@ -91,7 +97,12 @@ class Subject:
         )
 
 
-def _own_answer(model: Model) -> Any:
+def own_answer(model: Model) -> Any:
+    """Return what *model* answered to its example when it was logged, None where nobody kept it.
+
+    Raises:
+        ModelInvalidError: it cannot be read.
+    """
     if not files.exists(model.path, _ANSWER):
         return None
     try:
@@ -141,7 +152,7 @@ class _Check:
 
     def _failed(self, name: str, error: EnvdError) -> None:
         is_models = error.blame is Blame.SPEC and not isinstance(error, ModelNotFoundError)
-        found = Diagnosis(error.reason, error.message, "see what it says")
+        found = Diagnosis(error.reason, error.message, _BUILDING.get(error.reason, ""))
         state = State.TROUBLE if is_models else State.UNKNOWN
         self._add(name, state, error.message, (found,))
 
@@ -169,8 +180,6 @@ class _Check:
     def _code(self, built: Built) -> list[Diagnosis]:
         found = []
         for one in code.missing(self._subject.model, built.prefix):
-            if not one.is_certain:
-                continue
             text = f"No module named '{one.module}'"
             module = one.module.partition(".")[0]
             place = f'  File "/{one.file}", line {one.line}, in <module>\n'

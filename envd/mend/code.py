@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envd.errors import ModelInvalidError
+from envd.mend.versions import SINCE, UNTIL
 from envd.model import Model, files
 
 _MAX_FILES = 2_000
@@ -17,19 +18,17 @@ _LEFT_OUT = {"__pycache__"}
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A module that a file of a model's code imports, and whether nothing runs without it.
-
-    What stands in a function, or in a `try`, may be left out by whoever wrote it.
-    """
+    """A module that a file of a model's code imports, where it is read from top to bottom."""
 
     module: str
     file: str
     line: int
-    is_certain: bool
 
 
 def missing(model: Model, prefix: Path) -> Iterator[Import]:
     """Yield what the code of *model* imports and neither it nor the environment *prefix* has.
+
+    What stands in a function, an `if` or a `try` may never be run, and does not count.
 
     Raises:
         ModelInvalidError: the code is very large or very deep.
@@ -37,11 +36,13 @@ def missing(model: Model, prefix: Path) -> Iterator[Import]:
     if model.code is None:
         return
     folder = files.inside(model.path, model.code)
-    own = {name.split("/")[0].removesuffix(".py") for name, _ in files.walk(
-        model.path, folder, _MAX_FILES, _LEFT_OUT)}  # fmt: skip
-    known = own | _installed(prefix) | sys.stdlib_module_names | set(sys.builtin_module_names)
+    names = [name for name, _ in files.walk(model.path, folder, _MAX_FILES, _LEFT_OUT)]
+    own = {name.split("/")[0].partition(".")[0] for name in names}
+    # Of a module that another Python has whoever loads the model tells more.
+    standard = {*sys.stdlib_module_names, *sys.builtin_module_names, *SINCE, *UNTIL}
+    known = own | standard | _installed(prefix)
     seen = set()
-    for name, _ in files.walk(model.path, folder, _MAX_FILES, _LEFT_OUT):
+    for name in names:
         for one in _imports(model, f"{model.code.rstrip('/')}/{name}"):
             if one.module.partition(".")[0] not in known and one.module not in seen:
                 seen.add(one.module)
@@ -51,7 +52,7 @@ def missing(model: Model, prefix: Path) -> Iterator[Import]:
 def _installed(prefix: Path) -> set[str]:
     """Return the names of the modules in the environment at *prefix*."""
     return {
-        entry.name.split(".")[0]
+        entry.name.partition(".")[0]
         for site in prefix.glob("lib/python3.*/site-packages")
         for entry in site.iterdir()
         if entry.suffix in {"", ".py", ".so", ".pyc"}
@@ -66,28 +67,8 @@ def _imports(model: Model, name: str) -> Iterator[Import]:
     except (SyntaxError, ValueError, RecursionError, ModelInvalidError):
         # It may be of another Python; whoever loads it tells.
         return
-    yield from _in(tree.body, name, is_certain=True)
-
-
-def _in(body: list[ast.stmt], name: str, *, is_certain: bool) -> Iterator[Import]:
-    for node in body:
+    for node in tree.body:
         if isinstance(node, ast.Import):
-            for one in node.names:
-                yield Import(one.name, name, node.lineno, is_certain)
-        elif isinstance(node, ast.ImportFrom):
-            if node.module and not node.level:
-                yield Import(node.module, name, node.lineno, is_certain)
-        elif not _is_for_types(node):
-            inner = is_certain and isinstance(node, ast.ClassDef)
-            for _, value in ast.iter_fields(node):
-                statements = value if isinstance(value, list) else []
-                yield from _in(
-                    [one for one in statements if isinstance(one, ast.stmt)],
-                    name,
-                    is_certain=inner,
-                )
-
-
-def _is_for_types(node: ast.stmt) -> bool:
-    """Whether it is `if TYPE_CHECKING:`, of which nothing is ever run."""
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+            yield from (Import(one.name, name, node.lineno) for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield Import(node.module, name, node.lineno)

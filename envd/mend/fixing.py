@@ -41,12 +41,12 @@ def fix(
     override: Sequence[str] = (),
     *,
     yes: Collection[str] = (),
-    on_round: Callable[[Report, str], None] = lambda _report, _remedy: None,
+    on_round: Callable[[Diagnosis, str], None] = lambda _found, _remedy: None,
 ) -> Fixed:
     """Check *subject*, put what it lacks there, and check it again, as often as it helps.
 
     Of distributions that are not known to bring a module those in *yes* may be taken. *on_round*
-    gets each report with what is put there after it.
+    gets what was found, and what is put there for it.
     """
     added: list[tuple[str, Diagnosis]] = []
     report = check(subject, trial, override)
@@ -55,7 +55,7 @@ def fix(
         found = next(_remedies(report, yes, taken), None)
         if found is None:
             break
-        on_round(report, found[0])
+        on_round(found[1], found[0])
         added.append(found)
         report = check(subject, trial, _with(override, added))
     pinned = _pinned(report, added)

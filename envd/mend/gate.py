@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from envd.errors import EnvdError, ModelInvalidError
-from envd.mend.checking import Subject, about
+from envd.mend.checking import about, own_answer
 from envd.mend.diagnosis import diagnose
 from envd.mend.failures import Failure
 from envd.mend.report import is_same
@@ -36,7 +36,7 @@ def must_be_expected(model: Model, answer: bytes) -> None:
     Raises:
         ModelInvalidError: it is another.
     """
-    expected = Subject.of("", model).answer
+    expected = own_answer(model)
     if expected is None or is_same(expected, json.loads(answer)):
         return
     message = (

@@ -111,4 +111,4 @@ def _is_number(value: Any) -> bool:
 
 def said(findings: Sequence[Diagnosis]) -> str:
     """Return what was found as one sentence."""
-    return "; ".join(f"{one.message}: {one.advice}" for one in findings)
+    return "; ".join(": ".join(filter(None, (one.message, one.advice))) for one in findings)

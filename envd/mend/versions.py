@@ -17,8 +17,8 @@ _SYNTAX = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<line>\d+)\n.*?\n?SyntaxError: (?P<why>.*)', re.DOTALL
 )
 # Modules of the standard library, and the versions of Python that have them.
-_SINCE = {"tomllib": "3.11", "graphlib": "3.9", "zoneinfo": "3.9"}
-_UNTIL = {
+SINCE = {"tomllib": "3.11", "graphlib": "3.9", "zoneinfo": "3.9"}
+UNTIL = {
     "_bootlocale": "3.9", "asynchat": "3.11", "asyncore": "3.11", "binhex": "3.10", "cgi": "3.12",
     "distutils": "3.11", "formatter": "3.9", "imghdr": "3.12", "imp": "3.11", "parser": "3.9",
     "pipes": "3.12", "smtpd": "3.11", "symbol": "3.9", "telnetlib": "3.12",
@@ -63,8 +63,8 @@ def _minor(version: str) -> str:
 def _other_python(failure: Failure, about: About) -> Diagnosis | None:
     here, there = _minor(about.python), _minor(about.logged)
     module = failure.missing.partition(".")[0]
-    if module in _SINCE or module in _UNTIL:
-        have = f"{_SINCE[module]} and later" if module in _SINCE else f"up to {_UNTIL[module]}"
+    if module in SINCE or module in UNTIL:
+        have = f"{SINCE[module]} and later" if module in SINCE else f"up to {UNTIL[module]}"
         message = f"`{module}` is a module of Python {have}, and this is {here}"
         return Diagnosis("PYTHON_DIFFERS", message, _python_advice(here, there), module)
     if _OLD_COLLECTIONS.search(failure.text):
@@ -75,9 +75,8 @@ def _other_python(failure: Failure, about: About) -> Diagnosis | None:
             f"`{found['file']}`, line {found['line']}, is no Python {here}: {found['why'].strip()}"
         )
         return Diagnosis("PYTHON_DIFFERS", message, _python_advice(here, there), found["file"])
-    if _BYTECODE.search(failure.text) or (
-        failure.reason == "WORKER_DIED" and here and there and here != there
-    ):
+    has_crashed = failure.reason == "WORKER_DIED" and "SIGSEGV" in failure.message
+    if _BYTECODE.search(failure.text) or (has_crashed and there and here != there):
         made = f"made by Python {there}" if there and there != here else "made by another Python"
         message = f"the model holds code {made}, which Python {here} does not read"
         return Diagnosis("PYTHON_DIFFERS", message, _python_advice(here, there), f"python {there}")

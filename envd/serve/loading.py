@@ -24,7 +24,6 @@ from envd.errors import (
     PermissionDeniedError,
     RequestInvalidError,
 )
-from envd.mend import gate
 from envd.model import Model, example, repository
 from envd.run.pool import Pool, Request
 from envd.secrets import redact
@@ -226,6 +225,8 @@ class Loading:
 
     async def _check(self, ready: ReadyModel) -> None:
         """See that a model answers its own input example, if it has one."""
+        from envd.mend import gate  # noqa: PLC0415 (few daemons need all that tells why not)
+
         text = example.read(ready.model)
         if text is None:
             return
