@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from envd.mend import installed, report
+from envd.mend import installed, made_up, report
 from envd.mend.fixing import _exact
+from envd.model import read
 from tests.conftest import Envctl, environment, launch, stop
 from tests.tiny import ECHO, Tiny, wheel
 
@@ -198,6 +199,59 @@ def test_an_input_and_an_answer_may_be_given(bench: Bench, tmp_path: Path) -> No
     assert codes(refused) == [("INPUT_REFUSED", "")]
     other = bench.check(path, "-i", tmp_path / "in.json", "--expect", tmp_path / "out.json")
     assert codes(other) == [("ANSWER_DIFFERS", "")]
+
+
+def signed(path: Path, *columns: dict[str, object]) -> Path:
+    """Give a model a signature with *columns*."""
+    with (path / "MLmodel").open("a") as file:
+        file.write(f"signature: {{inputs: '{json.dumps(columns)}'}}\n")
+    return path
+
+
+def test_a_model_without_an_example_is_asked_what_its_signature_says(bench: Bench) -> None:
+    column = {"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1, 2]}}
+    well = signed(bench.model("signed", example=""), column)
+    lacking = signed(bench.model("lacking", "        import bs4", example=""), column)
+    picky = signed(bench.model("picky", RAISES.format("ValueError(data)"), example=""), column)
+
+    assert bench.check(well)["answer"] == {"predictions": ["2.0", [[1, 1]]]}
+    assert codes(bench.check(lacking)) == [("MODULE_MISSING", "bs4")]
+    # That may be the input's fault.
+    assert (bench.check(picky)["verdict"], codes(bench.check(picky))) == ("unchecked", [])
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (
+            [{"name": "x", "type": "double"}, {"name": "s", "type": "string", "required": False}],
+            {"dataframe_split": {"columns": ["x", "s"], "data": [[1.0, "a"]]}},
+        ),
+        (
+            [{"name": "t", "type": "tensor", "tensor-spec": {"dtype": "bool", "shape": [-1]}}],
+            {"inputs": {"t": [True]}},
+        ),
+        ([{"type": "array", "items": {"type": "long", "required": True}}], {"inputs": [[1]]}),
+        (
+            [{"name": "o", "type": "object", "properties": {"a": {"type": "boolean"}}}],
+            {"dataframe_split": {"columns": ["o"], "data": [[{"a": True}]]}},
+        ),
+        ([{"type": "tensor", "tensor-spec": {"dtype": "f", "shape": [9999, 9999]}}], None),
+        ([{"type": "unheard"}], None),
+        ([{"type": "double"}, {"type": "double"}], None),
+        ([], None),
+        ([{"type": "array", "items": 1}], None),
+        ([{"type": "tensor"}], None),
+    ],
+)
+def test_an_input_is_made_up_by_the_signature(
+    tmp_path: Path, tiny: Tiny, columns: list[dict[str, object]], expected: object
+) -> None:
+    path = signed(tiny.model(tmp_path / "m"), *columns)
+
+    found = made_up.payload(read(path))
+
+    assert (None if found is None else json.loads(found)) == expected
 
 
 def test_fix_puts_there_what_is_known_until_the_model_predicts(bench: Bench) -> None:

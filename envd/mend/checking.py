@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from envd.errors import Blame, EnvdError, ModelInvalidError, ModelNotFoundError
-from envd.mend import code, installed
+from envd.mend import code, installed, made_up
 from envd.mend.diagnosis import diagnose
 from envd.mend.failures import About, Diagnosis, Failure
 from envd.mend.report import Report, State, Step, is_same, said
@@ -25,6 +25,11 @@ from envd.spec import flavors
 # What MLflow does not keep, who logs a model may: what it answered to its own example.
 _ANSWER = "output_example.json"
 _JSON = "application/json"
+_MADE_UP = "an input made up by its signature"
+# They may be the input's fault.
+_OF_INPUTS = {"INPUT_REFUSED", "MODEL_FAILS"}
+# They are installed for building, at versions that nothing else is chosen by.
+_BUILD_TOOLS = {"pip", "setuptools", "wheel"}
 # What to do where there is no environment.
 _BUILDING = {
     "SOLVE_FAILED": "change what it asks for (`envctl requirements`), or what it pins",
@@ -71,7 +76,8 @@ class Trial(Protocol):
 class Subject:
     """What is checked: a model, called `name`, with an input and the answer to it.
 
-    Without a `payload` it is only loaded, and without an `answer` any will do.
+    Without a `payload` it is only loaded, and without an `answer` any will do. An input that
+    `is_made_up` says something only where it fails for want of something else.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Subject:
     content_type: str = _JSON
     answer: Any = None
     only_loads: bool = False
+    is_made_up: bool = False
 
     @classmethod
     def of(cls, name: str, model: Model, **given: Any) -> Subject:
@@ -88,12 +95,14 @@ class Subject:
             return cls(name, model, **given)
         text = example.read(model)
         own = own_answer(model) if text else None
-        answer = given.pop("answer", None)
+        payload = text.encode() if text else made_up.payload(model)
+        answer = given.get("answer")
         return cls(
             name,
             model,
-            **{**given, "payload": text.encode() if text else None},
+            payload,
             answer=own if answer is None else answer,
+            is_made_up=text is None and payload is not None,
         )
 
 
@@ -175,6 +184,7 @@ class _Check:
                 one.distribution.name,
             )
             for one in installed.conflicts(there, built.python, built.asked)
+            if one.distribution.name not in _BUILD_TOOLS
         ]
 
     def _code(self, built: Built) -> list[Diagnosis]:
@@ -207,7 +217,7 @@ class _Check:
             return ""
         self._add("load", State.OK)
         text = answer.decode(errors="replace")
-        self._add("predict", State.OK)
+        self._add("predict", State.OK, _MADE_UP if self._subject.is_made_up else "")
         self._compare(text)
         return text
 
@@ -225,6 +235,10 @@ class _Check:
             self._failed(name, error)
             return
         found = (self._diagnosed(Failure.of(error)),)
+        if name == "predict" and self._subject.is_made_up and found[0].code in _OF_INPUTS:
+            message = f"{_MADE_UP} was not answered ({found[0].message}): give one with -i"
+            self._add(name, State.UNKNOWN, message)
+            return
         self._add(name, State.TROUBLE, said(found), found)
 
     def _skip(self) -> None:
@@ -232,8 +246,8 @@ class _Check:
             self._add("predict", State.SKIPPED, "not asked for")
             return
         message = (
-            "the model has no input example, so that it was only loaded: give an input with -i, "
-            "or --only-load"
+            "the model has no input example, and no signature to make one up by, so that it was "
+            "only loaded: give an input with -i, or --only-load"
         )
         self._add("predict", State.UNKNOWN, message)
 

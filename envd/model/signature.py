@@ -54,13 +54,14 @@ class Signature:
 
 def of(model: Model) -> Signature:
     """Return what the signature of *model* says; what cannot be read says nothing."""
-    inputs, outputs = (_columns(model, part) for part in ("inputs", "outputs"))
+    inputs, outputs = (columns(model, part) for part in ("inputs", "outputs"))
     return Signature(
         tuple(_specs(inputs, "input-")), tuple(_specs(outputs, "output-")), _whole(inputs)
     )
 
 
-def _columns(model: Model, part: str) -> list[Mapping[str, Any]]:
+def columns(model: Model, part: str) -> list[Mapping[str, Any]]:
+    """Return the *part* of a signature, `inputs` or `outputs`, as MLflow has it; none if unread."""
     whole = model.signature
     text = whole.get(part) if isinstance(whole, dict) else None
     try:
