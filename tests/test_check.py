@@ -16,7 +16,7 @@ from envd.mend import installed, made_up, report
 from envd.mend.fixing import _exact
 from envd.model import read
 from tests.conftest import Envctl, environment, launch, stop
-from tests.tiny import ECHO, Tiny, wheel
+from tests.tiny import ECHO, Tiny, sdist, wheel
 
 ASKS = '{"inputs": [1, 2]}'
 
@@ -304,6 +304,8 @@ def test_nothing_is_installed_because_of_its_name(bench: Bench) -> None:
     right = bench.check(path, "--fix", "--yes", "my-lib")
 
     assert (found["verdict"], found["added"]) == ("trouble", [])
+    # The index has one of that name, which nobody has said is meant.
+    assert found["findings"][0]["candidates"] == ["obscure"]  # type: ignore[index]
     assert (wrong["verdict"], codes(wrong)) == ("trouble", [("CODE_MISSING", "obscure")])
     assert (right["verdict"], right["added"]) == ("ok", ["my-lib==1.0"])
     # It is there now for others to see, and is not taken all the same.
@@ -311,7 +313,17 @@ def test_nothing_is_installed_because_of_its_name(bench: Bench) -> None:
     assert again["added"] == []
     assert again["findings"][0]["candidates"] == ["my-lib"]  # type: ignore[index]
     shown = bench.envctl("check", "-m", path)
-    assert "`obscure` may come from my-lib: if so, --fix --yes with its name" in shown.stderr
+    assert "`obscure` may come from my-lib: see whose that is" in shown.stderr
+
+
+def test_nothing_is_built_to_see_what_it_brings(bench: Bench, tmp_path: Path) -> None:
+    sdist(bench.tiny.wheels, "sourced", "1.0", f"open({str(tmp_path / 'built')!r}, 'w')")
+    path = bench.model("sourced", "        import sourced")
+
+    found = bench.check(path, "--fix")
+
+    assert found["findings"][0]["candidates"] == []  # type: ignore[index]
+    assert not (tmp_path / "built").exists()
 
 
 def test_what_a_newer_version_has_no_more_is_had_by_an_older(bench: Bench) -> None:

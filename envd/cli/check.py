@@ -19,6 +19,7 @@ from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document, Engine
+    from envd.config import Settings
     from envd.mend.checking import Built, Subject
     from envd.mend.failures import Diagnosis
     from envd.mend.fixing import Fixed
@@ -97,7 +98,7 @@ def command(
         click.echo(f"envctl: cannot check {plain.printable(model)}: {error.message}", err=True)
         sys.exit(_STATUS["unchecked"])
     override = terms["override"]
-    trial = _Trial(engine, name, terms["env_manager"], place.settings().root)
+    trial = _Trial(engine, name, terms["env_manager"], place.settings())
     if not fixes:
         report = check(subject, trial, override)
         _tell(report.document(), is_json=is_json)
@@ -146,9 +147,10 @@ def _subject(
 class _Trial:
     """Builds and asks by the daemon, or in this process."""
 
-    def __init__(self, engine: Engine, model: str, env_manager: str, root: Path) -> None:
+    def __init__(self, engine: Engine, model: str, env_manager: str, settings: Settings) -> None:
         self._engine, self._model, self._env_manager = engine, model, env_manager
-        self._root = root
+        self._settings = settings
+        self._prefix = Path()
 
     def build(self, override: Sequence[str]) -> Built:
         """Build the environment of the model with *override*."""
@@ -164,9 +166,10 @@ class _Trial:
             raise from_document(failure)
         shown = self._engine.show(built["id"])
         spec = shown["spec"] or {}
+        self._prefix = Path(shown["prefix"])
         return Built(
             built["id"],
-            Path(shown["prefix"]),
+            self._prefix,
             built["python"]["actual"] or "",
             {one["name"]: one["version"] for one in shown["packages"]},
             tuple(one["text"] for one in spec.get("requirements", ())),
@@ -183,17 +186,28 @@ class _Trial:
             return self._engine.predict(wanted, given, progress).payload
 
     def bringing(self, module: str) -> tuple[str, ...]:
-        """Return the distributions of this root's environments that bring *module*."""
+        """Return the distributions in this root's environments that bring *module*."""
         from envd.mend import installed  # noqa: PLC0415
         from envd.store import Store  # noqa: PLC0415
 
-        store = Store(self._root)
+        store = Store(self._settings.root)
         found: dict[str, None] = {}
         # They may go meanwhile, or be another user's.
         with contextlib.suppress(OSError):
             for one in filter(None, map(store.read, store.ids())):
                 found |= dict.fromkeys(installed.bringing(one.prefix, module))
         return tuple(found)
+
+    def offered(self, module: str) -> tuple[str, ...]:
+        """Return the distribution that the index has under its name, if it brings *module*."""
+        from envd.lock import offered  # noqa: PLC0415
+        from envd.lock.uv import Uv  # noqa: PLC0415
+        from envd.spec import options, spec  # noqa: PLC0415
+
+        indexes = spec.indexes(options.NO_OPTIONS, self._settings.index)
+        python = self._prefix / "bin" / "python"
+        found = offered.look(Uv(self._settings), python, indexes, module)
+        return (found.name,) if found and module in found.modules else ()
 
 
 def _tell(found: Document, *, is_json: bool) -> None:
@@ -209,8 +223,11 @@ def _tell(found: Document, *, is_json: bool) -> None:
     for one in found["findings"]:
         if one["candidates"] and not one["remedy"]:
             named = ", ".join(one["candidates"])
-            message = f"`{one['subject']}` may come from {named}: if so, --fix --yes with its name"
-            click.echo(message, err=True)
+            click.echo(
+                f"`{one['subject']}` may come from {named}: see whose that is, and if it is meant, "
+                "--fix --yes takes it by that name",
+                err=True,
+            )
 
 
 def _end(

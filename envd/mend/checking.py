@@ -71,6 +71,9 @@ class Trial(Protocol):
     def bringing(self, module: str) -> tuple[str, ...]:
         """Return the distributions that are seen to bring *module* where it is installed here."""
 
+    def offered(self, module: str) -> tuple[str, ...]:
+        """Return the distribution that an index has under the name of *module*, if it brings it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -200,10 +203,13 @@ class _Check:
     def _diagnosed(self, failure: Failure) -> Diagnosis:
         """Return what a failure comes from, with what may bring a module that nobody knows."""
         found = diagnose(failure, self._about)
-        is_unknown = found.code in {"MODULE_MISSING", "CODE_MISSING"} and not found.candidates
-        if found.remedy or not is_unknown or "." in found.subject:
+        is_module = found.code in {"MODULE_MISSING", "CODE_MISSING"} and "." not in found.subject
+        if not is_module or found.candidates:
             return found
-        return dataclasses.replace(found, candidates=self._trial.bringing(found.subject))
+        likely = self._trial.bringing(found.subject)
+        # An index has somebody's `src` and `utils`: it is asked for what may be meant only.
+        likely += self._trial.offered(found.subject) if found.imported and not likely else ()
+        return dataclasses.replace(found, candidates=likely)
 
     def _predicted(self) -> str:
         """Have it loaded and asked, and return its answer."""

@@ -100,7 +100,8 @@ class Diagnosis:
     """What a model lacks.
 
     A `remedy` is a requirement that supplies it without a doubt; `candidates` are distributions
-    that may. The `subject` is what is missing: a module, a library, a file.
+    that may. The `subject` is what is missing: a module, a library, a file. It is `imported` if
+    it is a module that a statement asks for, and may well be a distribution's.
     """
 
     code: str
@@ -109,3 +110,4 @@ class Diagnosis:
     subject: str = ""
     remedy: str = ""
     candidates: tuple[str, ...] = ()
+    imported: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from envd.mend.failures import About, Diagnosis, Failure
 from envd.modules import origin_of
@@ -43,7 +44,8 @@ def _unheard_of(module: str, failure: Failure, about: About) -> Diagnosis:
     importer = failure.importer
     is_own = bool(about.code) and f"/{about.code.strip('./')}/" in importer
     if is_own:
-        return _own(module, f"the model's own code imports `{module}`, which is not in it")
+        message = f"the model's own code imports `{module}`, which is not in it"
+        return replace(_own(module, message), imported=True)
     if failure.stage == "load" and (
         _UNPICKLERS.search(importer) or "/site-packages/" not in importer
     ):
@@ -55,6 +57,7 @@ def _unheard_of(module: str, failure: Failure, about: About) -> Diagnosis:
         f"`{module}` is not in its environment, and what brings it is not known",
         "find out what it was installed from where the model was made, and ask for that",
         module,
+        imported=True,
     )
 
 

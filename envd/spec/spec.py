@@ -90,7 +90,7 @@ def of(found: Dependencies, python: Python, index: Index) -> Spec:
         constraints=_sorted(asked.constraints),
         build_constraints=tuple(sorted(found.build_constraints)),
         bounds=tuple(sorted(found.bounds)),
-        indexes=_indexes(asked.options, index),
+        indexes=indexes(asked.options, index),
         only_binary=tuple(sorted({*asked.options.only_binary, *found.only_binary})),
         no_binary=tuple(sorted(asked.options.no_binary)),
         prereleases=asked.options.prereleases,
@@ -107,7 +107,8 @@ def told_apart(name: str, value: str) -> str:
     return hashlib.scrypt(value.encode(errors="surrogatepass"), salt=name.encode(), **_GUESS).hex()
 
 
-def _indexes(options: Options, index: Index) -> Indexes:
+def indexes(options: Options, index: Index) -> Indexes:
+    """Return where packages come from by *options* of a model and the settings of *index*."""
     ordinary = tuple(_url(url) for url in index.urls) or (PYPI,)
     named = (options.index_url or PYPI, *options.extra_index_urls)
     found = [url for name in named for url in (ordinary if name == PYPI else (name,))]
