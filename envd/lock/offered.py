@@ -59,6 +59,6 @@ def _unpacked(folder: Path, name: str) -> Offered | None:
     for entry in entries:
         head, _, version = entry.removesuffix(".dist-info").rpartition("-")
         if entry.endswith(".dist-info") and canonicalize_name(head) == canonicalize_name(name):
-            modules = {one.partition(".")[0] for one in entries if not one.endswith(".dist-info")}
-            return Offered(canonicalize_name(name), version, frozenset(modules))
+            names = (one.partition(".")[0] for one in entries if not one.endswith(".dist-info"))
+            return Offered(canonicalize_name(name), version, frozenset(filter(None, names)))
     return None
