@@ -180,9 +180,11 @@ def test_what_cannot_be_resolved_is_trouble_and_an_index_that_is_away_is_not(
     found = bench.check(path)
 
     assert (found["verdict"], codes(found)[0][0]) == ("trouble", "SOLVE_FAILED")
-    missing = bench.envctl("check", "-m", tmp_path / "nowhere")
-    assert missing.returncode == 4
-    assert "cannot be read: No such file" in missing.stderr
+    missing = bench.check(tmp_path / "nowhere")
+    assert (missing["verdict"], codes(missing)) == ("unchecked", [("MODEL_NOT_FOUND", "")])
+    (path / "MLmodel").write_text("flavors: {}")
+    broken = bench.check(path)
+    assert (broken["verdict"], codes(broken)) == ("trouble", [("MODEL_INVALID", "")])
 
 
 def test_an_input_and_an_answer_may_be_given(bench: Bench, tmp_path: Path) -> None:
@@ -349,8 +351,10 @@ def test_a_dead_end_is_shown_with_what_helped_so_far(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--write"], ["--yes", "six"], ["-i", "x", "--only-load"], ["--expect", "nothing"]]
-)
+    "options",
+    [["--write"], ["--yes", "six"], ["-i", "x", "--only-load"], ["--expect", "nothing"],
+     ["--fix", "--yes", "six=1"], ["--fix", "--pip-requirements-override", "six=1"]],
+)  # fmt: skip
 def test_options_that_do_not_go_together_are_usage(bench: Bench, options: list[str]) -> None:
     path = bench.folder / "usage"
     if not path.exists():

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,9 +20,11 @@ from envd.cli.terms import terms as with_terms
 if TYPE_CHECKING:
     from envd.cli.engine import Document, Engine
     from envd.config import Settings
-    from envd.mend.checking import Built, Subject
+    from envd.mend.checking import Built
     from envd.mend.failures import Diagnosis
     from envd.mend.fixing import Fixed
+    from envd.mend.report import Report
+    from envd.mend.subject import Subject
 
 _STATUS = {"ok": 0, "trouble": 1, "unchecked": 4}
 _MARKS = {"ok": "ok", "trouble": "FAILED", "unknown": "?", "skipped": "-"}
@@ -80,36 +82,38 @@ def command(
       envctl check -m models:/iris@champion --json
     """
     from envd import plain  # noqa: PLC0415
-    from envd.cli.requirements import local  # noqa: PLC0415
+    from envd.cli.editable import local  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
-    from envd.mend import fixing  # noqa: PLC0415
-    from envd.mend.checking import check  # noqa: PLC0415
+    from envd.mend import editing, fixing  # noqa: PLC0415
+    from envd.mend.checking import check, unread  # noqa: PLC0415
+    from envd.spec import policy  # noqa: PLC0415
 
     _must_fit(source, fixes=fixes, yes=yes, write=write, only_load=only_load)
     engine, name = place.engine(), names.model(model)
+    if yes:
+        # What is none is usage, before anything is built.
+        editing.put(yes, policy.of(place.settings().security))
     if write:
         # Else one would hear at the end that nothing can be written there.
         local(name, ("add", "REQ"), place.settings())
     try:
         subject = _subject(engine, name, source, expect, only_load=only_load)
     except EnvdError as error:
-        if error.reason in {"MODEL_INVALID", "DAEMON_UNREACHABLE"}:
+        if error.reason in {"REQUEST_INVALID", "DAEMON_UNREACHABLE"}:
             raise
-        click.echo(f"envctl: cannot check {plain.printable(model)}: {error.message}", err=True)
-        sys.exit(_STATUS["unchecked"])
+        _end(unread(name, error), is_json=is_json)
     override = terms["override"]
     trial = _Trial(engine, name, terms["env_manager"], place.settings())
     if not fixes:
-        report = check(subject, trial, override)
-        _tell(report.document(), is_json=is_json)
-        sys.exit(_STATUS[report.verdict.value])
+        _end(check(subject, trial, override), is_json=is_json)
 
     def say(found: Diagnosis, remedy: str) -> None:
         if not is_json:
             click.echo(f"{plain.printable(found.message)}; trying with `{remedy}`", err=True)
 
     fixed = fixing.fix(subject, trial, override, yes=yes, on_round=say)
-    _end(place, name, subject, fixed, write=write, is_json=is_json)
+    written = _written(place, subject, fixed) if write and fixed.is_fixed else []
+    _end_fixed(name, fixed, written, is_json=is_json)
 
 
 def _must_fit(
@@ -128,7 +132,7 @@ def _subject(
     engine: Engine, name: str, source: str | None, expect: Path | None, *, only_load: bool
 ) -> Subject:
     from envd.cli.predict import content_type_of, read  # noqa: PLC0415
-    from envd.mend.checking import Subject  # noqa: PLC0415
+    from envd.mend.subject import Subject  # noqa: PLC0415
     from envd.model import read as read_model  # noqa: PLC0415
 
     found = read_model(Path(engine.show_model(name)["path"]))
@@ -230,11 +234,14 @@ def _tell(found: Document, *, is_json: bool) -> None:
             )
 
 
-def _end(
-    place: Place, name: str, subject: Subject, fixed: Fixed, *, write: bool, is_json: bool
-) -> None:
-    """Say what became of --fix, write it where that is asked for, and end with its status."""
-    written = _written(place, subject, fixed) if write and fixed.is_fixed else []
+def _end(report: Report, *, is_json: bool) -> NoReturn:
+    """Show *report*, and end with its status."""
+    _tell(report.document(), is_json=is_json)
+    sys.exit(_STATUS[report.verdict.value])
+
+
+def _end_fixed(name: str, fixed: Fixed, written: list[str], *, is_json: bool) -> NoReturn:
+    """Say what became of --fix, and end with its status."""
     found = fixed.report.document() | {
         "added": list(fixed.requirements),
         "because": [one.message for _, one in fixed.added],
@@ -269,7 +276,7 @@ def _say_how(name: str, fixed: Fixed, written: list[str]) -> None:
 
 def _written(place: Place, subject: Subject, fixed: Fixed) -> list[str]:
     """Write what helped into the files of the model, and return those that changed."""
-    from envd.cli.requirements import local  # noqa: PLC0415
+    from envd.cli.editable import local  # noqa: PLC0415
     from envd.mend import editing  # noqa: PLC0415
     from envd.spec import policy  # noqa: PLC0415
 

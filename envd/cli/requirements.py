@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from envd.cli import names
+from envd.cli.editable import local
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document
-    from envd.config import Settings
     from envd.mend.editing import Editing, Wanted
     from envd.spec.policy import Policy
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FAILED = 1
-_OF_A_SERVER = ("runs:", "models:", "mlflow-artifacts:")
 
 
 @click.group("requirements")
@@ -195,49 +193,6 @@ def _edit(
         click.echo(json.dumps(found, indent=1))
     if any(one["error"] for one in found):
         sys.exit(_FAILED)
-
-
-def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
-    """Return the directories that *name* stands for: a model, a folder of them, a served name.
-
-    Raises:
-        RequestInvalidError: it lies elsewhere; what is *asked* for is in the way that is shown.
-        ModelNotFoundError: there is nothing there.
-    """
-    from envd.errors import RequestInvalidError  # noqa: PLC0415
-    from envd.model import location, naming  # noqa: PLC0415
-
-    given = names.model(name)
-    uri = naming.uri_of(given, settings.served)
-    if uri.startswith(_OF_A_SERVER):
-        raise RequestInvalidError(_recipe(uri, asked), model=uri)
-    if not uri.startswith(("/", "file:")):
-        message = f"`{name}` is not on this machine; download it, edit it there, and upload it"
-        raise RequestInvalidError(message, model=name)
-    found = location.known(uri, settings)
-    models = names.models(str(found)) if found else []
-    if not models:
-        message = f"there is no model in {name}"
-        raise click.UsageError(message)
-    return models
-
-
-def _recipe(uri: str, asked: Sequence[str]) -> str:
-    from envd.model.fetch import redact  # noqa: PLC0415
-
-    shown = redact(uri)
-    likely = shown.partition(":")[2].strip("/").partition("/")[0].partition("@")[0]
-    name = likely if shown.startswith("models:") and likely.isidentifier() else "NAME"
-    edit = shlex.join(["envctl", "requirements", asked[0], "-m", "./edited", *asked[1:]])
-    return f"""\
-`{shown}` lies on a tracking server, where a version that was registered or logged stays as it is: \
-others have loaded it by that name. Take a copy, edit that, and register it as a new version:
-  mlflow artifacts download -u {shlex.quote(shown)} -d ./edited
-  {edit}
-  python -c 'import mlflow
-with mlflow.start_run() as run:
-    mlflow.log_artifacts("edited", "model")
-mlflow.register_model(f"runs:/{{run.info.run_id}}/model", "{name}")'"""
 
 
 def _edited(model: str, wanted: Wanted, *, dry_run: bool) -> Document:

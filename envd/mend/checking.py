@@ -14,17 +14,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from envd.errors import Blame, EnvdError, ModelInvalidError, ModelNotFoundError
-from envd.mend import code, installed, made_up
+from envd.errors import Blame, EnvdError, ModelNotFoundError, RequestInvalidError
+from envd.mend import code, installed
 from envd.mend.diagnosis import diagnose
 from envd.mend.failures import About, Diagnosis, Failure
 from envd.mend.report import Report, State, Step, is_same, said
-from envd.model import Model, example, files
+from envd.mend.subject import Subject
+from envd.model import Model
 from envd.spec import flavors
 
-# What MLflow does not keep, who logs a model may: what it answered to its own example.
-_ANSWER = "output_example.json"
-_JSON = "application/json"
 _MADE_UP = "an input made up by its signature"
 # They may be the input's fault.
 _OF_INPUTS = {"INPUT_REFUSED", "MODEL_FAILS"}
@@ -36,6 +34,7 @@ _BUILDING = {
     "INSTALL_FAILED": "read the log of the build (`envctl logs`)",
     "PYTHON_UNAVAILABLE": "install that Python, or name another in its `python_env.yaml`",
 }
+_SHORT = 200
 # No model is asked it: a worker refuses it once the model is loaded.
 _NOTHING = b""
 
@@ -75,57 +74,25 @@ class Trial(Protocol):
         """Return the distribution that an index has under the name of *module*, if it brings it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is checked: a model, called `name`, with an input and the answer to it.
-
-    Without a `payload` it is only loaded, and without an `answer` any will do. An input that
-    `is_made_up` says something only where it fails for want of something else.
-    """
-
-    name: str
-    model: Model
-    payload: bytes | None = None
-    content_type: str = _JSON
-    answer: Any = None
-    only_loads: bool = False
-    is_made_up: bool = False
-
-    @classmethod
-    def of(cls, name: str, model: Model, **given: Any) -> Subject:
-        """Return *model* with its own example, unless another input is *given*."""
-        if given.get("payload") is not None or given.get("only_loads"):
-            return cls(name, model, **given)
-        text = example.read(model)
-        own = own_answer(model) if text else None
-        payload = text.encode() if text else made_up.payload(model)
-        answer = given.get("answer")
-        return cls(
-            name,
-            model,
-            payload,
-            answer=own if answer is None else answer,
-            is_made_up=text is None and payload is not None,
-        )
+def unread(name: str, error: EnvdError) -> Report:
+    """Return the report on what is called *name* and could not even be read, as *error* says."""
+    return Report(name, (), "", (_failed("model", error),))
 
 
-def own_answer(model: Model) -> Any:
-    """Return what *model* answered to its example when it was logged, None where nobody kept it.
-
-    Raises:
-        ModelInvalidError: it cannot be read.
-    """
-    if not files.exists(model.path, _ANSWER):
-        return None
-    try:
-        return json.loads(files.read_text(model.path, _ANSWER))
-    except (ValueError, RecursionError) as error:
-        message = f"`{model.path / _ANSWER}` is not JSON: {error}"
-        raise ModelInvalidError(message, model=model.path, path=_ANSWER) from error
+def _failed(name: str, error: EnvdError) -> Step:
+    """Return the step that *error* ended: the model's fault, or nobody can say."""
+    is_models = error.blame is Blame.SPEC and not isinstance(error, ModelNotFoundError)
+    found = Diagnosis(error.reason, error.message, _BUILDING.get(error.reason, ""))
+    state = State.TROUBLE if is_models else State.UNKNOWN
+    return Step(name, state, error.message, (found,))
 
 
 def check(subject: Subject, trial: Trial, override: Sequence[str] = ()) -> Report:
-    """Check *subject* with *override* in the place of requirements of its own."""
+    """Check *subject* with *override* in the place of requirements of its own.
+
+    Raises:
+        RequestInvalidError: one of these is no requirement, or it cannot be asked for so.
+    """
     return _Check(subject, trial, tuple(override)).report()
 
 
@@ -156,17 +123,13 @@ class _Check:
     def _environment(self) -> Built | None:
         try:
             built = self._trial.build(self._override)
+        except RequestInvalidError:
+            raise
         except EnvdError as error:
-            self._failed("environment", error)
+            self._steps.append(_failed("environment", error))
             return None
         self._add("environment", State.OK, f"Python {built.python}, {len(built.versions)} packages")
         return built
-
-    def _failed(self, name: str, error: EnvdError) -> None:
-        is_models = error.blame is Blame.SPEC and not isinstance(error, ModelNotFoundError)
-        found = Diagnosis(error.reason, error.message, _BUILDING.get(error.reason, ""))
-        state = State.TROUBLE if is_models else State.UNKNOWN
-        self._add(name, state, error.message, (found,))
 
     def _read(self, name: str, look: Callable[[], Sequence[Diagnosis]]) -> None:
         """Take a step that only reads files."""
@@ -231,14 +194,14 @@ class _Check:
         if error.metadata.get("stage") != "load":
             self._add("load", State.OK)
         elif not _is_models(error):
-            self._failed("load", error)
+            self._steps.append(_failed("load", error))
             return
         if error.reason == "PAYLOAD_INVALID" and not is_asked:
             self._skip()
             return
         name = "load" if error.metadata.get("stage") == "load" else "predict"
         if not _is_models(error):
-            self._failed(name, error)
+            self._steps.append(_failed(name, error))
             return
         found = (self._diagnosed(Failure.of(error)),)
         if name == "predict" and self._subject.is_made_up and found[0].code in _OF_INPUTS:
@@ -278,9 +241,6 @@ class _Check:
         self, name: str, state: State, message: str = "", found: tuple[Diagnosis, ...] = ()
     ) -> None:
         self._steps.append(Step(name, state, message, found))
-
-
-_SHORT = 200
 
 
 def _short(value: Any) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from packaging import requirements, utils
+from packaging import requirements
 
-from envd.mend.checking import Subject, Trial, check
+from envd.mend.checking import Trial, check
 from envd.mend.failures import Diagnosis
 from envd.mend.report import Report, Verdict
+from envd.mend.subject import Subject
+from envd.spec import requirement, requirement_text
 
 _MAX_ROUNDS = 12
 
@@ -62,7 +64,8 @@ def fix(
     exact = _with(override, [(text, found) for text, (_, found) in zip(pinned, added, strict=True)])
     if report.verdict is Verdict.OK and exact != report.override:
         report = check(subject, trial, exact)
-    return Fixed(report, tuple(added), tuple(dict.fromkeys(exact[len(override) :])))
+    names = {_name(text) for text, _ in added}
+    return Fixed(report, tuple(added), tuple(one for one in exact if _name(one) in names))
 
 
 def _remedies(
@@ -82,7 +85,7 @@ def _named(found: Diagnosis, yes: Collection[str], taken: Collection[str]) -> st
     """
     if found.code not in {"MODULE_MISSING", "CODE_MISSING"}:
         return ""
-    likely = {utils.canonicalize_name(one) for one in found.candidates}
+    likely = set(map(_name, found.candidates))
     free = [one for one in yes if one not in taken]
     of_these = [one for one in free if _name(one) in likely]
     return next(iter(of_these or free), "")
@@ -104,10 +107,10 @@ def _pinned(report: Report, added: Sequence[tuple[str, Diagnosis]]) -> list[str]
 def _exact(text: str, version: str) -> str:
     if not version:
         return text
-    found = requirements.Requirement(text)
+    found = requirements.Requirement(requirement.modern(text))
     extras = f"[{','.join(sorted(found.extras))}]" if found.extras else ""
     return f"{found.name}{extras}=={version}"
 
 
 def _name(text: str) -> str:
-    return utils.canonicalize_name(requirements.Requirement(text).name)
+    return requirement_text.line(0, text).name

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 
 from envd.errors import EnvdError, ModelInvalidError
-from envd.mend.checking import about, own_answer
+from envd.mend.checking import about
 from envd.mend.diagnosis import diagnose
 from envd.mend.failures import Failure
 from envd.mend.report import is_same
+from envd.mend.subject import own_answer
 from envd.model import Model
 
 
