@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ from envd.mend import installed, made_up, report
 from envd.mend.fixing import _exact
 from envd.model import read
 from tests.conftest import Envctl, environment, launch, stop
+from tests.house import PURE, wheel_file
 from tests.tiny import ECHO, Tiny, sdist, wheel
 
 ASKS = '{"inputs": [1, 2]}'
@@ -185,6 +187,31 @@ def test_what_cannot_be_resolved_is_trouble_and_an_index_that_is_away_is_not(
     (path / "MLmodel").write_text("flavors: {}")
     broken = bench.check(path)
     assert (broken["verdict"], codes(broken)) == ("trouble", [("MODEL_INVALID", "")])
+
+
+def test_a_lock_of_packages_that_do_not_fit_together_is_trouble(bench: Bench) -> None:
+    wheels = [
+        wheel_file(bench.tiny.wheels, "needy", "1.0", PURE, "tiny-a<2; python_version>'3'"),
+        bench.tiny.wheels / "tiny_a-2.0-py3-none-any.whl",
+    ]
+    path = bench.model("conflicting")
+    (path / "requirements.txt").write_text("tiny-a\nneedy\n")
+    lock = ["lock-version = '1.0'"]
+    for name, version, file in (("needy", "1.0", wheels[0]), ("tiny-a", "2.0", wheels[1])):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        lock.append(
+            f"[[packages]]\nname = '{name}'\nversion = '{version}'\n[[packages.wheels]]\n"
+            f"url = '{file.as_uri()}'\nhashes = {{sha256 = '{digest}'}}"
+        )
+    (path / "pylock.toml").write_text("\n".join(lock))
+
+    found = bench.check(path)
+
+    assert (found["verdict"], codes(found)) == ("trouble", [("DEPENDENCY_CONFLICT", "needy")])
+    assert states(found) == {
+        "environment": "ok", "dependencies": "trouble", "code": "ok", "load": "ok",
+        "predict": "ok", "answer": "skipped",
+    }  # fmt: skip
 
 
 def test_an_input_and_an_answer_may_be_given(bench: Bench, tmp_path: Path) -> None:
