@@ -259,6 +259,17 @@ def test_what_is_included_is_edited_where_it_stands(tmp_path: Path) -> None:
     assert not (folder / "conda.yaml.orig").exists()
 
 
+def test_files_that_include_one_another_many_times_are_read_once(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", "-r 1.txt\n" * 1000, conda="")
+    for number in range(1, 6):
+        (folder / f"{number}.txt").write_text(f"-r {number + 1}.txt\n" * 1000)
+    (folder / "6.txt").write_text("six==1\n-r requirements.txt\n")
+
+    edit(folder, "six==2")
+
+    assert text(folder, "6.txt") == "six==2\n-r requirements.txt\n"
+
+
 def test_requirements_of_python_env_and_copies_of_databricks_change_too(tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
     (folder / "python_env.yaml").write_text("python: 3.11.7\ndependencies:\n- six==1\n- foo\n")
