@@ -16,7 +16,7 @@ SITE = "/r/environments/0a/1/lib/python3.11/site-packages"
 ABOUT = About(
     installed={"scikit-learn": "1.5.2", "numpy": "2.1.3", "pandas": "2.2.3", "protobuf": "5.28.3",
                "jinja2": "3.1.4", "cloudpickle": "3.1.0"},
-    recorded={"scikit-learn": "1.2.2", "cloudpickle": "3.1"},
+    recorded={"scikit-learn": "1.2.2", "cloudpickle": "3.1", "mlflow": "2.9.2"},
     python="3.11.7",
     logged="3.9.18",
     loader="mlflow.sklearn",
@@ -130,7 +130,7 @@ IMPORTS = [
     ("features", f"{SITE}/joblib/numpy_pickle.py", "load", "CODE_MISSING", ""),
     ("features", f"{SITE}/cloudpickle/cloudpickle.py", "load", "CODE_MISSING", ""),
     ("unheard_of", f"{SITE}/odd/reader.py", None, "MODULE_MISSING", ""),
-    ("mlflow.sklearn", "/x", "load", "CODE_MISSING", ""),
+    ("mlflow.sklearn", "/x", "load", "MODULE_MISSING", "mlflow==2.9.2"),
 ]
 
 
@@ -142,6 +142,12 @@ def test_a_missing_module_is_a_distributions_or_the_models_own(
 
     assert (found.code, found.remedy) == (code, remedy)
     assert found.subject == module
+
+
+def test_a_loader_that_no_distribution_brings_is_the_models_own() -> None:
+    found = diagnose(import_failed("my_loader", "/x", "load"), About(loader="my_loader.sub"))
+
+    assert (found.code, found.subject) == ("CODE_MISSING", "my_loader")
 
 
 def test_of_several_distributions_that_bring_a_module_none_is_taken() -> None:

@@ -16,17 +16,18 @@ def _missing(failure: Failure, about: About) -> Diagnosis | None:
     module = failure.missing
     if not module:
         return None
-    if module.partition(".")[0] == about.loader.partition(".")[0]:
-        return _own(module, f"it is loaded by its module `{module}`, which is not there")
     origin = origin_of(module)
+    if not origin.candidates and module.partition(".")[0] == about.loader.partition(".")[0]:
+        return _own(module, f"it is loaded by its module `{module}`, which is not there")
     if origin.distribution:
+        remedy = about.wanted(origin.distribution) or origin.distribution
         others = f" ({', '.join(origin.others)} bring it too)" if origin.others else ""
         return Diagnosis(
             "MODULE_MISSING",
             f"`{module}` is not in its environment; `{origin.distribution}` brings it",
-            f"ask for `{origin.distribution}`{others}",
+            f"ask for `{remedy}`{others}",
             module,
-            origin.distribution,
+            remedy,
             origin.candidates,
         )
     if origin.others:
