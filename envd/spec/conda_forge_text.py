@@ -60,11 +60,14 @@ def rewritten(place: Place, text: str, keys: Sequence[str] = ()) -> tuple[str, t
     return new, after.notes
 
 
-def masked(text: str, environments: Iterable[Sequence[str]]) -> str:
+def masked(text: str, environments: Sequence[Sequence[str]]) -> str:
     """Return *text* with `***` for the value of every variable in *environments*.
 
-    Each of them is found by keys, as that of `rewritten`, which has read it.
+    Each of them is found by keys, as that of `rewritten`, which has read it. A text that
+    holds none need not be YAML.
     """
+    if not environments:
+        return text
     root = yaml.compose(text, Loader=_Loader)
     values = [one for keys in environments for one in _values(root, keys)]
     return applied(text, [Edit(*span(text, one), "***") for one in values])
