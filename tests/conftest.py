@@ -22,7 +22,7 @@ from xdist.scheduler import LoadFileScheduling
 from envd import durable
 from envd.build import Interpreter, Interpreters
 from envd.config import Settings
-from tests import forked
+from tests import forked, unpacked
 from tests import tiny as wheels
 from tests.conda_channel import Channel
 from tests.conda_forge import CondaForge
@@ -161,6 +161,12 @@ def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Wheels of a few bytes, and models that need only those."""
     return Tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has nothing but its standard library."""
+    return unpacked.bare(tmp_path_factory.mktemp("bare"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from envd.cli import names
+from envd.cli import names, requirements_infer
 from envd.cli.editable import local
 from envd.cli.place import Place, as_json, where
 
@@ -34,7 +34,11 @@ def command() -> None:
       envctl requirements add -m ./model beautifulsoup4==4.12.3
       envctl requirements remove -m ./model -m ./other pandas
       envctl requirements set -m ./models numpy==1.26.4 --dry-run
+      envctl requirements infer -m ./model
     """
+
+
+command.add_command(requirements_infer.command)
 
 
 def _models(verb: _Command) -> _Command:

@@ -54,7 +54,7 @@ def requirements(model: Model) -> tuple[Requirement, ...]:
 
     Nothing where nothing is recorded: a bare mlflow would load no model.
     """
-    libraries = [f"{name}=={version}" for name, version in _recorded(model).items()]
+    libraries = [f"{name}=={version}" for name, version in recorded(model).items()]
     mlflow = logged_with(model)
     if not libraries and not mlflow:
         return ()
@@ -67,7 +67,7 @@ def differences(model: Model, versions: Mapping[str, str]) -> tuple[Note, ...]:
     """Return a note for every library whose version among *versions* is not the recorded one."""
     return tuple(
         _difference(name, recorded, installed)
-        for name, recorded in _recorded(model).items()
+        for name, recorded in recorded(model).items()
         if (installed := public_version(versions.get(name))) and installed != recorded
     )
 
@@ -93,14 +93,14 @@ def _difference(name: str, recorded: Version, installed: Version) -> Note:
     return Note("VERSION_DIFFERS", message, name)
 
 
-def _recorded(model: Model) -> dict[str, Version]:
+def recorded(model: Model) -> dict[str, Version]:
     """Return the version of every distribution that the flavors name, the first of several."""
     found: dict[str, Version] = {}
     for flavor, key, name in _RECORDED:
-        recorded = model.flavors.get(flavor)
-        if not isinstance(recorded, dict) or _is_bundled(flavor, recorded):
+        about = model.flavors.get(flavor)
+        if not isinstance(about, dict) or _is_bundled(flavor, about):
             continue
-        if version := public_version(recorded.get(key)):
+        if version := public_version(about.get(key)):
             # MLflow strips it too: Databricks calls its PySpark 3.3.2 `3.3.2.dev0`.
             found.setdefault(name, Version(version.base_version) if version.is_devrelease
                              else version)  # fmt: skip

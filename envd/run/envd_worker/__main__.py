@@ -5,6 +5,7 @@
     confined JSON [FD...]       another program, confined
     broker FD                   makes detached mounts for whoever asks at the socket FD
     probe [FD [USER]]           what this kernel lets a worker be confined by, as JSON
+    infer FILE                  what a model takes where it was made, as JSON
 
 The object in JSON, or in FILE, for there it may be long, says the rest; what it names by
 index is among the descriptors, the first FD included.

@@ -1,0 +1,132 @@
+"""`envctl requirements infer`: what a model needs, found where it was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envd.cli import names
+from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.infer import Inferred
+    from envd.infer.observing import Given
+    from envd.model import Model
+
+
+@click.command("infer")
+@click.option("-m", "--model", "name", required=True, help="A model directory.")
+@click.option("-i", "--input", "source", help="What to ask it; else its own example.")
+@click.option("-t", "--type", "kind", help="The input's form: json or csv.", default=None,
+              type=click.Choice(["json", "csv"]))  # fmt: skip
+@click.option("--python", help="The Python it was made with; else the shell's.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for a run.")
+@click.option("--write", is_flag=True, help="Write the lines into the model, for all it has.")
+@as_json
+@where
+@click.pass_obj
+def command(
+    place: Place,
+    name: str,
+    source: str | None,
+    kind: str | None,
+    python: str | None,
+    timeout: float,
+    write: bool,  # noqa: FBT001
+    is_json: bool,  # noqa: FBT001
+) -> None:
+    """Find out what a model needs, with the Python it was made with.
+
+    That is the one of --python, else of the active virtualenv, else the one on PATH. The
+    model is loaded and asked there, and watched: what itself imports is pinned to the version
+    that is installed; what libraries import is left to what they require, and what nothing
+    requires is hidden, to see whether the answer stays the same. Nothing is installed.
+
+    The lines of a requirement file go to standard output.
+
+    \b
+    Examples:
+      envctl requirements infer -m ./model
+      envctl requirements infer -m ./model -i input.json --python ./venv/bin/python
+      envctl requirements infer -m ./model --write
+      envctl requirements infer -m ./model --json | jq '.lines[] | {text, why}'
+    """
+    from envd import infer  # noqa: PLC0415
+    from envd.infer.observing import Observer, python_of  # noqa: PLC0415
+
+    model = _model(place, name)
+    observer = Observer(model, _given(model, source, kind), python_of(python), timeout_s=timeout)
+    found = infer.infer(observer, lambda step: click.echo(step, err=True))
+    if is_json:
+        click.echo(json.dumps(found.document(), indent=1))
+    else:
+        _say(found)
+    if write:
+        _write(place, model, found)
+
+
+def _model(place: Place, name: str) -> Model:
+    from envd import model  # noqa: PLC0415
+    from envd.errors import RequestInvalidError  # noqa: PLC0415
+    from envd.model import location, naming  # noqa: PLC0415
+
+    settings = place.settings()
+    uri = naming.uri_of(names.model(name), settings.served)
+    path = location.known(uri, settings)
+    if path is None:
+        message = f"the model `{name}` is not on this machine; download it, and give its directory"
+        raise RequestInvalidError(message, model=name)
+    return model.read(path)
+
+
+def _given(model: Model, source: str | None, kind: str | None) -> Given | None:
+    from envd.infer.observing import JSON, Given, given_of  # noqa: PLC0415
+
+    if source is None:
+        return given_of(model)
+    try:
+        content = Path(source).read_bytes()
+    except OSError as error:
+        message = f"cannot read the input `{source}`: {error.strerror}"
+        raise click.UsageError(message) from error
+    is_csv = kind == "csv" or (kind is None and source.endswith(".csv"))
+    return Given(content, "text/csv" if is_csv else JSON)
+
+
+def _say(found: Inferred) -> None:
+    for line in found.requirements:
+        click.echo(line)
+    for note in found.notes:
+        click.echo(f"note: {note.message}", err=True)
+    for module, file in found.modules:
+        click.echo(f"note: `{module}` ({file}) is code that is not in the model", err=True)
+    if found.without:
+        click.echo(f"note: the answer is the same without {', '.join(found.without)}", err=True)
+
+
+def _write(place: Place, model: Model, found: Inferred) -> None:
+    """Let *model* ask for what was *found*, and of the rest for nothing but an mlflow."""
+    from envd.errors import RequestInvalidError  # noqa: PLC0415
+    from envd.mend import editing, showing  # noqa: PLC0415
+    from envd.spec import policy  # noqa: PLC0415
+
+    if not found.is_asked:
+        message = (
+            "nothing is written: what the model imports when it predicts was not seen; give -i"
+        )
+        raise RequestInvalidError(message, model=model.path)
+    lines = [one for lists in showing.show(model.path).lists for one in lists.lines]
+    # MLflow's own servers need it in the environment.
+    others = {one.name for one in lines if one.name} - {"mlflow", "mlflow-skinny"}
+    wanted = editing.put([one.text for one in found.lines], policy.of(place.settings().security))
+    plan = editing.plan(model.path, editing.Wanted({**dict.fromkeys(others), **wanted.texts}))
+    editing.carry_out(plan)
+    for change in plan.changes:
+        click.echo("\n".join(("", change.diff(model.path))), err=True)
+    for note in plan.notes:
+        click.echo(f"note: {note.message}", err=True)
+    for option in found.options:
+        click.echo(f"note: `{option}` is to be added to requirements.txt by hand", err=True)
