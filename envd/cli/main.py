@@ -26,6 +26,7 @@ _VERBS = {
     "lock": "Lock what a model depends on.",
     "check": "See whether a model does what it was logged for, and what it lacks.",
     "requirements": "Show and edit what models ask for.",
+    "record": "Record a Python model in MLflow's format.",
     "migrate": "Name conda-forge in the files of models.",
     "explain": "Explain the environment of a model, or why two differ.",
     "list": "List the environments of this machine.",

@@ -28,9 +28,10 @@ _TYPES = {
 }
 
 
-def _object(
+def as_object(
     ctx: click.Context, parameter: click.Parameter, text: str | None
 ) -> dict[str, object] | None:
+    """Return the JSON object that the option *text* is."""
     try:
         found = json.loads(text) if text else None
     except ValueError as error:
@@ -47,9 +48,11 @@ def _object(
 @click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
 @output_option("Write the answer there.")
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
-@click.option("--params", metavar="JSON", callback=_object, help="Inference parameters, an object.")
 @click.option(
-    "--model-config", metavar="JSON", callback=_object, help="What the model is loaded with."
+    "--params", metavar="JSON", callback=as_object, help="Inference parameters, an object."
+)
+@click.option(
+    "--model-config", metavar="JSON", callback=as_object, help="What the model is loaded with."
 )
 @click.option("--stream", "is_stream", is_flag=True, help="Ask item by item, a line each.")
 @with_terms

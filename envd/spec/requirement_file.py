@@ -93,7 +93,7 @@ def read_lines(lines: Iterable[tuple[Place, str]]) -> Callable[[Policy], Require
         return _together(
             reader.line(place, line, ())
             for place, text in lines
-            for _, line in _logical([(place.line, text)])
+            for _, line in logical([(place.line, text)])
         )
 
     return reading
@@ -114,7 +114,7 @@ def _together(found: Iterable[Requirements]) -> Requirements:
     )
 
 
-def _logical(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def logical(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Join continued lines, and drop comments and empty ones."""
     joined: list[str] = []
     first = 0
@@ -156,7 +156,7 @@ class _Reader:
             raise place.invalid(why)
         return _together(
             self.line(Place(place.model, name, number), line, (*outer, name))
-            for number, line in _logical(enumerate(lines, 1))
+            for number, line in logical(enumerate(lines, 1))
         )
 
     def line(self, place: Place, line: str, outer: tuple[str, ...]) -> Requirements:
