@@ -116,6 +116,20 @@ def test_a_library_that_changes_the_answer_is_needed(site: Site, tmp_path: Path)
     assert lines(found) == ["faster-lib==1.0", "used-lib==1.0"]
 
 
+def test_of_a_model_that_draws_lots_only_what_it_fails_without_is_needed(
+    site: Site, tmp_path: Path
+) -> None:
+    text = "try:\n    import faster\nexcept ImportError:\n    pass\nimport undeclared\n"
+    site.add("used-lib", {"used.py": text})
+    site.add("faster-lib", {"faster.py": ""})
+    site.add("undeclared-lib", {"undeclared.py": ""})
+
+    found = inferred(model(tmp_path, "import random, used\nreturn random.random()"))
+
+    assert lines(found) == ["undeclared-lib==1.0", "used-lib==1.0"]
+    assert [one.code for one in found.notes] == ["ANSWERS_DIFFER"]
+
+
 def test_of_a_namespace_that_several_share_only_what_is_loaded_counts(
     site: Site, tmp_path: Path
 ) -> None:

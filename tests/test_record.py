@@ -135,14 +135,16 @@ def test_code_is_followed_wherever_it_is_imported(project: Project) -> None:
         "unused.py": "",
     })  # fmt: skip
 
-    done = project("model:Model", "-o", "out", "--infer-code-paths", "--json")
+    (project.folder / "real").mkdir()
+    (project.folder / "link").symlink_to("real")
+    done = project("model:Model", "-o", "link/out", "--infer-code-paths", "--json")
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["code"] == [
         "base/__init__.py", "base/early.py", "base/helping.py", "base/parent.py",
         "base/unloaded.py", "lazily/deep.py", "model.py",
     ]  # fmt: skip
-    assert loaded(project.folder / "out", [1, 2]) == [3, 6]
+    assert loaded(project.folder / "real" / "out", [1, 2]) == [3, 6]
 
 
 def test_what_is_worked_on_is_followed_too(project: Project, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
     program = Path(record.__file__).with_name("__main__.py")
     with tempfile.TemporaryDirectory(prefix="envd-record-") as folder:
         file = Path(folder) / "question.json"
-        file.write_text(json.dumps(question | {"path": [_own(Path(folder) / "envd")]}))
+        file.write_text(json.dumps(question | {"path": [_own(Path(folder) / "site-packages")]}))
         finished = child.run(
             [str(python), "-B", str(program), str(file)],
             env=dict(os.environ),
@@ -112,7 +112,8 @@ def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
 def _own(folder: Path) -> str:
     """Lay links to envd and what it needs there into *folder*, and nothing else that is here.
 
-    An MLflow beside envd is none of theirs.
+    An MLflow beside envd is none of theirs. By its name, the folder is none in which their
+    code is looked for.
     """
     folder.mkdir()
     for name in _NEEDED:

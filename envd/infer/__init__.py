@@ -7,6 +7,6 @@ whether the model does without.
 """
 
 from envd.infer.choosing import infer
-from envd.infer.lines import Inferred, Line, Local
+from envd.infer.lines import Inferred, Line, Local, key_of
 
-__all__ = ["Inferred", "Line", "Local", "infer"]
+__all__ = ["Inferred", "Line", "Local", "infer", "key_of"]

@@ -23,6 +23,10 @@ _NO_INPUT = (
     "the model was loaded and not asked: it has no example of an input. What it imports when it "
     "predicts is not seen; give one by -i"
 )
+_NOT_STEADY = (
+    "the model answers the same input differently each time: what it fails without is asked for, "
+    "and not what its answer may be up to"
+)
 
 
 def infer(observer: Observer, on_step: Callable[[str], None] = lambda _: None) -> Inferred:
@@ -36,7 +40,7 @@ def infer(observer: Observer, on_step: Callable[[str], None] = lambda _: None) -
     on_step("running the model")
     seen, without = _observed(observer)
     installed = Installed(seen.distributions, seen.markers)
-    choice = _Choice(observer.model, seen, installed, without=without)
+    choice = _Choice(observer.model, seen, installed, without=without, at_first=set(without))
     choice.take_direct()
     while doubtful := choice.doubtful():
         on_step(f"running it without {', '.join(sorted(doubtful))}")
@@ -61,7 +65,7 @@ def _observed(observer: Observer) -> tuple[Observed, set[str]]:
 
 @dataclass
 class _Choice:
-    """What is asked for so far, and why; `without` is what need not be."""
+    """What is asked for so far, and why; `without` is what need not be, from `at_first` on."""
 
     model: Model
     seen: Observed
@@ -69,6 +73,8 @@ class _Choice:
     kept: dict[str, str] = field(default_factory=dict)
     extras: dict[str, tuple[str, ...]] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
+    at_first: set[str] = field(default_factory=set)
+    is_steady: bool | None = None
 
     def take_direct(self) -> None:
         """Take what the model itself imports: its code, its pickles, its flavors."""
@@ -80,7 +86,9 @@ class _Choice:
             if owner and self._is_own(who) and owner not in self.kept:
                 self.kept[owner] = f"imported by {'its pickle' if who == _PICKLE else who}"
         if _top(self.model.loader_module) == _MLFLOW:
-            self.kept[self.seen.modules[_MLFLOW].owner] = "the loader of the model"
+            # What a `.pth` file imports is none of what was loaded.
+            found = (self.seen.modules.get(one) for one in (_MLFLOW, f"{_MLFLOW}.pyfunc"))
+            self.kept |= {one.owner: "the loader of the model" for one in found if one}
         self.kept.pop("", None)
         for key in [key for key in self.kept if self._is_local(key)]:
             del self.kept[key]
@@ -130,9 +138,20 @@ class _Choice:
                 self._take(key)
 
     def _does_without(self, keys: set[str], observer: Observer) -> bool:
-        hidden = {"modules": self._tops(keys), "distributions": sorted(keys)}
-        found = observer.observe(hidden)
-        return found.failure is None and found.answer == self.seen.answer
+        found = observer.observe(self._hidden(keys))
+        if found.failure or found.answer == self.seen.answer:
+            return found.failure is None
+        return not self._is_always_the_same(observer)
+
+    def _is_always_the_same(self, observer: Observer) -> bool:
+        """Whether the model gives the answer that it gave; one that draws lots does not."""
+        if self.is_steady is None:
+            again = observer.observe(self._hidden(self.at_first))
+            self.is_steady = again.answer == self.seen.answer
+        return self.is_steady
+
+    def _hidden(self, keys: set[str]) -> dict[str, Sequence[str]]:
+        return {"modules": self._tops(keys), "distributions": sorted(keys)}
 
     def _tops(self, keys: set[str]) -> Sequence[str]:
         """Return the modules of *keys* that are in none of theirs."""
@@ -146,16 +165,18 @@ class _Choice:
 
     def _take(self, key: str) -> None:
         """Take *key*, by the extra of who imported it where it came with one."""
-        importers = self._importers(key)
+        importers = self._importers(key) - {key}
+        chosen = self.kept.keys() | self.installed.brought(self.kept, self.extras)
         found = [
             (len(brought), one, extra)
-            for one in sorted(importers & set(self.kept))
+            for one in sorted(importers & chosen)
             for extra in self.seen.distributions[one].extras
             if key in (brought := self._brought_whole(one, extra))
         ]
         if found:
             _, one, extra = min(found)
             self.extras[one] = tuple(sorted({*self.extras.get(one, ()), extra}))
+            self.kept.setdefault(one, f"it imports {key}, which comes with its {extra}")
         else:
             by = ", ".join(sorted(importers)) or "what it loads"
             self.kept[key] = f"imported by {by}, which does not require it"
@@ -191,6 +212,8 @@ class _Choice:
         notes += [_local_note(one) for one in local]
         if not is_asked:
             notes.append(Note("NOT_ASKED", _NO_INPUT))
+        if self.is_steady is False:
+            notes.append(Note("ANSWERS_DIFFER", _NOT_STEADY))
         return Inferred(
             options=tuple(options),
             lines=tuple(lines),

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
+from packaging.utils import canonicalize_name
+
 from envd.events import Note
 from envd.infer.observing import Distribution
 
@@ -91,6 +93,11 @@ class Written:
     text: str
     option: str = ""
     note: Note | None = None
+
+
+def key_of(name: str) -> str:
+    """Return the key of the distribution *name*."""
+    return canonicalize_name(name)
 
 
 def local_path(one: Distribution) -> str:

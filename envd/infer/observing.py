@@ -82,7 +82,6 @@ class Observed:
     edges: Sequence[tuple[str, str]]
     distributions: Mapping[str, Distribution]
     markers: Mapping[str, str]
-    path: tuple[Path, ...]
     failure: EnvdError | None = field(default=None)
 
     def loaded(self) -> set[str]:
@@ -173,7 +172,6 @@ def _observed(document: dict[str, Any]) -> Observed:
         [(who, what) for who, what in document["edges"]],
         {one.key: one for one in found},
         document["markers"],
-        tuple(map(Path, document["path"])),
         from_document(failure) if failure else None,
     )
 

@@ -145,5 +145,9 @@ def _installed() -> list[str]:
 
 
 def _is_installed(folder: Path, installed: set[Path]) -> bool:
-    names = {"site-packages", "dist-packages"}
-    return bool(names & set(folder.parts)) or any(folder.is_relative_to(one) for one in installed)
+    return is_package_folder(folder) or any(folder.is_relative_to(one) for one in installed)
+
+
+def is_package_folder(path: Path) -> bool:
+    """Whether *path* is, or lies in, a folder that installers put packages into."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)

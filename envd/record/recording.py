@@ -87,7 +87,8 @@ def _place(path: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         message = f"`{path}` is there already; give another, or remove it"
         raise RequestInvalidError(message, path=path)
-    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    # What is loaded from there tells its real place.
+    folder = target.parent.resolve() / f".{target.name}.{uuid.uuid4().hex[:12]}"
     try:
         folder.mkdir(parents=True)
         yield folder

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,22 +16,16 @@ from urllib.request import url2pathname
 
 import yaml
 
-from envd import config, infer
 from envd import model as models
-from envd.errors import EnvdError, ImportFailedError, RequestInvalidError
+from envd.config import Settings
+from envd.errors import EnvdError, RequestInvalidError
 from envd.infer.lines import local_path
-from envd.infer.observing import Given, Observed, Observer
-from envd.record import code, environment, followed, python_model, requirements, secrets, signature
+from envd.infer.observing import Given, Observer
+from envd.record import code, environment, followed, needs, python_model, secrets, signature
 from envd.record.arguments import Arguments
 from envd.record.code import Placed
-from envd.record.environment import Environment, version_of
-from envd.record.requirements import Asked
+from envd.record.environment import version_of
 from envd.spec import gather
-
-_MLFLOWS = ("mlflow", "mlflow-skinny")
-# The first that loads a model from a script.
-_OLDEST_OF_SCRIPTS = "2.12.2"
-_MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +59,11 @@ class Writing:
         if not model.is_mlflow:
             self._copy(Placed(python_model.LOADER, python_model.LOADER.name))
         self.document = self._document(artifacts)
-        self._refuse(secrets.in_pickle(model.file, (self.folder / model.file).read_bytes()))
+        self._refuse(secrets.in_files([(self.folder / model.file, model.file)]))
         self._write_mlmodel()
         if given.is_followed:
             self._follow()
-        asked = self._environment()
+        asked = needs.environment(given, self._observer, self.notes.append)
         environment.write(self.folder, asked)
         self._write_mlmodel()
         self._see_that_it_is_read()
@@ -132,7 +126,7 @@ class Writing:
             "model_uuid": uuid.uuid4().hex,
             "utc_time_created": str(now),
         }
-        if version := next(filter(None, map(version_of, _MLFLOWS)), ""):
+        if version := next(filter(None, map(version_of, needs.MLFLOWS)), ""):
             document["mlflow_version"] = version
         if given.metadata:
             document["metadata"] = dict(given.metadata)
@@ -177,101 +171,23 @@ class Writing:
         if seen.failure:
             raise seen.failure
         local = {one.key for one in seen.distributions.values() if local_path(one)}
+        own = [one for one in seen.modules.values() if not one.owner or one.owner in local]
         loaded = [
             (one.name, one.file)
-            for one in seen.modules.values()
-            if (not one.owner or one.owner in local) and not one.file.is_relative_to(self.folder)
+            for one in own
+            if not code.is_package_folder(one.file) and not one.file.is_relative_to(self.folder)
         ]
         self._take(followed.followed(loaded))
         self._write_mlmodel()
 
-    def _environment(self) -> Environment:
-        """Return what is asked for, once the model has been loaded with nothing of this process."""
-        if self.given.whole:
-            if self.given.check:
-                self._check()
-            return self._with_mlflow(self.given.whole)
-        if not self.given.check:
-            names = ("cloudpickle",) if version_of("cloudpickle") else ()
-            found = Asked(tuple(f"{one}=={version_of(one)}" for one in names))
-            return self._with_mlflow(Environment(found + self.given.extra))
-        inferred = self._checked(lambda: infer.infer(self._observer()))
-        self._must_be_whole(inferred.modules)
-        self.notes += [one.message for one in inferred.notes]
-        return self._with_mlflow(Environment(Asked(inferred.requirements) + self.given.extra))
-
-    def _check(self) -> None:
-        seen = self._checked(self._observed)
-        home = self.folder.resolve()
-        nobodys = [one for one in seen.modules.values() if not one.owner]
-        self._must_be_whole(
-            [(one.name, str(one.file)) for one in nobodys if not one.file.is_relative_to(home)]
-        )
-
-    def _observed(self) -> Observed:
-        seen = self._observer().observe()
-        if seen.failure:
-            raise seen.failure
-        return seen
-
-    def _checked(self, run: Callable[[], Any]) -> Any:
-        """Return what *run* returns; say of a missing module where it lies here."""
-        try:
-            return run()
-        except ImportFailedError as error:
-            module = error.metadata.get("module", "")
-            found = followed.found(module, code.roots())
-            if not found:
-                raise
-            message = (
-                f"the module `{module}` ({found}) is not in the model: give it in `code_paths`, or "
-                "`infer_code_paths=True`"
-            )
-            raise ImportFailedError(message, module=module, path=found) from error
-
-    def _must_be_whole(self, modules: Sequence[tuple[str, str]]) -> None:
-        if not modules:
-            return
-        shown = ", ".join(f"`{name}` ({file})" for name, file in modules[:10])
-        message = (
-            f"the model loads code that is neither in it nor installed: {shown}; give it in "
-            "`code_paths`, or `infer_code_paths=True`"
-        )
-        raise ImportFailedError(message, module=modules[0][0])
-
-    def _with_mlflow(self, found: Environment) -> Environment:
-        """Add the MLflow that is here, as MLflow does: its own servers run in the environment."""
-        names = {requirements.name_of(one) for one in found.asked.lines}
-        installed = next((one for one in _MLFLOWS if version_of(one)), "")
-        if names & set(_MLFLOWS):
-            return found
-        if not installed:
-            if self.given.python_model.is_mlflow:
-                installed = "mlflow"
-            else:
-                self.notes.append("MLflow is not here and not asked for: envd serves the model")
-                return found
-        version = version_of(installed)
-        line = f"{installed}=={version}" if version else f"{installed}>=2.12.2"
-        return Environment(
-            Asked(tuple(_first(line, found.asked.lines)), found.asked.constraints), found.conda
-        )
-
     def _see_that_it_is_read(self) -> None:
         """See that envd reads what was written."""
         try:
-            found = gather.read(models.read(self.folder), config.load(environ={}))
+            found = gather.read(models.read(self.folder), Settings(self.folder))
         except EnvdError as error:
             text = error.message.replace(str(self.folder), str(self.target))
             raise RequestInvalidError(text, **error.metadata) from error
         self.notes += [one.message for one in found.notes if one.code == "CREDENTIALS_CUT"]
-
-
-def _first(line: str, lines: Sequence[str]) -> Iterator[str]:
-    """Yield *lines* with *line* before all that are no options."""
-    yield from (one for one in lines if one.startswith("-"))
-    yield line
-    yield from (one for one in lines if not one.startswith("-"))
 
 
 def _local(given: str, name: str) -> Path:

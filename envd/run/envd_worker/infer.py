@@ -77,8 +77,6 @@ def _found(edges, known):
         "edges": sorted(edge for edge in edges.found if edge[1] in places),
         "distributions": [one.document() for one in found],
         "markers": _markers(),
-        "path": [os.path.realpath(one or ".") for one in sys.path],
-        "site": imported.site_directories(),
     }
 
 
