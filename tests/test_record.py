@@ -157,11 +157,29 @@ def test_what_is_worked_on_is_followed_too(project: Project, tmp_path: Path) -> 
     body = "import mine\n        return [mine.f(one) for one in model_input]\n"
     project.write({"train.py": MAIN + body, "in.json": '{"inputs": [1]}'})
 
+    refused = project("train.py:Model", "-o", "out", "-i", "in.json")
     done = project("train.py:Model", "-o", "out", "--infer-code-paths", "-i", "in.json", "--json")
 
+    assert f"is worked on here and no index has: my-project ({mine})" in refused.stderr
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["code"] == ["mine/__init__.py", "train.py"]
     assert loaded(project.folder / "out", [1]) == [-1]
+
+
+def test_requirements_that_lack_what_the_model_needs_are_noted(project: Project) -> None:
+    project.site.add("used-lib", {"used.py": "import deep\n"}, "deep-lib")
+    project.site.add("deep-lib", {"deep.py": ""})
+    body = "import used, deep\n        return model_input\n"
+    project.write({"train.py": MAIN + body, "in.json": "[1]"})
+    asked = ("train.py:Model", "-i", "in.json", "--pip-requirements", "cloudpickle")
+
+    lacks = project(*asked, "-o", "one")
+    has = project(*asked, "-o", "two", "--pip-requirements", "Used_Lib")
+
+    assert lacks.returncode == has.returncode == 0, lacks.stderr + has.stderr
+    assert "note: the model needs used-lib==1.0, which it does not ask for" in lacks.stderr
+    assert "note: the model needs deep-lib==1.0" in lacks.stderr
+    assert "the model needs" not in has.stderr
 
 
 def test_code_that_is_missing_is_an_error_that_says_where_it_lies(project: Project) -> None:
