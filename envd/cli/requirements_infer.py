@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envd.cli import names
+from envd.cli.editable import local
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
@@ -70,16 +70,12 @@ def command(
 
 def _model(place: Place, name: str) -> Model:
     from envd import model  # noqa: PLC0415
-    from envd.errors import RequestInvalidError  # noqa: PLC0415
-    from envd.model import location, naming  # noqa: PLC0415
 
-    settings = place.settings()
-    uri = naming.uri_of(names.model(name), settings.served)
-    path = location.known(uri, settings)
-    if path is None:
-        message = f"the model `{name}` is not on this machine; download it, and give its directory"
-        raise RequestInvalidError(message, model=name)
-    return model.read(path)
+    found = local(name, ("infer",), place.settings())
+    if len(found) > 1:
+        message = f"`{name}` is a folder of models; give one of them"
+        raise click.UsageError(message)
+    return model.read(Path(found[0]))
 
 
 def _given(model: Model, source: str | None, kind: str | None) -> Given | None:
