@@ -22,7 +22,7 @@ from envd.errors import RequestInvalidError
 from envd.record import envd_recorded, example, record, requirements, secrets, signature
 from envd.spec import gather
 from tests.called import Called
-from tests.conftest import environment
+from tests.conftest import environment, wait_for
 from tests.unpacked import Site
 
 _LOAD = """
@@ -408,6 +408,23 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
 
     with pytest.raises(RequestInvalidError, match="is there already"):
         record(tmp_path / "model", python_model=len, check=False)
+
+
+def test_a_command_that_is_stopped_leaves_nothing(project: Project) -> None:
+    body = "import pathlib, time\n        pathlib.Path('begun').touch()\n        time.sleep(60)\n"
+    project.write({"train.py": MAIN + body, "in.json": "[1]"})
+    argv = project.envctl.argv("record", "train.py:Model", "-o", "out", "-i", "in.json")
+
+    with subprocess.Popen(
+        argv, cwd=project.folder, env=project.envctl.env, stderr=subprocess.DEVNULL
+    ) as started:
+        wait_for((project.folder / "begun").exists)
+        began = [one.name for one in project.folder.iterdir() if one.name.startswith(".out.")]
+        started.terminate()
+        started.wait(60)
+
+    assert len(began) == 1
+    assert sorted(one.name for one in project.folder.iterdir()) == ["begun", "in.json", "train.py"]
 
 
 def test_a_class_of_main_needs_cloudpickle_or_a_module(project: Project) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from envd import process
 from envd.errors import RequestInvalidError
 from envd.record import code, example
 from envd.record.arguments import Arguments, asked
@@ -88,7 +88,7 @@ def _place(path: Path) -> Iterator[Path]:
         message = f"`{path}` is there already; give another, or remove it"
         raise RequestInvalidError(message, path=path)
     # What is loaded from there tells its real place.
-    folder = target.parent.resolve() / f".{target.name}.{uuid.uuid4().hex[:12]}"
+    folder = target.parent.resolve() / f".{target.name}.{process.new_token()}"
     try:
         folder.mkdir(parents=True)
         yield folder

@@ -28,7 +28,7 @@ _KNOWN = {
     "an npm token": rb"\bnpm_[A-Za-z0-9]{36}\b",
     "a JSON web token": rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
     "an Azure storage key": rb"AccountKey=[A-Za-z0-9+/]{40,}={0,2}",
-    "a password in a URL": rb"[a-z][a-z0-9+.-]*://[^/\s:@\"'{}<>$%]*:[^/\s:@\"'{}<>$%*]{3,}@[\w.-]+",
+    "a password in a URL": rb"\b[a-z][a-z0-9+.-]{1,20}://[^/\s:@\"'{}<>$%]*:[^/\s:@\"'{}<>$%*]{3,}@[\w.-]+",
 }
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _KNOWN.items()}
 # What people call their secrets, and a text beside it, in code or in a configuration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -50,10 +51,12 @@ def inferred(example: Example, answer: Any) -> dict[str, str | None] | None:
     except ImportError:
         inputs, outputs = _described(example.data), _described(answer)
         return given({"inputs": inputs, "outputs": outputs}) if inputs else None
-    try:
-        return given(infer_signature(example.data, answer, example.params))
-    except Exception:  # noqa: BLE001 - as MLflow: a model is recorded without one, too
-        return None
+    # Of some answers an older MLflow makes nothing, and of some inputs none does: a model is
+    # recorded without, too.
+    for one in (answer, None):
+        with contextlib.suppress(Exception):
+            return given(infer_signature(example.data, one, example.params))
+    return None
 
 
 def _described(data: Any) -> list[dict[str, Any]] | None:
