@@ -56,7 +56,7 @@ def _dry(verb: _Command) -> _Command:
     return click.option("--dry-run", is_flag=True, help="Only show what would change.")(verb)
 
 
-@command.command("add")
+@command.command("add", short_help="Add requirements to models.")
 @click.argument("texts", metavar="REQ...", nargs=-1, required=True)
 @_models
 @_dry
@@ -90,7 +90,7 @@ def _add(
     _edit(place, ("add", *texts), wanted, models, dry_run=dry_run, is_json=is_json)
 
 
-@command.command("set")
+@command.command("set", short_help="Change requirements that models have.")
 @click.argument("texts", metavar="REQ...", nargs=-1, required=True)
 @_models
 @_dry
@@ -120,7 +120,7 @@ def _set(
     _edit(place, ("set", *texts), wanted, models, dry_run=dry_run, is_json=is_json)
 
 
-@command.command("remove")
+@command.command("remove", short_help="Remove requirements from models.")
 @click.argument("texts", metavar="NAME...", nargs=-1, required=True)
 @_models
 @_dry
@@ -149,7 +149,7 @@ def _remove(
     _edit(place, ("remove", *texts), wanted, models, dry_run=dry_run, is_json=is_json)
 
 
-@command.command("show")
+@command.command("show", short_help="Show what models ask for.")
 @_models
 @as_json
 @where
