@@ -196,6 +196,14 @@ def test_a_model_that_does_not_answer_its_own_example_is_not_ready(served: Serve
     assert served.health("models/another") == NOT_SERVING
     assert not [one for one in served.workers() if "/another" in one]
 
+    with served.daemon.client() as client:
+        answered = client.predict("another", {"inputs": ["A"]})
+
+    # Whoever asks it nonetheless does not make it ready for all.
+    assert answered.predictions == [1, 2]
+    assert served.get("another").state == api.Model.FAILED
+    assert served.health("models/another") == NOT_SERVING
+
 
 def test_workers_get_what_the_table_of_their_model_says(served: Served) -> None:
     asked = ["API_KEY", "MODE", "FILE", "CUDA_VISIBLE_DEVICES", "ENVD_CONFIG"]

@@ -215,7 +215,7 @@ class Loading:
             async with self._at_once:
                 await self._pool.load(ready.model, ready.environment, ready.serving)
                 if self._is_checked if entry.served.check is None else entry.served.check:
-                    await self._check(ready)
+                    await self._check(entry, ready)
         except EnvironmentNotFoundError:
             self._models.forget(ready.model)
             raise
@@ -223,8 +223,8 @@ class Loading:
             raise await self._models.failed(ready, error) from error
         await self._models.succeeded(ready)
 
-    async def _check(self, ready: ReadyModel) -> None:
-        """See that a model answers its own input example, if it has one."""
+    async def _check(self, entry: Entry, ready: ReadyModel) -> None:
+        """See that the model of *entry* answers its own input example, if it has one."""
         from envd.mend import gate  # noqa: PLC0415 (few daemons need all that tells why not)
 
         text = example.read(ready.model)
@@ -232,9 +232,12 @@ class Loading:
             return
         request = Request(text.encode(), "application/json", None)
         model, environment = ready.model, ready.environment
+        # Until it has, it is not ready: somebody may ask it meanwhile.
+        entry.refused = (model.digest, environment.id)
         try:
             answer = await self._pool.predict(model, environment, request, ready.serving)
             gate.must_be_expected(model, bytes(answer.payload))
+            entry.refused = None
         except EnvironmentNotFoundError:
             raise
         except EnvdError as error:

@@ -201,6 +201,8 @@ class ReadyModels:
         entry = ready.entry
         if entry is None or (entry.state is State.READY and entry.serving is ready.serving):
             return
+        if entry.refused == (ready.model.digest, ready.environment.id):
+            return
         entry.serving, entry.notes = ready.serving, ready.notes
         entry.environment_id = ready.environment.id
         entry.mlflow_version = _mlflow_of(ready.environment)

@@ -35,7 +35,8 @@ class Entry:
     """One of these models, as far as it is known: the rest is of the last time it was asked.
 
     Of a repository folder it may be one of several with one name; it has a `version` then,
-    and may be called NAME/VERSION.
+    and may be called NAME/VERSION. What it was `refused` as, the digest of its model and its
+    environment, is not ready whoever is answered by it.
     """
 
     served: Served
@@ -47,6 +48,7 @@ class Entry:
     environment_id: str = ""
     mlflow_version: str = ""
     notes: tuple[Note, ...] = ()
+    refused: tuple[str, str] | None = None
 
     @property
     def service(self) -> str:
