@@ -33,6 +33,10 @@ _JOURNAL = ".envd-changes.json"
 _LONGEST_LINE = 1_000
 
 
+class ChangedMeanwhileError(ModelInvalidError):
+    """A file of a model is not as it was when it was read; read it again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A file of a model, by its path there, before and after.
@@ -77,7 +81,8 @@ def carry_out(model: Path, changes: Iterable[Change]) -> None:
     An earlier original stays, and this one gets a number.
 
     Raises:
-        ModelInvalidError: a file cannot be written, or has changed since it was read.
+        ModelInvalidError: a file cannot be written.
+        ChangedMeanwhileError: one has changed since it was read; nothing was done.
     """
     with _telling(model), _alone(model), ExitStack() as unfinished:
         staged = [_staged(unfinished, model, one) for one in changes]
@@ -173,7 +178,7 @@ def _staged(unfinished: ExitStack, model: Path, change: Change) -> _Staged:
         content = file.read(files.MAX_METADATA_BYTES + 1)
     if content.decode("utf-8-sig", "replace") != change.before:
         message = f"`{path}` has changed since it was read; try again"
-        raise ModelInvalidError(message, model=model, path=change.file)
+        raise ChangedMeanwhileError(message, model=model, path=change.file)
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     original = _written(unfinished, path, content, status)
     os.utime(original, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -365,6 +365,19 @@ def test_what_a_newer_version_has_no_more_is_had_by_an_older(bench: Bench) -> No
     assert (path / "requirements.txt").read_text() == "tiny-a\njinja2==3.0\n"
 
 
+def test_what_cannot_be_written_is_shown_all_the_same(bench: Bench) -> None:
+    path = bench.model("unwritable", "        import bs4\n        return bs4.VERSION")
+    (path / ".envd-changes.json").write_text("somebody else's")
+
+    shown = bench.envctl("check", "-m", path, "--fix", "--write")
+
+    assert shown.returncode == 1
+    assert f"envctl requirements add -m {path} beautifulsoup4==4.0" in shown.stderr
+    assert shown.stdout.endswith('{"predictions": "soup"}\n')
+    assert "it was not written: " in shown.stderr
+    assert "is not what envd wrote; remove it" in shown.stderr
+
+
 def test_a_dead_end_is_shown_with_what_helped_so_far(bench: Bench) -> None:
     body = "        import bs4\n        raise ValueError(bs4.VERSION)"
     path = bench.model("dead", body)

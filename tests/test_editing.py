@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -346,6 +347,17 @@ def test_permissions_and_a_byte_order_mark_stay(tmp_path: Path) -> None:
     assert (folder / "requirements.txt").read_bytes() == b"\xef\xbb\xbfsix==2\r\n"
     assert stat.S_IMODE((folder / "requirements.txt").stat().st_mode) == 0o640
     assert mlmodel.read(folder).conda_file == "conda.yaml"
+
+
+def test_edits_of_one_model_at_once_come_one_after_the_other(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    wanted = [editing.put([f"pkg{number}==1"], RULES) for number in range(4)]
+
+    with ThreadPoolExecutor(len(wanted)) as threads:
+        list(threads.map(lambda one: editing.edit(folder, one), wanted))
+
+    assert {f"pkg{number}==1" for number in range(4)} <= set(text(folder).split())
+    assert showing.show(folder).disagreements == ()
 
 
 def killed(folder: Path) -> None:

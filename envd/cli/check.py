@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,8 +17,7 @@ from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document, Engine
-    from envd.config import Settings
-    from envd.mend.checking import Built
+    from envd.errors import EnvdError
     from envd.mend.failures import Diagnosis
     from envd.mend.fixing import Fixed
     from envd.mend.report import Report
@@ -83,6 +80,7 @@ def command(
     """
     from envd import plain  # noqa: PLC0415
     from envd.cli.editable import local  # noqa: PLC0415
+    from envd.cli.trial import Trial  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import editing, fixing  # noqa: PLC0415
     from envd.mend.checking import check, unread  # noqa: PLC0415
@@ -103,7 +101,7 @@ def command(
             raise
         _end(unread(name, error), is_json=is_json)
     override = terms["override"]
-    trial = _Trial(engine, name, terms["env_manager"], place.settings())
+    trial = Trial(engine, name, terms["env_manager"], place.settings())
     if not fixes:
         _end(check(subject, trial, override), is_json=is_json)
 
@@ -112,8 +110,9 @@ def command(
             click.echo(f"{plain.printable(found.message)}; trying with `{remedy}`", err=True)
 
     fixed = fixing.fix(subject, trial, override, yes=yes, on_round=say)
-    written = _written(place, subject, fixed) if write and fixed.is_fixed else []
-    _end_fixed(name, fixed, written, is_json=is_json)
+    is_written = write and fixed.is_fixed
+    written, refused = _written(place, subject, fixed) if is_written else ([], None)
+    _end_fixed(name, fixed, written, refused, is_json=is_json)
 
 
 def _must_fit(
@@ -148,72 +147,6 @@ def _subject(
     return Subject.of(name, found, **given)
 
 
-class _Trial:
-    """Builds and asks by the daemon, or in this process."""
-
-    def __init__(self, engine: Engine, model: str, env_manager: str, settings: Settings) -> None:
-        self._engine, self._model, self._env_manager = engine, model, env_manager
-        self._settings = settings
-        self._prefix = Path()
-
-    def build(self, override: Sequence[str]) -> Built:
-        """Build the environment of the model with *override*."""
-        from envd.cli.engine import Wanted  # noqa: PLC0415
-        from envd.cli.progress import Progress  # noqa: PLC0415
-        from envd.errors import from_document  # noqa: PLC0415
-        from envd.mend.checking import Built  # noqa: PLC0415
-
-        wanted = Wanted(self._model, list(override), self._env_manager)
-        with Progress() as progress:
-            built = self._engine.build(wanted, progress)
-        if failure := built["failure"]:
-            raise from_document(failure)
-        shown = self._engine.show(built["id"])
-        spec = shown["spec"] or {}
-        self._prefix = Path(shown["prefix"])
-        return Built(
-            built["id"],
-            self._prefix,
-            built["python"]["actual"] or "",
-            {one["name"]: one["version"] for one in shown["packages"]},
-            tuple(one["text"] for one in spec.get("requirements", ())),
-        )
-
-    def ask(self, override: Sequence[str], payload: bytes, content_type: str) -> bytes:
-        """Return what the model answers with *override*."""
-        from envd.cli.engine import Input, Wanted  # noqa: PLC0415
-        from envd.cli.progress import Progress  # noqa: PLC0415
-
-        wanted = Wanted(self._model, list(override), self._env_manager)
-        with Progress() as progress:
-            given = Input(payload, content_type, None)
-            return self._engine.predict(wanted, given, progress).payload
-
-    def bringing(self, module: str) -> tuple[str, ...]:
-        """Return the distributions in this root's environments that bring *module*."""
-        from envd.mend import installed  # noqa: PLC0415
-        from envd.store import Store  # noqa: PLC0415
-
-        store = Store(self._settings.root)
-        found: dict[str, None] = {}
-        # They may go meanwhile, or be another user's.
-        with contextlib.suppress(OSError):
-            for one in filter(None, map(store.read, store.ids())):
-                found |= dict.fromkeys(installed.bringing(one.prefix, module))
-        return tuple(found)
-
-    def offered(self, module: str) -> tuple[str, ...]:
-        """Return the distribution that the index has under its name, if it brings *module*."""
-        from envd.lock import offered  # noqa: PLC0415
-        from envd.lock.uv import Uv  # noqa: PLC0415
-        from envd.spec import options, spec  # noqa: PLC0415
-
-        indexes = spec.indexes(options.NO_OPTIONS, self._settings.index)
-        python = self._prefix / "bin" / "python"
-        found = offered.look(Uv(self._settings), python, indexes, module)
-        return (found.name,) if found and module in found.modules else ()
-
-
 def _tell(found: Document, *, is_json: bool) -> None:
     if is_json:
         click.echo(json.dumps(found, indent=1))
@@ -240,8 +173,10 @@ def _end(report: Report, *, is_json: bool) -> NoReturn:
     sys.exit(_STATUS[report.verdict.value])
 
 
-def _end_fixed(name: str, fixed: Fixed, written: list[str], *, is_json: bool) -> NoReturn:
-    """Say what became of --fix, and end with its status."""
+def _end_fixed(
+    name: str, fixed: Fixed, written: list[str], refused: EnvdError | None, *, is_json: bool
+) -> NoReturn:
+    """Say what became of --fix, and of writing that, if it was *refused*; end with its status."""
     found = fixed.report.document() | {
         "added": list(fixed.requirements),
         "because": [one.message for _, one in fixed.added],
@@ -252,7 +187,9 @@ def _end_fixed(name: str, fixed: Fixed, written: list[str], *, is_json: bool) ->
         _say_how(name, fixed, written)
     if not is_json and fixed.report.answer:
         click.echo(fixed.report.answer)
-    sys.exit(_STATUS[fixed.report.verdict.value])
+    if refused:
+        click.echo(f"envctl: it was not written: {refused.message}", err=True)
+    sys.exit(_STATUS["trouble"] if refused else _STATUS[fixed.report.verdict.value])
 
 
 def _say_how(name: str, fixed: Fixed, written: list[str]) -> None:
@@ -274,16 +211,21 @@ def _say_how(name: str, fixed: Fixed, written: list[str]) -> None:
     click.echo(f"  log_model(..., extra_pip_requirements={listed})", err=True)
 
 
-def _written(place: Place, subject: Subject, fixed: Fixed) -> list[str]:
-    """Write what helped into the files of the model, and return those that changed."""
+def _written(place: Place, subject: Subject, fixed: Fixed) -> tuple[list[str], EnvdError | None]:
+    """Write what helped into the files of the model; return those that changed, or why not."""
     from envd.cli.editable import local  # noqa: PLC0415
+    from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import editing  # noqa: PLC0415
     from envd.spec import policy  # noqa: PLC0415
 
     settings = place.settings()
     (path,) = local(subject.name, ("add", *fixed.requirements), settings)
-    plan = editing.plan(Path(path), editing.put(fixed.requirements, policy.of(settings.security)))
-    editing.carry_out(plan)
-    for note in plan.notes:
+    wanted = editing.put(fixed.requirements, policy.of(settings.security))
+    try:
+        done = editing.edit(Path(path), wanted)
+    except EnvdError as error:
+        # What was found took minutes, and is to be seen.
+        return [], error
+    for note in done.notes:
         click.echo(f"note: {note.message}", err=True)
-    return [one.file for one in plan.changes]
+    return [one.file for one in done.changes], None

@@ -206,9 +206,7 @@ def _edited(model: str, wanted: Wanted, *, dry_run: bool) -> Document:
     plan: Editing | None = None
     error = None
     try:
-        plan = editing.plan(Path(model), wanted)
-        if not dry_run:
-            editing.carry_out(plan)
+        plan = (editing.plan if dry_run else editing.edit)(Path(model), wanted)
     except EnvdError as failure:
         error = {"reason": failure.reason, "message": failure.message}
     changes = plan.changes if plan else ()

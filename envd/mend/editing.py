@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from envd.errors import EnvdError, ModelInvalidError, RequestInvalidError
 from envd.events import Note
 from envd.mend.lists import Listing, Lists, Spot
 from envd.model import Model, files, mlmodel
-from envd.rewriting import Change
+from envd.rewriting import Change, ChangedMeanwhileError
 from envd.spec import conda_yaml, overrides, requirement
 from envd.spec.conda_names import pypi_name
 from envd.spec.place import Place
@@ -31,6 +32,7 @@ _WHOLE: tuple[tuple[str, ...], ...] = ((),)
 # What counts before the files that are edited, and how it is made anew.
 _LOCKS = ("pylock.toml", "uv.lock", "conda-lock.yml")
 _SIGNATURES = ("model.sig", "claims.jsonl")
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,23 @@ def plan(path: Path, wanted: Wanted) -> Editing:
     changes = tuple(edits.changes(path))
     notes = (*edits.notes, *_of_conda(model, wanted)) if changes else ()
     return Editing(path, changes, (*notes, *(_stale(path) if changes else ())))
+
+
+def edit(path: Path, wanted: Wanted) -> Editing:
+    """Change the model at *path*, all its files or none; after whoever else does meanwhile.
+
+    Raises:
+        ModelInvalidError: a file cannot be read, edited or written.
+        EnvdError: as `plan`.
+    """
+    for _ in range(_TRIES):
+        editing = plan(path, wanted)
+        with suppress(ChangedMeanwhileError):
+            carry_out(editing)
+            return editing
+    editing = plan(path, wanted)
+    carry_out(editing)
+    return editing
 
 
 def carry_out(editing: Editing) -> None:
