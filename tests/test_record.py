@@ -186,14 +186,18 @@ def test_code_that_is_missing_is_an_error_that_says_where_it_lies(project: Proje
     body = "from src.helping import f\n        return f(model_input)\n"
     project.write({
         "train.py": MAIN + body, "src/helping.py": "def f(x):\n    return x\n",
-        "in.json": '{"inputs": [1]}',
+        "src/half.py": "from src.helping import f\n", "in.json": '{"inputs": [1]}',
+        "half.py": MAIN + body.replace("helping", "half"),
     })  # fmt: skip
 
     refused = project("train.py:Model", "-o", "out", "-i", "in.json")
+    half = project("half.py:Model", "-o", "out", "-i", "in.json", "--code-paths", "src/half.py")
     done = project("train.py:Model", "-o", "out", "-i", "in.json", "--code-paths", "src/helping.py")
 
     assert refused.returncode == 1
     assert f"the module `src` ({project.folder}/src) is not in the model" in refused.stderr
+    file = project.folder / "src" / "helping.py"
+    assert f"the module `src.helping` ({file}) is not in the model" in half.stderr
     assert done.returncode == 0, done.stderr
     assert not [one for one in project.folder.iterdir() if one.name.startswith(".")]
 

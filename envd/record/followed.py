@@ -86,6 +86,6 @@ def _file(name: str, roots: Iterable[Path]) -> Path | None:
 
 
 def found(module: str, roots: Iterable[Path]) -> Path | None:
-    """Return the file of the top-level *module* below one of *roots*, or its folder."""
-    folders = (root / module for root in roots if module)
+    """Return the file of *module* below one of *roots*, or its folder."""
+    folders = [root.joinpath(*module.split(".")) for root in roots if module]
     return _file(module, roots) or next((one for one in folders if one.is_dir()), None)

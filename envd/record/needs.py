@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from envd import infer
-from envd.errors import ImportFailedError
+from envd.errors import EnvdError, ImportFailedError
 from envd.infer import Inferred, Local
 from envd.infer.observing import Observer
+from envd.mend.failures import Failure
 from envd.record import code, followed, requirements
 from envd.record.arguments import Arguments
 from envd.record.environment import Environment, version_of
@@ -52,8 +53,8 @@ def _inferred(observer: Observer) -> Inferred:
     """Return what is inferred; say of a missing module where it lies here."""
     try:
         return infer.infer(observer)
-    except ImportFailedError as error:
-        module = error.metadata.get("module", "")
+    except EnvdError as error:
+        module = Failure.of(error).missing
         found = followed.found(module, code.roots())
         if not found:
             raise
