@@ -189,6 +189,7 @@ def test_what_cannot_be_resolved_is_trouble_and_an_index_that_is_away_is_not(
     assert (broken["verdict"], codes(broken)) == ("trouble", [("MODEL_INVALID", "")])
 
 
+@pytest.mark.slow
 def test_a_lock_of_packages_that_do_not_fit_together_is_trouble(bench: Bench) -> None:
     wheels = [
         wheel_file(bench.tiny.wheels, "needy", "1.0", PURE, "tiny-a<2; python_version>'3'"),
@@ -313,6 +314,7 @@ def test_what_fix_finds_is_written_where_that_is_asked_for(bench: Bench) -> None
     assert bench.check(path)["verdict"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_daemon_is_asked_where_one_runs(bench_of_a_daemon: Bench) -> None:
     bench = bench_of_a_daemon
     path = bench.model("asked", "        import bs4\n        return bs4.VERSION", example="")
@@ -355,6 +357,7 @@ def test_nothing_is_built_to_see_what_it_brings(bench: Bench, tmp_path: Path) ->
     assert not (tmp_path / "built").exists()
 
 
+@pytest.mark.slow
 def test_what_a_newer_version_has_no_more_is_had_by_an_older(bench: Bench) -> None:
     path = bench.model("older", "        from jinja2 import escape\n        return escape(1)")
     (path / "requirements.txt").write_text("tiny-a\njinja2==3.1\n")

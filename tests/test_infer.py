@@ -116,6 +116,7 @@ def test_a_library_that_changes_the_answer_is_needed(site: Site, tmp_path: Path)
     assert lines(found) == ["faster-lib==1.0", "used-lib==1.0"]
 
 
+@pytest.mark.slow
 def test_of_a_model_that_draws_lots_only_what_it_fails_without_is_needed(
     site: Site, tmp_path: Path
 ) -> None:

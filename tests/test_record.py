@@ -147,6 +147,7 @@ def test_code_is_followed_wherever_it_is_imported(project: Project) -> None:
     assert loaded(project.folder / "real" / "out", [1, 2]) == [3, 6]
 
 
+@pytest.mark.slow
 def test_what_is_worked_on_is_followed_too(project: Project, tmp_path: Path) -> None:
     mine = tmp_path / "elsewhere"
     (mine / "mine").mkdir(parents=True)
@@ -444,6 +445,7 @@ def test_a_class_of_main_needs_cloudpickle_or_a_module(project: Project) -> None
     assert loaded(project.folder / "out", [1]) == [1]
 
 
+@pytest.mark.slow
 def test_tables_and_arrays_have_signatures_without_mlflow() -> None:
     numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     table = pandas.DataFrame({"i": [1], "f": [0.5], "s": ["a"], "b": [True]})

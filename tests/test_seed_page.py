@@ -219,7 +219,17 @@ def agrees(found: str, expected: str) -> bool:
     return found.startswith(when + colon) and text in found
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# Each loads a model several times: of those that are alike one is enough every time.
+_ALWAYS = {
+    "a file in a package", "the parent's package", "nothing", "inferred of a parent",
+    "inferred with a secret",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [one if one in _ALWAYS else pytest.param(one, marks=pytest.mark.slow) for one in EXAMPLES],
+)
 def test_what_envd_does(name: str, tmp_path: Path, bare_python: Path, envd_path: str) -> None:
     found = outcome(EXAMPLES[name], tmp_path, bare_python, "envd", PYTHONPATH=envd_path)
 
