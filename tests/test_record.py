@@ -16,7 +16,7 @@ import cloudpickle
 import pytest
 import yaml
 
-from envd import config
+from envd import config, process
 from envd import model as models
 from envd.errors import RequestInvalidError
 from envd.record import envd_recorded, example, record, requirements, secrets, signature
@@ -430,6 +430,24 @@ def test_a_command_that_is_stopped_leaves_nothing(project: Project) -> None:
 
     assert len(began) == 1
     assert sorted(one.name for one in project.folder.iterdir()) == ["begun", "in.json", "train.py"]
+
+
+def test_what_one_left_that_was_killed_the_next_removes(project: Project) -> None:
+    project.write({"train.py": MAIN + "return model_input\n"})
+    ended = subprocess.run(
+        [sys.executable, "-c", "from envd import process; print(process.stamp())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    left = project.folder / f".out.recording.{ended.stdout.strip()}.1"
+    under_way = project.folder / f".out.recording.{process.stamp()}.1"
+    for one in (left, under_way):
+        (one / "code").mkdir(parents=True)
+
+    done = project("train.py:Model", "-o", "out", "--no-check")
+
+    assert done.returncode == 0, done.stderr
+    assert not left.exists()
+    assert under_way.exists()
 
 
 def test_a_class_of_main_needs_cloudpickle_or_a_module(project: Project) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import importlib
 import json
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +87,17 @@ def _lines(given: tuple[str, ...]) -> list[str] | None:
 
 def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
     """Ask *python* to record, and return its answer."""
-    from envd import child, process, record  # noqa: PLC0415
+    from envd import child, record  # noqa: PLC0415
     from envd.errors import PythonUnavailableError, from_document  # noqa: PLC0415
+    from envd.record.recording import remove_left  # noqa: PLC0415
 
     program = Path(record.__file__).with_name("__main__.py")
-    token = process.new_token()
     with (
-        _nothing_left(Path(question["output"]), token),
+        contextlib.ExitStack() as after,
         tempfile.TemporaryDirectory(prefix="envd-record-") as folder,
     ):
+        # It may be killed, by whoever stops this, or for want of memory.
+        after.callback(remove_left, Path(question["output"]).absolute())
         file = Path(folder) / "question.json"
         file.write_text(json.dumps(question | {"path": [_own(Path(folder) / "site-packages")]}))
         finished = child.run(
@@ -107,7 +106,6 @@ def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
             cwd=Path.cwd(),
             limits=child.Limits(time.monotonic() + _FOREVER_S),
             on_line=lambda line: click.echo(line, err=True),
-            token=token,
         )
         if finished.status:
             message = f"`{python}` cannot record: {' '.join(finished.tail[-1:])}"
@@ -116,16 +114,6 @@ def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
     if failure := answer.get("failure"):
         raise from_document(failure)
     return answer
-
-
-@contextlib.contextmanager
-def _nothing_left(output: Path, token: str) -> Iterator[None]:
-    """Remove what the work called *token* was writing beside *output*, if it was killed."""
-    try:
-        yield
-    finally:
-        for one in output.absolute().parent.glob(f".{glob.escape(output.name)}.{token}.*"):
-            shutil.rmtree(one, ignore_errors=True)
 
 
 def _own(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,9 +89,11 @@ def _place(path: Path) -> Iterator[Path]:
         message = f"`{path}` is there already; give another, or remove it"
         raise RequestInvalidError(message, path=path)
     # What is loaded from there tells its real place.
-    folder = target.parent.resolve() / f".{target.name}.{process.new_token()}"
+    name = f"{_beside(target)}{process.stamp()}.{secrets.token_hex(4)}"
+    folder = target.parent.resolve() / name
     try:
         folder.mkdir(parents=True)
+        remove_left(target)
         yield folder
         folder.rename(target)
     except OSError as error:
@@ -98,3 +101,15 @@ def _place(path: Path) -> Iterator[Path]:
         raise RequestInvalidError(message, path=path) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(target: Path) -> str:
+    return f".{target.name}.recording."
+
+
+def remove_left(target: Path) -> None:
+    """Remove what recordings of the model *target* left beside it that were killed."""
+    for one in target.parent.iterdir() if target.parent.is_dir() else ():
+        stamp = one.name.removeprefix(_beside(target))
+        if stamp != one.name and process.is_stamp_of_the_dead(stamp):
+            shutil.rmtree(one, ignore_errors=True)
