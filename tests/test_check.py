@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.mend import installed, made_up, report
+from envd.mend import code, installed, made_up, report
 from envd.mend.fixing import _exact
 from envd.model import read
 from tests.conftest import Envctl, environment, launch, stop
@@ -262,6 +263,7 @@ def test_a_model_without_an_example_is_asked_what_its_signature_says(bench: Benc
             {"inputs": {"t": [True]}},
         ),
         ([{"type": "array", "items": {"type": "long", "required": True}}], {"inputs": [[1]]}),
+        ([{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [math.inf]}}], None),
         (
             [{"name": "o", "type": "object", "properties": {"a": {"type": "boolean"}}}],
             {"dataframe_split": {"columns": ["o"], "data": [[{"a": True}]]}},
@@ -282,6 +284,19 @@ def test_an_input_is_made_up_by_the_signature(
     found = made_up.payload(read(path))
 
     assert (None if found is None else json.loads(found)) == expected
+
+
+@pytest.mark.parametrize("source", ["-" * 200_000 + "1", "(" * 100_000, "a\0", "print 'two'"])
+def test_code_that_cannot_be_read_is_left_to_whoever_loads_it(
+    tmp_path: Path, tiny: Tiny, source: str
+) -> None:
+    path = tiny.model(tmp_path / "m")
+    (path / "code" / "odd.py").write_text(f"import unheard_of\n{source}")
+    (path / "code" / "plain.py").write_text("import bs4\n")
+
+    found = list(code.missing(read(path), Path(sys.prefix)))
+
+    assert [one.module for one in found if one.file != "code/tiny_loader.py"] == ["bs4"]
 
 
 def test_fix_puts_there_what_is_known_until_the_model_predicts(bench: Bench) -> None:

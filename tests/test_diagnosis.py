@@ -210,6 +210,19 @@ def test_what_a_model_says_is_not_taken_for_what_it_lacks() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["lib.so" * 90_000, "lib" * 90_000, 'File "a", line 1\nSyntaxErro' * 9_999, "'a" * 90_000,
+     "\x1b[;" * 90_000, "No module named 'a" * 90_000, "cannot load library '" * 90_000],
+)  # fmt: skip
+@pytest.mark.timeout(20)
+def test_a_model_that_says_very_much_holds_nobody_up(text: str) -> None:
+    error = ModelRaisedError(text, traceback=text, exception="ImportError")
+
+    # The daemon does this, too.
+    assert diagnose(Failure.of(error), ABOUT).code
+
+
 def test_libraries_are_named_once_with_a_package() -> None:
     text = machine._TABLE.read_text()
     lines = [one.split() for one in text.splitlines() if one and not one.startswith("#")]

@@ -64,8 +64,8 @@ def _imports(model: Model, name: str) -> Iterator[Import]:
         return
     try:
         tree = ast.parse(files.read_text(model.path, name))
-    except (SyntaxError, ValueError, RecursionError, ModelInvalidError):
-        # It may be of another Python; whoever loads it tells.
+    except (SyntaxError, ValueError, RecursionError, MemoryError, ModelInvalidError):
+        # It may be of another Python, or nested deeper than a parser goes: whoever loads it tells.
         return
     for node in tree.body:
         if isinstance(node, ast.Import):

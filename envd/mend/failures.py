@@ -15,6 +15,10 @@ _LINE = re.compile(r'^  File "(?P<file>[^"]+)", line \d+, in ', re.MULTILINE)
 _NO_MODULE = re.compile(r"No module named '?(?P<module>[A-Za-z_][\w.]*)'?")
 
 
+# A model says what it likes, and looking through a megabyte of that takes minutes.
+_MOST_TOLD = 8_000
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """How a model failed: what its worker said, or what became of that.
@@ -35,11 +39,11 @@ class Failure:
         about = error.metadata
         return cls(
             error.reason,
-            error.message,
+            error.message[:_MOST_TOLD],
             about.get("stage", ""),
             about.get("module", ""),
             about.get("exception", ""),
-            about.get("traceback", ""),
+            about.get("traceback", "")[-_MOST_TOLD:],
         )
 
     @property

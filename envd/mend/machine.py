@@ -10,7 +10,7 @@ from envd.mend.failures import About, Diagnosis, Failure
 
 _TABLE = Path(__file__).with_name("libraries.txt")
 _LIBRARY = re.compile(
-    r"(?P<a>lib[\w.+-]+?\.so[\w.]*): cannot open shared object file"
+    r"(?<![\w.+-])(?P<a>lib[\w.+-]{1,200}): cannot open shared object file"
     r"|cannot load library '(?P<b>[^']+)'"
     r'|no library called "(?P<c>[^"]+)" was found'
     r"|[Uu]nable to find (?P<d>\w+) shared library"

@@ -22,7 +22,7 @@ def payload(model: Model) -> bytes | None:
     columns = signature.columns(model, "inputs")
     try:
         found = _input(columns) if columns else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None
     return None if found is None else json.dumps(found).encode()
 

@@ -57,7 +57,7 @@ def _imported(name: str, file: Path) -> Iterator[str]:
         return
     try:
         tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
     package = name.split(".") if _is_package(file) else name.split(".")[:-1]
     for node in ast.walk(tree):
