@@ -260,6 +260,8 @@ def test_code_paths_keep_the_names_modules_are_imported_by(
     for name in ("src/__init__.py", "src/deep/helping.py", "whole/a.py", "whole/data.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("")
+    os.mkfifo("whole/pipe")
+    Path("whole/.#a.py").symlink_to("me@here.1234")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "there.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / "other")

@@ -70,7 +70,8 @@ def _files(folder: Path) -> Iterator[Path]:
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(set(folders) - _LEFT_OUT)
         for name in sorted(files):
-            if not name.endswith((".pyc", ".pyo")):
+            # An editor's lock is a link to nowhere, and a pipe has no end.
+            if not name.endswith((".pyc", ".pyo")) and Path(top, name).is_file():
                 count += 1
                 yield Path(top, name)
         if count > _MOST_FILES:
