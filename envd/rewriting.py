@@ -26,8 +26,8 @@ from envd import durable, failpoint
 from envd.errors import ModelInvalidError
 from envd.model import files
 from envd.model.texts import shown
+from envd.secrets import without_token
 from envd.spec import conda_forge_text
-from envd.spec.urls import without_token
 
 _JOURNAL = ".envd-changes.json"
 _LONGEST_LINE = 1_000

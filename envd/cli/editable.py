@@ -42,7 +42,7 @@ def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
 
 
 def _recipe(uri: str, asked: Sequence[str]) -> str:
-    from envd.model.fetch import redact  # noqa: PLC0415
+    from envd.secrets import redact  # noqa: PLC0415
 
     shown = redact(uri)
     likely = shown.partition(":")[2].strip("/").partition("/")[0].partition("@")[0]
