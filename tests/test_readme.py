@@ -1,4 +1,4 @@
-"""Every command of the README works as it stands there."""
+"""Every command of the README, and of the pages it leads to, works as it stands there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from envd import config
 from tests.conftest import Daemon, environment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCS = [*(ROOT / "docs").glob("*.md")]
+SERVING = (ROOT / "docs" / "serving.md").read_text()
 
 
 # First, for what it builds is there for the commands then; the last of them removes it.
@@ -26,7 +30,7 @@ def test_the_python_of_the_readme_runs(
     with daemon.client() as client:
         client.load_model(ROOT / "examples" / "iris", name="iris")
     address = json.loads((shared_root / "daemon.json").read_text())["grpc"]
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", SERVING + README, re.DOTALL)
 
     said = []
     for block in blocks:
@@ -44,8 +48,9 @@ def test_the_python_of_the_readme_runs(
     assert said == ["[[2]]\n", "[0]\n"]
 
 
-def test_the_commands_of_the_everyday_run(shared_root: Path, home: Path) -> None:
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/serving.md", "docs/environments.md"])
+def test_the_commands_of_the_everyday_run(page: str, shared_root: Path, home: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     commands = [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
     script = "set -eux\n" + "\n".join(commands)
 
@@ -60,13 +65,13 @@ def test_the_commands_of_the_everyday_run(shared_root: Path, home: Path) -> None
     )
 
     assert done.returncode == 0, done.stderr
-    assert len(commands) >= 8
+    assert len(commands) >= 2
     for line in re.findall(r"^\{.*\}$", "\n".join(blocks), re.MULTILINE):
         assert line in done.stdout
 
 
-def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def test_the_settings_of_the_pages_are_settings(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", SERVING, re.DOTALL)
     (tmp_path / "envd.toml").write_text(block)
 
     found = config.load(file=tmp_path / "envd.toml", environ={})
@@ -82,9 +87,21 @@ def test_the_make_targets_of_the_readme_are_there() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_files_of_the_readme_are_there() -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / link.partition("#")[0]).exists(), link
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{one.name}" for one in DOCS)])
+def test_what_a_page_leads_to_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        file, _, anchor = link.partition("#")
+        led_to = (ROOT / page).parent / file if file else ROOT / page
+        if "://" not in link:
+            assert led_to.exists(), link
+            assert not anchor or anchor in anchors(led_to), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub calls the headings of *page* in links."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in titles}
 
 
 def _environment(root: Path, home: Path) -> dict[str, str]:
