@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from envd_client import Client
+from envd_client.errors import DaemonUnreachableError
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -154,6 +155,15 @@ def session(
     with triton.InferenceServerClient(f"unix:{daemon.root}/predict.sock") as client:
         yield Session(folder, daemon, client)
     stop(daemon)
+
+
+def test_envds_own_services_are_not_for_whoever_comes_over_tcp(session: Session) -> None:
+    address = json.loads((session.daemon.root / "daemon.json").read_text())["grpc"]
+
+    with Client(address) as client, pytest.raises(DaemonUnreachableError) as raised:
+        client.predict("echo", {"inputs": [1]})
+
+    assert "give a socket of envd's, or a token" in raised.value.message
 
 
 def tensor(name: str, array: np.ndarray, datatype: str = "", **parameters: Any) -> Any:

@@ -329,6 +329,10 @@ _BY_CODE: dict[StatusCode, tuple[type[EnvdError], str]] = {
         DaemonUnreachableError,
         "envd cannot be reached: {}; start it or give another target",
     ),
+    StatusCode.UNIMPLEMENTED: (
+        DaemonUnreachableError,
+        "envd's own services are not served there: {}; give a socket of envd's, or a token",
+    ),
     StatusCode.DEADLINE_EXCEEDED: (
         DeadlineExceededError,
         "envd did not answer in time: {}; allow it more or ask again",
