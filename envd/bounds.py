@@ -147,7 +147,7 @@ class Ground:
             "drop_capabilities": True,
             "landlock": _files(read, written, network=network),
             # By path, landlock lets a process connect to any socket of its user's.
-            "seccomp": {"sockets": _INTERNET if network else ()},
+            "seccomp": _calls(network=network, among=True),
         }
 
     def template(self, scratch: Path, *, network: bool) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Ground:
             "limits": {"core": cores.NONE},
             "drop_capabilities": True,
             "landlock": _files(["/"], written, network=network),
-            "seccomp": {"sockets": _INTERNET if network else ()},
+            "seccomp": _calls(network=network, among=True),
         }
 
 
@@ -194,6 +194,10 @@ def _namespaces(*, network: bool) -> list[str]:
 
 def _files(read: Sequence[str], written: Sequence[str], *, network: bool) -> dict[str, Any]:
     return {"read": list(read), "write": list(written), "scoped": True, "tcp": network}
+
+
+def _calls(*, network: bool, among: bool) -> dict[str, Any]:
+    return {"sockets": _INTERNET if network else (), "among": among}
 
 
 def _below(folder: str, paths: Iterable[str]) -> list[str]:
@@ -232,12 +236,15 @@ def programs() -> list[Path]:
 class Room:
     """What a program of a build may `read` besides the system, and `write`, and if it may ask.
 
-    Nothing else of the root is there for it, nor of anybody's home.
+    Nothing else of the root is there for it, nor of anybody's home. A program that `links`
+    files from one of its places to another has the whole root to change the mode of what it
+    cannot open: it must run nothing that a package brings.
     """
 
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
     network: bool = False
+    links: bool = False
 
 
 def home(settings: Settings) -> str:
@@ -261,21 +268,30 @@ def built(settings: Settings, sandbox: Sandbox, room: Room, limits: Limits) -> d
         "drop_capabilities": True,
         "landlock": _files([*read, "/proc"], written, network=room.network),
         # No socket of the file system: the daemon's lie in the root.
-        "seccomp": {"sockets": _INTERNET if room.network else ()},
+        "seccomp": _calls(network=room.network, among=sandbox.tier < FULL),
     }
     if sandbox.tier < FULL:
         # Who waits outside of it has the lock, which is nothing for what is built.
         return {"outer": {}, "confinement": steps}
-    # Hard links are within one mount only: what of the root is whose is left to landlock.
     roots = list(dict.fromkeys([settings.root, settings.root.resolve()]))
+    # Hard links are within one mount only; what of the root is whose is left to landlock then.
+    # Landlock alone lets who owns a file change its mode: that of the daemon's sockets.
+    places = roots if room.links else [one for one in room.write if one.exists()]
+    mounted = _outermost([*places, *(one.resolve() for one in places)])
     outer = {
         "namespaces": _namespaces(network=room.network),
-        "read": [one for one in read if not any(map(Path(one).is_relative_to, roots))],
-        "write": list(map(str, roots)),
+        "read": [one for one in read if not any(map(Path(one).is_relative_to, mounted))],
+        "write": list(map(str, mounted)),
         "scratch": home(settings),
         "size": settings.build.scratch,
     }
     return {"outer": outer, "confinement": steps}
+
+
+def _outermost(paths: Iterable[Path]) -> list[Path]:
+    """Return those of *paths* that lie below none of the others."""
+    every = set(paths)
+    return sorted(one for one in every if every.isdisjoint(one.parents))
 
 
 def confined(argv: Sequence[str], document: Mapping[str, Any], given: Sequence[str]) -> list[str]:

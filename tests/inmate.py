@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from envd_client import Client
 from tests.tiny import Tiny
 
 SECRET = "known to nobody else"
+_LIBC = ctypes.CDLL(None)
 
 HELPERS = """
 import ctypes, errno, os, signal, socket, subprocess, sys, time
@@ -57,6 +59,15 @@ def by_call(pid, address):
     ours, theirs = Piece(ctypes.addressof(here), 10), Piece(address, 10)
     called('process_vm_readv', pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
     return here.raw.decode()
+
+def by_descriptor(path):
+    # What may be passed may be opened so, and nothing be read of it.
+    descriptor = os.open(path, os.O_PATH)
+    try:
+        os.chmod('/proc/self/fd/%d' % descriptor, 0o777)
+        os.fchmod(descriptor, 0o777)
+    finally:
+        os.close(descriptor)
 
 def descriptors():
     every = {fd: '/proc/self/fd/' + fd for fd in os.listdir('/proc/self/fd')}
@@ -119,6 +130,9 @@ class Outside:
     unix: socket.socket
     abstract: socket.socket
     process: subprocess.Popen[bytes]
+    # Of memory that whoever knows one of both may have.
+    number: int
+    shared: int
 
     @property
     def got(self) -> list[bytes]:
@@ -150,6 +164,11 @@ class Outside:
             "new": f"write({path} + '/new')",
             "scratch": f"write({str(root / 'scratch' / 'new')!r})",
             "environment": "write(sys.prefix + '/new')",
+            "mode": f"os.chmod({path}, 0o777)",
+            "program": f"os.chmod({path} + '/secret', 0o4755)",
+            "opened": f"by_descriptor({path})",
+            "owner": f"os.chown({path}, {os.getuid()}, {os.getgid()})",
+            "attribute": f"os.setxattr({path} + '/secret', 'user.envd', b'1')",
             "module": "write(__import__('tiny_a').__file__, 'VERSION = 0')",
             "model": "write(__file__, '')",
             "core_pattern": "write('/proc/sys/kernel/core_pattern', '|/bin/true')",
@@ -161,6 +180,10 @@ class Outside:
             "netlink": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) and 'done'",
             "signal": f"os.kill({pid}, 15)",
             "everybody": "os.kill(-1, 15)",
+            "limits": f"__import__('resource').prlimit({pid}, 7, (64, 64))",
+            "watch": "called('fanotify_init', 0x200, 0)",
+            "numbered": f"called('shmget', {self.number}, 10, 0)",
+            "attached": f"called('shmctl', {self.shared}, 2, ctypes.create_string_buffer(200))",
             "trace": f"called('ptrace', 16, {pid}, 0, 0)",
             "memory": f"from_memory({pid}, 0)",
             "environ": f"read('/proc/{pid}/environ')",
@@ -192,8 +215,15 @@ def outside(folder: Path) -> Iterator[Outside]:
         process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"],
                                    stdin=subprocess.PIPE, env={"TOKEN": SECRET})  # fmt: skip
         with process:
-            yield Outside(folder, *sockets, process)
+            number = process.pid
+            shared = _LIBC.shmget(number, 10, 0o1600)
+            before = folder.stat().st_mode, (folder / "secret").stat().st_mode
+            yield Outside(folder, *sockets, process, number, shared)
             assert process.poll() is None
+            assert (folder.stat().st_mode, (folder / "secret").stat().st_mode) == before
+            # As it was, and not removed.
+            assert shared == _LIBC.shmget(number, 10, 0) != -1
+            _LIBC.shmctl(shared, 0, None)
             process.kill()
 
 

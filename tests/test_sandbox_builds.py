@@ -76,6 +76,9 @@ def _attempts(house: House, outside: Outside, prefix: Path) -> dict[str, str]:
         "wheels": f"write({str(root / 'wheels' / 'new')!r})",
         "manifest": f"read({str(prefix.parent / 'ready.json')!r})",
         "daemon": f"write({str(root / 'daemon.json')!r})",
+        "mode of the root": f"os.chmod({str(root)!r}, 0o777)",
+        "mode of the manifests": f"os.chmod({str(root / 'environments')!r}, 0o777)",
+        "mode of a socket": f"os.chmod({str(root / 'admin.sock')!r}, 0o666)",
     }
     # It may end itself: in one domain of landlock's are all processes of one program.
     return {name: code for name, code in found.items() if name not in {"model", "everybody"}}
@@ -86,6 +89,7 @@ def test_what_is_built_reaches_the_network_and_nothing_else(
     confined: House, outside: Outside
 ) -> None:
     before = confined.ready(confined.ask("other", name="before")).environment
+    (confined.root / "admin.sock").touch(0o600)
     attempts = _attempts(confined, outside, before.prefix)
     own = {
         "files": "descriptors()",
@@ -102,6 +106,7 @@ def test_what_is_built_reaches_the_network_and_nothing_else(
     assert {found.pop("tcp"), found.pop("udp")} == {11}
     assert outside.got == [b"from inside"] * 2
     _assert_nothing_else(confined, found)
+    assert (confined.root / "admin.sock").stat().st_mode & 0o777 == 0o600
     assert ready.environment.manifest.sandbox == before.manifest.sandbox == _tier(confined)
     assert installed(replace(ready, environment=before), "other")
 

@@ -60,14 +60,14 @@ def install(lock: Lock, sources: Sources, prefix: Path, uv: Uv, on_event: OnEven
     source.write_text(lock.requirements(Wheels(uv.settings.root).path))
     arguments = [
         "pip", "install", "--python", str(prefix / "bin" / "python"),
-        "--no-deps", "--require-hashes", "--requirement", str(source),
+        "--no-deps", "--no-build", "--require-hashes", "--requirement", str(source),
     ]  # fmt: skip
     uv = _watched(uv.in_rooms(prefix), Installation(lock.packages, uv.cache, prefix), on_event)
     try:
         # What is cached needs no index: asking it again costs ten times the installation.
-        _uv(uv, lambda _: None, arguments, sources, offline=True)
+        _uv(uv, lambda _: None, arguments, sources, offline=True, links=True)
     except IndexUnreachableError:
-        _uv(uv, on_event, arguments, sources)
+        _uv(uv, on_event, arguments, sources, links=True)
 
 
 def warm(
@@ -139,12 +139,14 @@ def _uv(
     sources: Sources | None = None,
     *,
     offline: bool = False,
+    links: bool = False,
 ) -> None:
     finished = uv.run(
         arguments,
         on_line=lambda line: on_event(Line(line)),
         offline=offline,
         sources=sources,
+        links=links,
     )
     if finished.status != 0:
         why = explanation(finished)

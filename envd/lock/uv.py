@@ -73,8 +73,9 @@ class Uv(Tool):
         may_download_python: bool = False,
         sources: Sources | None = None,
         cache: Path | None = None,
+        links: bool = False,
     ) -> child.Finished:
-        """Run `uv` *arguments* to their end, with packages of *sources*.
+        """Run `uv` *arguments* to their end, with packages of *sources*; see `Room` for *links*.
 
         Raises:
             BuildTimedOutError: it took too long, or showed no sign of life for too long.
@@ -88,7 +89,7 @@ class Uv(Tool):
         ) as configuration:
             finished = self.start(
                 self._argv(arguments, sources, configuration, offline=offline),
-                self._room(arguments, written, offline=offline),
+                replace(self._room(arguments, written, offline=offline), links=links),
                 env=self._environment(written[0], may_download=may_download_python),
                 cwd=self._empty(),
                 on_line=lambda line: on_line(redact(line)),

@@ -12,7 +12,7 @@ is an error. Numbers are places among the descriptors that came with it:
     limits             resource limits by name
     drop_capabilities  true
     landlock           {"read", "write", "scoped"}, see `landlock.restrict`
-    seccomp            {"sockets"}, see `seccomp.restrict`
+    seccomp            {"sockets", "among"}, see `seccomp.restrict`
     passed             how many of the descriptors stay open, from the first on; else that
 
 The order is the only one that works: a process leaves its namespaces before it has
