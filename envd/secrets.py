@@ -14,12 +14,14 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 # A secret of AWS may hold a slash, but what follows a host and a port is no password.
-_USERINFO = re.compile(r"(?<=://)(?:[^/\s:@]*:(?!\d{1,5}(?:[^\w@]|$))\S*|[^/\s:]*)@")
-_QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\")]+")
+_USERINFO = re.compile(r"(?<=://)(?:[^/\s:@]*:(?!\d{1,5}(?:[/?#\"`<>\\]|$))\S*|[^/\s:]*)@")
+# In a sentence, what ends a URL may be the sentence's own: of that, only the end is.
+_QUERY = re.compile(r"(://[^\s?]*\?)[^\s\"`<>]*[^\s\"`<>'),.;:]")
 _TOKEN = re.compile(r"(^|/)t/[^/\s]+(?=/|$)")
-_TOKEN_IN_URL = re.compile(r"(://[^\s?#]*?/t/)([^/\s?#]+)(?=/|$)")
+_TOKEN_IN_URL = re.compile(r"(://[^\s?#]*?/t/)([^/\s?#\"`<>]*[^/\s?#\"`<>'),.;:])")
 # Where it is surely one, of a whole server.
-_TOKEN_OF_HOST = re.compile(r"(://[^/\s?#]*)/t/([^/\s?#]+)(?=/|$)")
+_TOKEN_OF_HOST = re.compile(r"(://[^/\s?#]*)/t/([^/\s?#]+)(?=[/?#]|$)")
+_WITHOUT_QUERY = re.compile(r"(://[^?#]*)\?[^#]*")
 # Of what is no URL, but was meant for one: rather too much than too little.
 _BROKEN = re.compile(r"([^@:]*://)?.*@", re.DOTALL)
 _Value = TypeVar("_Value")
@@ -89,6 +91,7 @@ def _of(url: str) -> set[str]:
     found = {one.removesuffix("@") for one in _USERINFO.findall(url)}
     found |= {one.partition(":")[2] for one in found}
     found |= {token for _, token in _TOKEN_IN_URL.findall(url)}
+    found |= {url.partition("#")[0].partition("?")[2]}
     return {spelling for one in found for spelling in (one, unquote(one))} - {""}
 
 
@@ -99,8 +102,8 @@ def without_login(url: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """Return *url* without the user and the password, and the token behind the host."""
-    return _TOKEN_OF_HOST.sub(r"\1", without_login(url))
+    """Return *url* without the user and the password, the token behind the host and the query."""
+    return _WITHOUT_QUERY.sub(r"\1", _TOKEN_OF_HOST.sub(r"\1", without_login(url)))
 
 
 def token(url: str) -> str:

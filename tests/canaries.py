@@ -28,7 +28,7 @@ KINDS = (
     "index-password", "index-user", "index-token", "links-password", "channel-token",
     "mirror-password", "auth-file", "netrc", "variable", "tracking-password", "registry-password",
     "served-uri", "query", "env", "env-file", "proxy", "model-file", "aws", "mlflow-token",
-    "bearer", "wrong-bearer",
+    "bearer", "wrong-bearer", "page-query",
 )  # fmt: skip
 # What a worker has of them.
 OURS = ("env", "env-file")
@@ -141,7 +141,7 @@ def settings(folder: Path, servers: Servers) -> dict[str, str]:
             "http://{servers.tokens.host}/t/{canary("index-token")}/simple",
             "http://localhost:{netrc_port}/simple",
         ]
-        find_links = ["http://me:{canary("links-password")}@{servers.pages.host}/simple/tiny-c/"]
+        find_links = ["http://me:{canary("links-password")}@{servers.pages.host}/simple/tiny-c/?sig={canary("page-query")}"]
         [conda]
         auth_file = "{folder}/auth.json"
         [conda.mirrors]

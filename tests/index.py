@@ -111,7 +111,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.index.login and self.index.logins[-1] != self.index.login:
             self._answer(401, b"", "text/plain")
             return
-        *_, folder, name = unquote(self.path).strip("/").split("/")
+        *_, folder, name = unquote(self.path.partition("?")[0]).strip("/").split("/")
         if folder == "files" and (file := self.index.files.get(name)):
             self._answer(200, file.content, "application/octet-stream")
         elif folder == "simple" and (page := self.index.page(name)):

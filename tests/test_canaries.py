@@ -119,6 +119,7 @@ def _call(found: Told, envctl: Envctl, servers: Servers) -> None:
     assert [one["state"] for one in built] == ["ready"] * 3, ready
     assert canary("index-password") in str(servers.index.logins)
     assert canary("links-password") in str(servers.pages.logins)
+    assert canary("page-query") in str(servers.pages.requests)
     assert canary("netrc") in str(servers.by_netrc.logins)
     assert canary("index-token") in str(servers.tokens.requests)
     conda = envctl("build", models / "conda", "--env-manager", "conda", "--json")
@@ -212,8 +213,8 @@ def test_a_secret_is_nowhere_in_the_root(told: Told, kind: str) -> None:
     written = spellings(told.secret(kind))
     files = [path for path in told.root.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(files) > 100
-    if kind == "index-token":
-        # Nobody can tell uv that a part of a path is secret (see `docs/security.md`).
+    if kind in {"index-token", "page-query"}:
+        # Nobody can tell uv that a part of a path or a query is secret (see `docs/security.md`).
         files = [path for path in files if not path.is_relative_to(told.root / "cache" / "uv")]
 
     found = [

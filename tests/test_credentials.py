@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from envd import sections
-from envd.errors import EnvdError, IndexUnreachableError, PolicyDeniedError
+from envd.errors import (
+    EnvdError,
+    IndexUnreachableError,
+    PolicyDeniedError,
+    SettingsInvalidError,
+)
 from envd.lock import Sources, pylock
 from envd.spec import Indexes
 from tests import tiny
@@ -268,3 +273,14 @@ def test_a_page_of_links_gets_its_credentials_and_they_are_kept_nowhere(
     ]  # fmt: skip
     assert LOGIN in pages.logins
     assert_nowhere(house, *(json.dumps(house.lock_of(one).document()) for one in asked))
+
+
+def test_pages_that_only_secrets_tell_apart_are_not_taken_for_one() -> None:
+    page = "https://host/pages"
+    for one, other in ((f"{page}?a", f"{page}?b"), (f"{page}?a", page)):
+        with pytest.raises(SettingsInvalidError, match="find_links"):
+            Sources(Indexes()).configuration(sections.Index(find_links=(one, other)))
+
+    assert f"{page}?a" in Sources(Indexes(find_links=(page,))).configuration(
+        sections.Index(find_links=(f"{page}?a", f"{page}?a"))
+    )

@@ -41,6 +41,13 @@ env = {{ KEY = "pass" }}
         ("name=http://me:pa/s@s@host:80/x and http://b:c@d", "name=http://***@host:80/x and http://***@d"),
         ("conda-forge=https://host/a/t/token/b", "conda-forge=https://host/a/t/***/b"),
         ("https://host/t/tok3n", "https://host/t/***"),
+        ("no `https://host/t/tok3n` (https://h/t/tok3n), https://h/t/tok3n: 403",
+         "no `https://host/t/***` (https://h/t/***), https://h/t/***: 403"),
+        ("https://host/t/tok3n?sig=abc", "https://host/t/***?***"),
+        ("(https://host/a?sig=a'b)c&d='e', or", "(https://host/a?***', or"),
+        ("http://me:80.pass@host http://me:8!pa/ss@host http://me:443,pass@host",
+         "http://***@host http://***@host http://***@host"),
+        ("http://host:80/a@b http://host:80?c@d", "http://host:80/a@b http://host:80?***"),
         ("https://host:8080/a@b", "https://host:8080/a@b"),
         ("/srv/t/token/a@b?c", "/srv/t/token/a@b?c"),
         ("models:/wine@champion", "models:/wine@champion"),
@@ -54,7 +61,8 @@ def test_of_a_url_all_is_shown_but_its_credentials(text: str, expected: str) -> 
 @pytest.mark.parametrize(
     ("url", "login", "credentials", "token"),
     [
-        (URL, "https://host/t/tok3n/simple?sig=abc", "https://host/simple?sig=abc", "tok3n"),
+        (URL, "https://host/t/tok3n/simple?sig=abc", "https://host/simple", "tok3n"),
+        ("https://host/a?b#c", "https://host/a?b#c", "https://host/a#c", ""),
         ("own=https://me:p@host/a", "own=https://host/a", "own=https://host/a", ""),
         ("https://host/t/tok3n", "https://host/t/tok3n", "https://host", "tok3n"),
         # Not surely a token: a channel may be called so.
@@ -105,6 +113,7 @@ def test_the_credentials_of_a_url_are_nowhere_in_a_message_about_it() -> None:
     url = "https://me:p%2Fss@host/t/tok3n/a"
 
     assert secrets.redact(f"no {url}: p/ss, tok3n", url) == "no https://***@host/t/***/a: ***, ***"
+    assert secrets.of(["https://host/pages?sig=a%2Fb#top"]) == {"sig=a%2Fb", "sig=a/b"}
     assert secrets.redact("no https://b:c@d/?e=f") == "no https://***@d/?***"
 
 

@@ -13,12 +13,12 @@ import pytest
 from envd import config
 from envd.errors import ModelInvalidError
 from envd.model import read as read_model
+from envd.secrets import without_credentials
 from envd.sections import Index, Security
 from envd.spec import Dependencies, Python, Requirement, Spec, of, read, requirement_file
 from envd.spec.policy import Policy
 from envd.spec.requirement_file import Requirements
 from envd.spec.spec import from_canonical
-from envd.spec.urls import without_credentials
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
 PYTHON_ENV = (
@@ -419,7 +419,7 @@ def test_being_offline_is_not_part_of_the_key() -> None:
     ("url", "expected"),
     [
         ("https://user:s3cret@host:8080/simple", "https://host:8080/simple"),
-        ("https://s3cret@host/simple?a=b#c", "https://host/simple?a=b#c"),
+        ("https://s3cret@host/simple?a=s3cret#c", "https://host/simple#c"),
         ("https://us@er:s3cret@host/simple", "https://host/simple"),
         ("internal=https://user:s3cret@host/simple", "internal=https://host/simple"),
         ("https://host/a@b/simple", "https://host/a@b/simple"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd.errors import PolicyDeniedError
+from envd.errors import PolicyDeniedError, SettingsInvalidError
 from envd.secrets import token, without_credentials, without_login
 from envd.sections import Index
 from envd.spec import Indexes
@@ -72,6 +72,7 @@ class _Keeper:
         named = [_unnamed(one) for one in (*settings.urls, *settings.find_links)]
         self._given = {_bare(without_credentials(one)): one for one in named}
         logins = {_bare(one): found[1] for one in named if (found := _LOGIN.search(one))}
+        _check_apart(settings.find_links)
         # The innermost first.
         self._logins = dict(sorted(logins.items(), key=lambda one: -len(one[0])))
 
@@ -119,6 +120,23 @@ def stripped(url: str, settings: Index) -> str:
     tokens = {token(one) for one in (*settings.urls, *settings.find_links)} - {""}
     bare = without_login(url)
     return without_credentials(bare) if token(bare) in tokens else bare
+
+
+def _check_apart(links: Sequence[str]) -> None:
+    """See that no two of *links* are told apart by what is kept secret alone.
+
+    Raises:
+        SettingsInvalidError: some are.
+    """
+    known: dict[str, str] = {}
+    for link in map(without_login, links):
+        bare = _bare(without_credentials(link))
+        if known.setdefault(bare, link) != link:
+            message = (
+                f"`index.find_links` names `{bare}` with two tokens or queries, which are "
+                "credentials and tell no places apart; leave one out"
+            )
+            raise SettingsInvalidError(message, setting="index.find_links")
 
 
 def _strategy(indexes: Indexes) -> str:
