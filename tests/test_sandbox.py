@@ -198,16 +198,17 @@ def test_a_worker_is_alone_in_its_namespaces(prison: Prison, which: str) -> None
             shared="write('/dev/shm/one')",
             big="len([write('big%d' % one, 'x' * 1000000) for one in range(20)])",
             again="write('small')",
+            many="len([write('many%d' % one, '') for one in range(10000)])",
         )
 
     if prison.tier == 1:
         # What it cannot: it sees which processes there are, and fills the disk.
         assert prison.daemon.pid in found["processes"]
-        assert (found["shared"], found["big"]) == ("EACCES", 20)
+        assert (found["shared"], found["big"], found["many"]) == ("EACCES", 20, 10000)
         return
     assert found["processes"] == [1]
     assert found["shared"] == 1
-    assert found["big"] == found["again"] == "ENOSPC"
+    assert found["big"] == found["again"] == found["many"] == "ENOSPC"
 
 
 def test_settings_open_paths_and_devices_to_all_and_the_network_to_one(

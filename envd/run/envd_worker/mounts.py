@@ -19,6 +19,7 @@ _OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_RECURSIVE = 1, 0x1000, 0x8000
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _IDMAP = 1 << 20
 _AT_FDCWD = -100
+_FEWEST_FILES = 64
 _MNT_DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
@@ -29,8 +30,12 @@ def mount(source, target, kind, flags, data=None):
 
 
 def tmpfs(target, size, mode="0700"):
-    """Mount an empty file system of *size* bytes in memory."""
-    mount("tmpfs", target, "tmpfs", NOSUID | NODEV, "size=%d,mode=%s" % (size, mode))
+    """Mount an empty file system of *size* bytes in memory.
+
+    Empty files take memory, too, about a KiB each, which the size does not count.
+    """
+    options = "size=%d,nr_inodes=%d,mode=%s" % (size, max(size // 1024, _FEWEST_FILES), mode)
+    mount("tmpfs", target, "tmpfs", NOSUID | NODEV, options)
 
 
 def proc():
