@@ -113,6 +113,13 @@ def test_a_root_may_itself_be_a_link(folder: Path) -> None:
         ("s3://bucket@evil/a", "s3://bucket", False),
         ("s3://bucket.evil/a", "s3://bucket", False),
         ("http://host/model", "s3://bucket", False),
+        ("s3://bucket/a/my model;1?x", "s3://bucket/a", True),
+        # As urllib reads it, and those who decode twice, and servers that have parameters.
+        ("http://host/a/.\t./b", "http://host/a", False),
+        ("http://host/a/\n../b", "http://host/a", False),
+        ("http://host/a/.%09./b", "http://host/a", False),
+        ("http://host/a/%252e%252e/b", "http://host/a", False),
+        ("http://host/a/..;x/b", "http://host/a", False),
         ("file:///srv/models/a", "/srv/models", True),
         ("FILE:/srv/models/a", "/srv/models", True),
         ("file:///srv/models/%2e%2e/a", "/srv/models", False),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from envd.secrets import redact
 SETTING = "models.roots"
 _Result = TypeVar("_Result")
 _IS_LINK = {errno.ELOOP, errno.ENOTDIR}
+_PARTS, _UNSEEN = re.compile(r"[/\\;?#]"), re.compile(r"[\x00-\x1f\x7f]")
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Longer than the steps in which any kernel counts the time of files; within one of them a
 # second change does not show.
@@ -191,8 +193,7 @@ def _below(path: str, root: str) -> str | None:
 def _begins(uri: str, root: str) -> bool:
     """Whether *uri* lies below *root*: `s3://bucket/a` does not cover `s3://bucket/ab`."""
     (scheme, _, rest), (wanted, _, start) = uri.partition(":"), root.partition(":")
-    parts = unquote(rest).replace("\\", "/").split("/")
-    if scheme.lower() != wanted.lower() or not {".", ".."}.isdisjoint(parts):
+    if scheme.lower() != wanted.lower() or not _means_one_place(rest):
         return False
     if start and rest.startswith("//") != start.startswith("//"):
         # `models://profile/name` is of another server than `models:/name`.
@@ -201,6 +202,17 @@ def _begins(uri: str, root: str) -> bool:
     if not start or start.endswith(ends):
         return rest.startswith(start)
     return rest == start or rest.startswith(tuple(f"{start}{end}" for end in ends))
+
+
+def _means_one_place(rest: str) -> bool:
+    """Whether nobody who reads *rest*, of a URI, makes steps up or aside of it.
+
+    Some decode twice, some drop what cannot be printed, some have parameters behind a `;`.
+    """
+    decoded = ""
+    while decoded != rest:
+        decoded, rest = rest, unquote(rest)
+    return {".", ".."}.isdisjoint(_PARTS.split(decoded)) and _UNSEEN.search(decoded) is None
 
 
 def _denied(uri: str, problem: str = "lies below none") -> PermissionDeniedError:
