@@ -83,6 +83,8 @@ class Uv(Tool):
             IndexUnreachableError: an index did not answer, or may not be asked.
         """
         redact = self._redactor()
+        # A Python that is downloaded is unpacked in one place, and runs in none.
+        links = links or may_download_python
         written = [cache or self.cache, *([self.pythons] if may_download_python else [])]
         with _to_be_read(
             sources.configuration(self.settings.index) if sources else ""
