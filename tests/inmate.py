@@ -217,13 +217,13 @@ def outside(folder: Path) -> Iterator[Outside]:
         with process:
             number = process.pid
             shared = _LIBC.shmget(number, 10, 0o1600)
+            stack.callback(_LIBC.shmctl, shared, 0, None)
             before = folder.stat().st_mode, (folder / "secret").stat().st_mode
             yield Outside(folder, *sockets, process, number, shared)
             assert process.poll() is None
             assert (folder.stat().st_mode, (folder / "secret").stat().st_mode) == before
             # As it was, and not removed.
             assert shared == _LIBC.shmget(number, 10, 0) != -1
-            _LIBC.shmctl(shared, 0, None)
             process.kill()
 
 
