@@ -363,6 +363,15 @@ def test_gc_that_keeps_everything_has_done_its_work(
     assert done.stdout.splitlines()[-1].startswith("0 of ")
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_gc_where_nothing_is_yet_leaves_nothing(called: Called, options: tuple[str, ...]) -> None:
+    done = called("gc", *options)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("0 of 0 environments")
+    assert not called.root.exists()
+
+
 def test_what_is_pinned_is_removed_by_force_only(
     either: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:

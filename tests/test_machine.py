@@ -83,6 +83,8 @@ class Machine(RuleBasedStateMachine):
         self.home = Path(mkdtemp(dir=self.folder))
         self.root = self.home / "root"
         self.store = Store(self.root)
+        # As whoever works on a root does first: it is closed to others.
+        self.store.create()
         self.right = {name: Right(Fake(name, self.root)) for name in NAMES}
         for one in self.right.values():
             self._set_interpreter(one, 0)

@@ -24,7 +24,7 @@ from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
 from envd.sandbox import FULL, Sandbox
-from envd.serve import tracing
+from envd.serve import heap, tracing
 from envd.serve.audit import Audit
 from envd.serve.callers import Caller, Guarded, Opened
 from envd.serve.calls import Calls
@@ -155,7 +155,7 @@ class Core:
         Return whether all went well.
         """
         telling = self.notifier.run(self._processes.answers, self._doing)
-        going_on = asyncio.gather(self.pool.run(), telling, *beside)
+        going_on = asyncio.gather(self.pool.run(), telling, heap.give_back(), *beside)
         # What was imported stays: looking through all of it takes 20 ms, in which nobody is served.
         gc.freeze()
         self.notifier.status(self._doing())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import logging
 import os
@@ -18,16 +17,13 @@ import envd
 from envd import addresses, config, cores, credentials, exposure
 from envd.errors import EnvdError
 from envd.run.processes import Processes
-from envd.serve import log_lines
+from envd.serve import heap, log_lines
 from envd.store import Store, sweep
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from envd.serve.daemon import Daemon
-
-# https://sourceware.org/glibc/manual/latest/html_node/Malloc-Tunable-Parameters.html
-_M_ARENA_MAX = -8
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +84,7 @@ def _serve(
     settings: config.Settings, chosen: addresses.Sockets, read: Callable[[], config.Settings]
 ) -> None:
     _allow_many_files()
-    _keep_one_heap()
+    heap.keep_one()
     cores.leave_none()
     # A watchdog ends it by SIGABRT: the log is to say where it stood.
     faulthandler.enable()
@@ -131,17 +127,6 @@ def _allow_many_files() -> None:
     """Take all the descriptors there may be: a worker needs two."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _keep_one_heap() -> None:
-    """Have all threads allocate from one heap, where the C library is glibc.
-
-    Else each of gRPC's has its own, and for hours all of them grow by what they keep of what was
-    freed. They would wait for each other if they did not wait for the interpreter already.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(_M_ARENA_MAX, 1)
 
 
 def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -> None:

@@ -74,6 +74,8 @@ def collect(store: Store, settings: Gc, wanted: Wanted) -> Collected:
 
     What goes is in the trash afterwards, which somebody has to empty.
     """
+    if not store.layout.root.exists():
+        return Collected((), 0, 0, is_cache_in_use=False, freed=0)
     disk = shutil.disk_usage(store.layout.root)
     held = limits(settings, wanted, disk.total)
     if wanted.force:
