@@ -170,6 +170,17 @@ def test_an_extra_of_which_a_part_is_not_installed_is_none(site: Site, tmp_path:
     assert lines(found) == ["tables-lib==1.0", "used-lib==1.0"]
 
 
+def test_an_extra_of_what_the_model_does_not_ask_for_is_none(site: Site, tmp_path: Path) -> None:
+    site.add("used-lib", {"used.py": "import between\n"}, "between-lib")
+    requires = ('tables-lib; extra == "tables"',)
+    site.add("between-lib", {"between.py": "import tables\n"}, *requires, extras=("tables",))
+    site.add("tables-lib", {"tables.py": ""})
+
+    found = inferred(model(tmp_path, "import used\nreturn data"))
+
+    assert lines(found) == ["tables-lib==1.0", "used-lib==1.0"]
+
+
 @pytest.mark.parametrize("last", ["gpu-lib", "cpu-lib"])
 def test_of_two_distributions_that_bring_a_module_it_is_whose_file_was_loaded(
     site: Site, tmp_path: Path, last: str

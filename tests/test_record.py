@@ -147,6 +147,24 @@ def test_code_is_followed_wherever_it_is_imported(project: Project) -> None:
     assert loaded(project.folder / "real" / "out", [1, 2]) == [3, 6]
 
 
+def test_a_script_trains_once_and_what_it_defines_is_followed(project: Project) -> None:
+    body = "from src.helping import f\n        return f(model_input)\n"
+    rarely = "    def rarely(self):\n        import late\n"
+    training = "import training\nopen('data.csv').close()\n"
+    project.write({
+        "train.py": training + MAIN + body + rarely, "training.py": "", "late.py": "",
+        "src/helping.py": "def f(x):\n    return x\n", "in.json": '{"inputs": [1]}',
+        "data.csv": "",
+    })  # fmt: skip
+
+    done = project("train.py:Model", "-o", "out", "--infer-code-paths", "-i", "in.json", "--json")
+    (project.folder / "data.csv").unlink()
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["code"] == ["late.py", "src/helping.py"]
+    assert loaded(project.folder / "out", [1]) == [1]
+
+
 @pytest.mark.slow
 def test_what_is_worked_on_is_followed_too(project: Project, tmp_path: Path) -> None:
     mine = tmp_path / "elsewhere"
@@ -163,7 +181,7 @@ def test_what_is_worked_on_is_followed_too(project: Project, tmp_path: Path) -> 
 
     assert f"is worked on here and no index has: my-project ({mine})" in refused.stderr
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["code"] == ["mine/__init__.py", "train.py"]
+    assert json.loads(done.stdout)["code"] == ["mine/__init__.py"]
     assert loaded(project.folder / "out", [1]) == [-1]
 
 
@@ -458,11 +476,13 @@ def test_a_class_of_main_needs_cloudpickle_or_a_module(project: Project) -> None
 
     refused = project("train.py:Model", "-o", "out")
     done = project("train.py:Model", "-o", "out", "--code-paths", "train.py")
+    inferred = project("train.py:Model", "-o", "two", "--infer-code-paths")
 
     assert "install it, or give --infer-code-paths" in refused.stderr
     assert done.returncode == 0, done.stderr
     assert (project.folder / "out" / "requirements.txt").read_text() == ""
-    assert loaded(project.folder / "out", [1]) == [1]
+    assert loaded(project.folder / "out", [1]) == loaded(project.folder / "two", [1]) == [1]
+    assert inferred.returncode == 0, inferred.stderr
 
 
 @pytest.mark.slow

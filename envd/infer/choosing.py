@@ -166,17 +166,16 @@ class _Choice:
     def _take(self, key: str) -> None:
         """Take *key*, by the extra of who imported it where it came with one."""
         importers = self._importers(key) - {key}
-        chosen = self.kept.keys() | self.installed.brought(self.kept, self.extras)
+        # What it only brings was installed with no extra that anybody asked for.
         found = [
             (len(brought), one, extra)
-            for one in sorted(importers & chosen)
+            for one in sorted(importers & self.kept.keys())
             for extra in self.seen.distributions[one].extras
             if key in (brought := self._brought_whole(one, extra))
         ]
         if found:
             _, one, extra = min(found)
             self.extras[one] = tuple(sorted({*self.extras.get(one, ()), extra}))
-            self.kept.setdefault(one, f"it imports {key}, which comes with its {extra}")
         else:
             by = ", ".join(sorted(importers)) or "what it loads"
             self.kept[key] = f"imported by {by}, which does not require it"

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,14 +65,13 @@ def _object(text: str, given: dict[str, Any]) -> Any:
     except Exception as error:
         message = f"`{text}` cannot be had: {type(error).__name__}: {error}"
         raise RequestInvalidError(message, model=text) from error
-    if place.endswith(".py") and not _is_placed(Path(place), given):
-        _take_along(module)
+    if place.endswith(".py") and not _is_placed(Path(place), given["code_paths"]):
+        _take_along(module, may_be_code=given["infer_code_paths"])
     return found
 
 
-def _is_placed(script: Path, given: dict[str, Any]) -> bool:
-    sources = (one.source.resolve() for one in code.placed(given["code_paths"]))
-    return given["infer_code_paths"] or script.resolve() in sources
+def _is_placed(script: Path, code_paths: Sequence[str]) -> bool:
+    return script.resolve() in (one.source.resolve() for one in code.placed(code_paths))
 
 
 def _script(path: Path) -> ModuleType:
@@ -87,10 +87,13 @@ def _script(path: Path) -> ModuleType:
     return module
 
 
-def _take_along(module: ModuleType) -> None:
+def _take_along(module: ModuleType, *, may_be_code: bool) -> None:
+    """Let what *module* defines go into the pickle: as code it would train at each loading."""
     try:
         import cloudpickle  # noqa: PLC0415
     except ImportError as error:
+        if may_be_code:
+            return
         message = (
             "what a script defines is taken along by cloudpickle; install it, or give "
             "--infer-code-paths"

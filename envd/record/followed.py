@@ -14,14 +14,21 @@ from pathlib import Path
 from envd.record.code import Placed
 
 
-def followed(loaded: Iterable[tuple[str, Path]]) -> list[Placed]:
-    """Return the files of the modules *loaded* by name, and of those that they import of theirs."""
+def followed(
+    loaded: Iterable[tuple[str, Path]], pickled: tuple[str, Path] | None = None
+) -> list[Placed]:
+    """Return the files of the modules *loaded* by name, and of those that they import of theirs.
+
+    Of the module *pickled* the definitions are in the pickle: it is no file of the model, and
+    only what they import when they run is followed.
+    """
     found = dict(loaded)
-    roots = list(dict.fromkeys(root for one in found.items() if (root := _root(*one))))
-    ahead = list(found.items())
+    origins = [*found.items(), *filter(None, [pickled])]
+    roots = list(dict.fromkeys(root for one in origins if (root := _root(*one))))
+    ahead = list(origins)
     while ahead:
         name, file = ahead.pop()
-        for other in _imported(name, file):
+        for other in _imported(name, file, is_pickled=name not in found):
             for each in _with_parents(other):
                 if each not in found and (there := _file(each, roots)):
                     found[each] = there
@@ -51,7 +58,7 @@ def _root(name: str, file: Path) -> Path | None:
     return file.parents[up - 1] if len(file.parents) >= up else None
 
 
-def _imported(name: str, file: Path) -> Iterator[str]:
+def _imported(name: str, file: Path, *, is_pickled: bool) -> Iterator[str]:
     """Yield the names of what the source *file* of the module *name* may import."""
     if file.suffix != ".py":
         return
@@ -60,7 +67,7 @@ def _imported(name: str, file: Path) -> Iterator[str]:
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
     package = name.split(".") if _is_package(file) else name.split(".")[:-1]
-    for node in ast.walk(tree):
+    for node in _inside_functions(tree) if is_pickled else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -69,6 +76,12 @@ def _imported(name: str, file: Path) -> Iterator[str]:
             yield base
             # What is imported from a package may be a module of it.
             yield from (f"{base}.{one.name}" for one in node.names)
+
+
+def _inside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from ast.walk(node)
 
 
 def _with_parents(name: str) -> Iterator[str]:

@@ -107,6 +107,14 @@ class PythonModel:
         method = getattr(type(self.given), "predict_stream", None)
         return method is not None and not method.__module__.startswith("mlflow.")
 
+    def defined_in(self) -> tuple[str, Path] | None:
+        """Return the module whose definitions go into the pickle, and its file; None for none."""
+        if self.kind == "script":
+            return None
+        name = getattr(self.given if self.kind == "function" else type(self.given), "__module__", "")
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return (name, Path(file)) if file and name in _by_value() else None
+
     def adapted(self, artifacts: Mapping[str, str], config: Mapping[str, Any] | None) -> Any:
         """Return what answers here as the model will there, None if that is MLflow's to know."""
         context = envd_recorded.Context(dict(artifacts), dict(config or {}))
@@ -115,6 +123,12 @@ class PythonModel:
                 return None
             return envd_recorded.Adapted(envd_recorded.from_script(self.given, self.name), context)
         return envd_recorded.Adapted(self.given, context)
+
+
+def _by_value() -> set[str]:
+    """Return the modules of which cloudpickle takes along what they define."""
+    found = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", set)
+    return {"__main__", *found()}
 
 
 def of(given: Any) -> PythonModel:

@@ -177,7 +177,7 @@ class Writing:
             for one in own
             if not code.is_package_folder(one.file) and not one.file.is_relative_to(self.folder)
         ]
-        self._take(followed.followed(loaded))
+        self._take(followed.followed(loaded, self.given.python_model.defined_in()))
         self._write_mlmodel()
 
     def _see_that_it_is_read(self) -> None:
