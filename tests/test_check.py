@@ -490,3 +490,4 @@ def test_answers_are_the_same_but_for_the_last_digits(
 def test_what_is_put_there_is_pinned_with_its_extras() -> None:
     assert _exact("uvicorn[standard]<1", "0.30.0") == "uvicorn[standard]==0.30.0"
     assert _exact("six", "") == "six"
+    assert _exact("mine @ https://host/mine.whl", "1.0") == "mine @ https://host/mine.whl"

@@ -311,7 +311,7 @@ def test_what_is_wrong_is_refused(tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
     hashed = model(tmp_path / "h", "six==1 --hash=sha256:" + "a" * 64)
 
-    assert "override 1: `six=1` is not a requirement" in refusal(folder, "six=1")
+    assert "requirement 1: `six=1` is not a requirement" in refusal(folder, "six=1")
     assert "`six` is given twice" in refusal(folder, "six==1", "Six==2")
     assert "is not the name of a distribution" in refusal(folder, remove=("-r x",))
     assert "did you mean `cloudpickle`" in refusal(folder, "cloudpikle==1", only_there=True)
@@ -487,13 +487,20 @@ def test_show_lists_the_files_and_where_they_differ(tmp_path: Path, envctl: Call
     assert shown[0]["disagreements"][0]["name"] == "cloudpickle"
 
 
-@pytest.mark.parametrize("uri", ["models:/iris/3", "runs:/0a1b/model"])
-def test_what_lies_on_a_server_is_not_edited_and_the_way_is_shown(envctl: Called, uri: str) -> None:
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [("models:/iris/3", "edited"), ("runs:/0a1b/iris", "edited/iris")],
+)
+def test_what_lies_on_a_server_is_not_edited_and_the_way_is_shown(
+    envctl: Called, uri: str, folder: str
+) -> None:
     ran = envctl("requirements", "add", "-m", uri, "six>=1,<2")
 
     assert ran.returncode == 2
     assert f"mlflow artifacts download -u {uri} -d ./edited" in ran.stderr
-    assert "envctl requirements add -m ./edited 'six>=1,<2'" in ran.stderr
+    assert f"envctl requirements add -m ./{folder} 'six>=1,<2'" in ran.stderr
+    # Where MLflow lays it, which of a run's is below that.
+    assert f'mlflow.log_artifacts("{folder}", "model")' in ran.stderr
     assert "mlflow.register_model(" in ran.stderr
 
 

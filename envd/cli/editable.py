@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -47,7 +48,10 @@ def _recipe(uri: str, asked: Sequence[str]) -> str:
     shown = redact(uri)
     likely = shown.partition(":")[2].strip("/").partition("/")[0].partition("@")[0]
     name = likely if shown.startswith("models:") and likely.isidentifier() else "NAME"
-    edit = shlex.join(["envctl", "requirements", asked[0], "-m", "./edited", *asked[1:]])
+    # MLflow lays what is a part of something into a folder of its own name.
+    last = "" if shown.startswith("models:") else shown.rstrip("/").rpartition("/")[2]
+    folder = f"edited/{last}" if last else "edited"
+    edit = shlex.join(["envctl", "requirements", asked[0], "-m", f"./{folder}", *asked[1:]])
     return f"""\
 `{shown}` lies on a tracking server, where a version that was registered or logged stays as it is: \
 others have loaded it by that name. Take a copy, edit that, and register it as a new version:
@@ -55,5 +59,5 @@ others have loaded it by that name. Take a copy, edit that, and register it as a
   {edit}
   python -c 'import mlflow
 with mlflow.start_run() as run:
-    mlflow.log_artifacts("edited", "model")
+    mlflow.log_artifacts({json.dumps(folder)}, "model")
 mlflow.register_model(f"runs:/{{run.info.run_id}}/model", "{name}")'"""

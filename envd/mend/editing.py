@@ -62,7 +62,7 @@ def put(texts: Sequence[str], policy: Policy, *, only_there: bool = False) -> Wa
         RequestInvalidError: one is no requirement, or two are of one distribution.
         PolicyDeniedError: *policy* does not allow where one comes from.
     """
-    found = overrides.read(Path("/"), texts, policy)
+    found = overrides.read(Path("/"), texts, policy, "requirement")
     names = [one.name for one in found]
     if twice := next((one for one in names if names.count(one) > 1), None):
         message = f"`{twice}` is given twice; give one requirement for it"

@@ -105,9 +105,10 @@ def _pinned(report: Report, added: Sequence[tuple[str, Diagnosis]]) -> list[str]
 
 
 def _exact(text: str, version: str) -> str:
-    if not version:
-        return text
     found = requirements.Requirement(requirement.modern(text))
+    # Where it is to come from is exact, and an index may have another of that name.
+    if not version or found.url:
+        return text
     extras = f"[{','.join(sorted(found.extras))}]" if found.extras else ""
     return f"{found.name}{extras}=={version}"
 

@@ -24,23 +24,25 @@ _LONGEST = 10_000
 
 
 class _Override(Place):
-    """One of the overrides of a call."""
+    """One of the overrides of a call; `file` is the word that its caller has for them."""
 
     def where(self) -> str:
-        return f"override {self.line}"
+        return f"{self.file} {self.line}"
 
     def invalid(self, why: str, **metadata: Any) -> EnvdError:
         return RequestInvalidError(f"{self.where()}: {why}", line=self.line, **metadata)
 
 
-def read(model: Path, texts: Sequence[str], policy: Policy) -> tuple[Requirement, ...]:
-    """Read the overrides *texts* of a call about *model*.
+def read(
+    model: Path, texts: Sequence[str], policy: Policy, word: str = "override"
+) -> tuple[Requirement, ...]:
+    """Read the overrides *texts* of a call about *model*; each is called by *word* and number.
 
     Raises:
         RequestInvalidError: one is no requirement.
         PolicyDeniedError: *policy* does not allow where one comes from.
     """
-    places = [_Override(model, "override", number) for number in range(1, len(texts) + 1)]
+    places = [_Override(model, word, number) for number in range(1, len(texts) + 1)]
     if len(texts) > _MAX:
         why = f"there are over {_MAX} of them"
         raise places[_MAX].invalid(why)
