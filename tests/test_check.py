@@ -219,7 +219,7 @@ def test_a_lock_of_packages_that_do_not_fit_together_is_trouble(bench: Bench) ->
 def test_an_input_and_an_answer_may_be_given(bench: Bench, tmp_path: Path) -> None:
     path = bench.model("asked", example="")
     (tmp_path / "in.json").write_text(ASKS)
-    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "bad.json").write_text('{"nothing": []}')
     (tmp_path / "out.json").write_text('{"predictions": ["2.0", [1, 3]]}')
 
     assert bench.check(path)["verdict"] == "unchecked"
@@ -419,6 +419,17 @@ def test_options_that_do_not_go_together_are_usage(bench: Bench, options: list[s
         bench.model("usage")
 
     assert bench.envctl("check", "-m", path, *options).returncode == 2
+
+
+def test_an_input_that_is_not_json_is_no_fault_of_the_model(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text('{"inputs": [1')
+
+    ran = bench.envctl("check", "-m", bench.model("unasked"), "-i", tmp_path / "in.json")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"the input `{tmp_path / 'in.json'}` is not JSON: " in ran.stderr
+    # Nobody has to wait for a build to hear it.
+    assert "installing" not in ran.stderr
 
 
 # What is installed.

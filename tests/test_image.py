@@ -63,9 +63,8 @@ def test_several_models_are_served_by_their_names(
 ) -> None:
     models = [tiny.model(tmp_path / name) for name in ("a", "b c")]
 
-    done = envctl(
-        "dockerfile", "-m", models[0], "-m", models[1], "-o", tmp_path / "image", "--json"
-    )
+    asked = [option for one in (*models, models[0]) for option in ("-m", one)]
+    done = envctl("dockerfile", *asked, "-o", tmp_path / "image", "--json")
 
     found = json.loads(done.stdout)
     assert [one["name"] for one in found["models"]] == ["a", "b c"]

@@ -138,6 +138,7 @@ def _subject(
     given: dict[str, Any] = {"only_loads": only_load}
     if source:
         given |= {"payload": read(source), "content_type": content_type_of(source)}
+        _must_be_json(source, **given)
     if expect:
         try:
             given["answer"] = json.loads(expect.read_bytes())
@@ -145,6 +146,17 @@ def _subject(
             message = f"cannot read the answer `{expect}`: {error}"
             raise click.UsageError(message) from error
     return Subject.of(name, found, **given)
+
+
+def _must_be_json(source: str, payload: bytes, content_type: str, **_: object) -> None:
+    """See that an input can be read, before its model is built and found at fault."""
+    if content_type != "application/json":
+        return
+    try:
+        json.loads(payload)
+    except ValueError as error:
+        message = f"the input `{source}` is not JSON: {error}"
+        raise click.UsageError(message) from error
 
 
 def _tell(found: Document, *, is_json: bool) -> None:

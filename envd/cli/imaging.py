@@ -73,7 +73,7 @@ def plan(
     from envd.image import dockerfile  # noqa: PLC0415
 
     settings, engine = place.settings(), place.engine()
-    asked = [names.model(one) for one in models]
+    asked = list(dict.fromkeys(map(names.model, models)))
     specs = [engine.explain(_wanted(one))["spec"] for one in asked]
     with Progress() as progress:
         packed = tuple(_packed(one, settings, engine, progress) for one in asked)
