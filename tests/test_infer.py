@@ -408,3 +408,14 @@ def test_the_command_prints_what_a_requirement_file_holds(
     assert done.stdout == ""
     assert "it has no example of an input" in done.stderr
     assert wrong.returncode == 2
+
+
+def test_a_python_that_lacks_what_the_model_imports_is_named(
+    envctl: Called, tmp_path: Path
+) -> None:
+    ran = envctl("requirements", "infer", "-m", model(tmp_path, head="import nowhere"))
+
+    assert ran.returncode == 1
+    python = Path(os.environ["VIRTUAL_ENV"]) / "bin" / "python"
+    assert f"`{python}` does not have what the model was made with" in ran.stderr
+    assert "--python" in ran.stderr

@@ -162,7 +162,30 @@ def test_a_script_trains_once_and_what_it_defines_is_followed(project: Project) 
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["code"] == ["late.py", "src/helping.py"]
+    steps = ["running train.py", "following what the model imports", "running the model"]
+    assert done.stderr.splitlines()[:3] == steps
     assert loaded(project.folder / "out", [1]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-o", "full"), "`full` is there already"),
+        (("-o", "out", "--pip-requirements", "six", "--conda-env", "conda.yaml"), "give one of"),
+        (("-o", "out", "--pip-requirements", "six=1"), "is not a requirement"),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_script_trains(
+    project: Project, options: tuple[str, ...], message: str
+) -> None:
+    training = "open('trained', 'w').close()\n"
+    project.write({"train.py": training + MAIN + "return model_input\n", "full/a": ""})
+
+    refused = project("train.py:Model", *options)
+
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert not (project.folder / "trained").exists()
 
 
 @pytest.mark.slow

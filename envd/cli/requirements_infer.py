@@ -13,7 +13,7 @@ from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
     from envd.infer import Inferred
-    from envd.infer.observing import Given
+    from envd.infer.observing import Given, Observer
     from envd.model import Model
 
 
@@ -54,18 +54,31 @@ def command(
       envctl requirements infer -m ./model --write
       envctl requirements infer -m ./model --json | jq '.lines[] | {text, why}'
     """
-    from envd import infer  # noqa: PLC0415
     from envd.infer.observing import Observer, python_of  # noqa: PLC0415
 
     model = _model(place, name)
     observer = Observer(model, _given(model, source, kind), python_of(python), timeout_s=timeout)
-    found = infer.infer(observer, lambda step: click.echo(step, err=True))
+    found = _inferred(observer)
     if is_json:
         click.echo(json.dumps(found.document(), indent=1))
     else:
         _say(found)
     if write:
         _write(place, model, found)
+
+
+def _inferred(observer: Observer) -> Inferred:
+    from envd import infer  # noqa: PLC0415
+    from envd.errors import ImportFailedError  # noqa: PLC0415
+
+    try:
+        return infer.infer(observer, lambda step: click.echo(step, err=True))
+    except ImportFailedError as error:
+        message = (
+            f"{error.message}: `{observer.python}` does not have what the model was made with; "
+            "give the Python that has by --python"
+        )
+        raise ImportFailedError(message, **error.metadata) from error
 
 
 def _model(place: Place, name: str) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class Arguments:
     config: Mapping[str, Any] | None
     allow_secrets: bool
     check: bool
+    on_step: Callable[[str], None]
 
 
 def asked(

@@ -13,7 +13,8 @@ from typing import Any
 
 from envd.errors import EnvdError, RequestInvalidError
 from envd.record import code, example
-from envd.record.recording import record
+from envd.record.arguments import asked
+from envd.record.recording import must_be_free, record
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -28,9 +29,12 @@ def _recorded(question: dict[str, Any]) -> dict[str, Any]:
     given = dict(question["arguments"])
     if given["input_example"] is not None:
         given["input_example"] = _example(given["input_example"])
+    # A script may train for hours, only to hear of one of these.
+    must_be_free(Path(question["output"]))
+    asked(*(given[name] for name in ("pip_requirements", "extra_pip_requirements", "conda_env")))
     text = question["model"]
     model = text if question["is_script"] else _object(text, given)
-    found = record(question["output"], python_model=model, **given)
+    found = record(question["output"], python_model=model, on_step=_say, **given)
     return {
         "path": str(found.path),
         "requirements": list(found.requirements),
@@ -38,6 +42,11 @@ def _recorded(question: dict[str, Any]) -> dict[str, Any]:
         "code": list(found.code),
         "notes": list(found.notes),
     }
+
+
+def _say(step: str) -> None:
+    sys.stderr.write(f"{step}\n")
+    sys.stderr.flush()
 
 
 def _example(path: str) -> Any:
@@ -59,6 +68,7 @@ def _object(text: str, given: dict[str, Any]) -> Any:
         message = f"`{text}` does not say which object; give SCRIPT.py:NAME or MODULE:NAME"
         raise RequestInvalidError(message, model=text)
     try:
+        _say(f"running {place}")
         module = _script(Path(place)) if place.endswith(".py") else importlib.import_module(place)
         found = getattr(module, name)
         found = found() if isinstance(found, type) else found

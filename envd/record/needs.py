@@ -31,7 +31,7 @@ def environment(
     """
     if not given.check:
         return _with_mlflow(given, given.whole or Environment(_least() + given.extra), note)
-    inferred = _inferred(observer())
+    inferred = _inferred(observer(), given.on_step)
     _must_be_whole(inferred.modules)
     for one in inferred.notes:
         note(one.message)
@@ -49,10 +49,10 @@ def _least() -> Asked:
     return Asked((f"cloudpickle=={version}",) if version else ())
 
 
-def _inferred(observer: Observer) -> Inferred:
+def _inferred(observer: Observer, on_step: Callable[[str], None]) -> Inferred:
     """Return what is inferred; say of a missing module where it lies here."""
     try:
-        return infer.infer(observer)
+        return infer.infer(observer, on_step)
     except EnvdError as error:
         module = Failure.of(error).missing
         found = followed.found(module, code.roots())

@@ -111,7 +111,8 @@ class PythonModel:
         """Return the module whose definitions go into the pickle, and its file; None for none."""
         if self.kind == "script":
             return None
-        name = getattr(self.given if self.kind == "function" else type(self.given), "__module__", "")
+        given = self.given if self.kind == "function" else type(self.given)
+        name = getattr(given, "__module__", "")
         file = getattr(sys.modules.get(name), "__file__", None)
         return (name, Path(file)) if file and name in _by_value() else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def record(
     model_config: Mapping[str, Any] | None = None,
     allow_secrets: bool = False,
     check: bool = True,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Recorded:
     """Write *python_model* as a model directory *path*, whole or not at all.
 
@@ -52,6 +53,8 @@ def record(
     - with `check`, the model is loaded as it will be, with nothing of this process, and asked
       for the example: what is missing is an error here and not where it is served;
     - what looks like a secret is refused, unless `allow_secrets`.
+
+    *on_step* is told what is done.
 
     Raises:
         RequestInvalidError: an argument cannot be used, or there would be secrets in the model.
@@ -72,6 +75,7 @@ def record(
         config=model_config,
         allow_secrets=allow_secrets,
         check=check,
+        on_step=on_step,
     )
     with _place(Path(path)) as folder:
         return Writing(folder, Path(path).absolute(), given).done()
@@ -84,10 +88,8 @@ def _place(path: Path) -> Iterator[Path]:
     Raises:
         RequestInvalidError: there is something already, or there cannot be.
     """
+    must_be_free(path)
     target = path.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        message = f"`{path}` is there already; give another, or remove it"
-        raise RequestInvalidError(message, path=path)
     # What is loaded from there tells its real place.
     name = f"{_beside(target)}{process.stamp()}.{secrets.token_hex(4)}"
     folder = target.parent.resolve() / name
@@ -101,6 +103,17 @@ def _place(path: Path) -> Iterator[Path]:
         raise RequestInvalidError(message, path=path) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def must_be_free(path: Path) -> None:
+    """See that nothing is in the place of a model at *path*.
+
+    Raises:
+        RequestInvalidError: there is something.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        message = f"`{path}` is there already; give another, or remove it"
+        raise RequestInvalidError(message, path=path)
 
 
 def _beside(target: Path) -> str:

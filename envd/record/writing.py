@@ -167,6 +167,7 @@ class Writing:
 
     def _follow(self) -> None:
         """Take along the code that the model loads here, and that which it may."""
+        self.given.on_step("following what the model imports")
         seen = self._observer(*code.roots()).observe()
         if seen.failure:
             raise seen.failure
