@@ -188,6 +188,15 @@ def test_what_cannot_be_is_said_before_a_script_trains(
     assert not (project.folder / "trained").exists()
 
 
+def test_another_envd_beside_the_model_is_not_asked(project: Project) -> None:
+    project.site.add("envd-daemon", {"envd/__init__.py": "raise SystemExit('an older one')\n"})
+    project.write({"train.py": MAIN + "return model_input\n"})
+
+    done = project("train.py:Model", "-o", "out", "--no-check")
+
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_what_is_worked_on_is_followed_too(project: Project, tmp_path: Path) -> None:
     mine = tmp_path / "elsewhere"

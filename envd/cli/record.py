@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from envd.cli.place import as_json, where
 from envd.cli.predict import as_object
 
 _FOREVER_S = 7 * 86400.0
-_NEEDED = ("envd", "packaging", "platformdirs", "yaml")
+_NEEDED = ("packaging", "platformdirs", "yaml")
 
 
 @click.command("record")
@@ -99,7 +100,7 @@ def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
         # It may be killed, by whoever stops this, or for want of memory.
         after.callback(remove_left, Path(question["output"]).absolute())
         file = Path(folder) / "question.json"
-        file.write_text(json.dumps(question | {"path": [_own(Path(folder) / "site-packages")]}))
+        file.write_text(json.dumps(question | _paths(Path(folder))))
         finished = child.run(
             [str(python), "-B", str(program), str(file)],
             env=dict(os.environ),
@@ -116,15 +117,24 @@ def _asked(python: Path, question: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _own(folder: Path) -> str:
-    """Lay links to envd and what it needs there into *folder*, and nothing else that is here.
+def _paths(folder: Path) -> dict[str, str]:
+    """Return where envd is found and what it needs, by links in *folder* to nothing else here.
 
-    An MLflow beside envd is none of theirs. By its name, the folder is none in which their
-    code is looked for.
+    An envd beside the model may be another version. What it needs is the model's own, if the
+    Python has it; and an MLflow beside envd is none of theirs.
     """
-    folder.mkdir()
-    for name in _NEEDED:
+    return {
+        "own": _linked(folder / "own", ["envd"]),
+        "needed": _linked(folder / "needed", _NEEDED),
+    }
+
+
+def _linked(folder: Path, modules: Iterable[str]) -> str:
+    # By its name, it is none in which their code is looked for.
+    links = folder / "site-packages"
+    links.mkdir(parents=True)
+    for name in modules:
         place = importlib.import_module(name).__file__
         if place:
-            (folder / name).symlink_to(Path(place).parent)
-    return str(folder)
+            (links / name).symlink_to(Path(place).parent)
+    return str(links)

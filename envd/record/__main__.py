@@ -1,7 +1,7 @@
 """Records what a question file describes, by the Python that the model is made with.
 
 Run as a script: `python .../envd/record/__main__.py FILE`, whose answer replaces the
-question. What envd needs comes behind all that this Python has.
+question. What envd needs comes behind all that this Python has, envd itself before it.
 """
 
 import os
@@ -16,7 +16,8 @@ import json  # noqa: E402
 
 with open(sys.argv[1]) as file:  # noqa: PTH123
     question = json.load(file)
-sys.path += question["path"]
+sys.path.insert(1, question["own"])
+sys.path.append(question["needed"])
 
 from envd.record import command  # noqa: E402
 
