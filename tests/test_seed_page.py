@@ -167,7 +167,7 @@ EXAMPLES = {
 def envd_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What goes on PYTHONPATH for envd and cloudpickle, and nothing else of the tests'."""
     folder = tmp_path_factory.mktemp("path")
-    path = command._own(folder / "site-packages")
+    path = command._linked(folder, ["envd", *command._NEEDED])
     shutil.copytree(Path(cloudpickle.__file__).parent, Path(path) / "cloudpickle")
     info = folder / "site-packages" / f"cloudpickle-{cloudpickle.__version__}.dist-info"
     info.mkdir()

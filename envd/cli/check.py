@@ -16,7 +16,10 @@ from envd.cli.terms import Terms
 from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from envd.cli.engine import Document, Engine
+    from envd.cli.trial import Trial
     from envd.errors import EnvdError
     from envd.mend.failures import Diagnosis
     from envd.mend.fixing import Fixed
@@ -78,38 +81,24 @@ def command(
       envctl check -m ./model --fix --yes my-company-lib --write
       envctl check -m models:/iris@champion --json
     """
-    from envd import plain  # noqa: PLC0415
-    from envd.cli.editable import local  # noqa: PLC0415
     from envd.cli.trial import Trial  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
-    from envd.mend import editing, fixing  # noqa: PLC0415
-    from envd.mend.checking import check, unread  # noqa: PLC0415
-    from envd.spec import policy  # noqa: PLC0415
+    from envd.mend import checking  # noqa: PLC0415
 
     _must_fit(source, fixes=fixes, yes=yes, write=write, only_load=only_load)
     engine, name = place.engine(), names.model(model)
-    if yes:
-        # What is none is usage, before anything is built.
-        editing.put(yes, policy.of(place.settings().security))
-    if write:
-        # Else one would hear at the end that nothing can be written there.
-        local(name, ("add", "REQ"), place.settings())
+    _must_be_possible(place, name, yes=yes, write=write)
     try:
         subject = _subject(engine, name, source, expect, only_load=only_load)
     except EnvdError as error:
         if error.reason in {"REQUEST_INVALID", "DAEMON_UNREACHABLE"}:
             raise
-        _end(unread(name, error), is_json=is_json)
+        _end(checking.unread(name, error), is_json=is_json)
     override = terms["override"]
     trial = Trial(engine, name, terms["env_manager"], place.settings())
     if not fixes:
-        _end(check(subject, trial, override), is_json=is_json)
-
-    def say(found: Diagnosis, remedy: str) -> None:
-        if not is_json:
-            click.echo(f"{plain.printable(found.message)}; trying with `{remedy}`", err=True)
-
-    fixed = fixing.fix(subject, trial, override, yes=yes, on_round=say)
+        _end(checking.check(subject, trial, override), is_json=is_json)
+    fixed = _fixed(subject, trial, override, yes, is_json=is_json)
     is_written = write and fixed.is_fixed
     written, refused = _written(place, subject, fixed) if is_written else ([], None)
     _end_fixed(name, fixed, written, refused, is_json=is_json)
@@ -125,6 +114,32 @@ def _must_fit(
         message = "give -i or --only-load, not both"
     if message:
         raise click.UsageError(message)
+
+
+def _must_be_possible(place: Place, name: str, *, yes: tuple[str, ...], write: bool) -> None:
+    """See, before anything is built, that what is given can be taken and what is found written."""
+    from envd.cli.editable import local  # noqa: PLC0415
+    from envd.mend import editing  # noqa: PLC0415
+    from envd.spec import policy  # noqa: PLC0415
+
+    settings = place.settings()
+    if yes:
+        editing.put(yes, policy.of(settings.security))
+    if write:
+        local(name, ("add", "REQ"), settings)
+
+
+def _fixed(
+    subject: Subject, trial: Trial, override: Sequence[str], yes: tuple[str, ...], *, is_json: bool
+) -> Fixed:
+    from envd import plain  # noqa: PLC0415
+    from envd.mend import fixing  # noqa: PLC0415
+
+    def say(found: Diagnosis, remedy: str) -> None:
+        if not is_json:
+            click.echo(f"{plain.printable(found.message)}; trying with `{remedy}`", err=True)
+
+    return fixing.fix(subject, trial, override, yes=yes, on_round=say)
 
 
 def _subject(

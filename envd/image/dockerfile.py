@@ -91,6 +91,11 @@ def _lines(image: Image) -> Iterator[str]:
             **dict(image.variables),
         }
     )
+    yield from _building(image)
+    yield from _serving(image)
+
+
+def _building(image: Image) -> Iterator[str]:
     yield from ("", "FROM base AS envd")
     links = ""
     if image.has_wheels:
@@ -107,6 +112,9 @@ def _lines(image: Image) -> Iterator[str]:
     yield _run_with_secret(
         "envctl build -m /models", "rm -rf /var/lib/envd/cache", "chmod -R a+rX /models"
     )
+
+
+def _serving(image: Image) -> Iterator[str]:
     yield from ("", "FROM base")
     yield "COPY --from=envd /opt/envd /opt/envd"
     yield f"COPY --from=environments --chown={USER} /var/lib/envd /var/lib/envd"
