@@ -347,12 +347,17 @@ def test_nothing_is_installed_because_of_its_name(bench: Bench) -> None:
 
     found = bench.check(path, "--fix")
     wrong = bench.check(path, "--fix", "--yes", "tiny-b")
+    absent = bench.envctl("check", "-m", path, "--fix", "--yes", "absent")
     right = bench.check(path, "--fix", "--yes", "my-lib")
 
     assert (found["verdict"], found["added"]) == ("trouble", [])
     # The index has one of that name, which nobody has said is meant.
     assert found["findings"][0]["candidates"] == ["obscure"]  # type: ignore[index]
     assert (wrong["verdict"], codes(wrong)) == ("trouble", [("CODE_MISSING", "obscure")])
+    # What does not help is not recommended.
+    assert wrong["added"] == wrong["because"] == []
+    assert "trying with `absent`" in absent.stderr
+    assert "helped" not in absent.stderr
     assert (right["verdict"], right["added"]) == ("ok", ["my-lib==1.0"])
     # It is there now for others to see, and is not taken all the same.
     again = bench.envctl("check", "-m", path, "--fix")

@@ -22,9 +22,9 @@ _MAX_ROUNDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """How far it came: what was put there, in the order it was found, and the last report.
+    """How far it came: what was put there and helped, in its order, and the last report.
 
-    Of what was put there `requirements` have the exact versions that were tried last.
+    Of that `requirements` have the exact versions that were tried last.
     """
 
     report: Report
@@ -64,8 +64,18 @@ def fix(
     exact = _with(override, [(text, found) for text, (_, found) in zip(pinned, added, strict=True)])
     if report.verdict is Verdict.OK and exact != report.override:
         report = check(subject, trial, exact)
-    names = {_name(text) for text, _ in added}
-    return Fixed(report, tuple(added), tuple(one for one in exact if _name(one) in names))
+    helped = tuple(_helped(report, added))
+    names = {_name(text) for text, _ in helped}
+    return Fixed(report, helped, tuple(one for one in exact if _name(one) in names))
+
+
+def _helped(report: Report, added: Sequence[tuple[str, Diagnosis]]) -> list[tuple[str, Diagnosis]]:
+    """Return what was *added* but for what the last *report* finds as it was before."""
+    if not report.environment_id:
+        # It was built until the last came in.
+        return list(added[:-1])
+    left = {(one.code, one.subject) for one in report.findings}
+    return [one for one in added if (one[1].code, one[1].subject) not in left]
 
 
 def _remedies(
