@@ -170,15 +170,25 @@ def test_an_extra_of_which_a_part_is_not_installed_is_none(site: Site, tmp_path:
     assert lines(found) == ["tables-lib==1.0", "used-lib==1.0"]
 
 
-def test_an_extra_of_what_the_model_does_not_ask_for_is_none(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ((), ["tables-lib==1.0", "used-lib==1.0"]),
+        (("other-lib",), ["between-lib[tables]==1.0", "used-lib==1.0"]),
+    ],
+)
+def test_an_extra_of_what_the_model_does_not_know_has_to_have_brought_several(
+    site: Site, tmp_path: Path, others: tuple[str, ...], expected: list[str]
+) -> None:
     site.add("used-lib", {"used.py": "import between\n"}, "between-lib")
-    requires = ('tables-lib; extra == "tables"',)
+    requires = [f'{one}; extra == "tables"' for one in ("tables-lib", *others)]
     site.add("between-lib", {"between.py": "import tables\n"}, *requires, extras=("tables",))
     site.add("tables-lib", {"tables.py": ""})
+    site.add("other-lib", {"other.py": ""})
 
     found = inferred(model(tmp_path, "import used\nreturn data"))
 
-    assert lines(found) == ["tables-lib==1.0", "used-lib==1.0"]
+    assert lines(found) == expected
 
 
 @pytest.mark.parametrize("last", ["gpu-lib", "cpu-lib"])

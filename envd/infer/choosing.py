@@ -166,16 +166,20 @@ class _Choice:
     def _take(self, key: str) -> None:
         """Take *key*, by the extra of who imported it where it came with one."""
         importers = self._importers(key) - {key}
-        # What it only brings was installed with no extra that anybody asked for.
+        chosen = self.kept.keys() | self.installed.brought(self.kept, self.extras)
         found = [
             (len(brought), one, extra)
-            for one in sorted(importers & self.kept.keys())
+            for one in sorted(importers & chosen)
             for extra in self.seen.distributions[one].extras
             if key in (brought := self._brought_whole(one, extra))
+            # One distribution may well have been installed by itself: that an extra of what the
+            # model does not know has it (`narwhals[pandas]`) shows nothing.
+            and (one in self.kept or len(brought) > 1)
         ]
         if found:
             _, one, extra = min(found)
             self.extras[one] = tuple(sorted({*self.extras.get(one, ()), extra}))
+            self.kept.setdefault(one, f"it imports {key}, which comes with its {extra}")
         else:
             by = ", ".join(sorted(importers)) or "what it loads"
             self.kept[key] = f"imported by {by}, which does not require it"
