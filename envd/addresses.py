@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import envd
-from envd import durable, held, openings, owners
+from envd import durable, held
+from envd.access import openings, owners
 from envd.config import Settings, default_root
 from envd.errors import RootInUseError, SettingsInvalidError
 

@@ -1,10 +1,10 @@
 """The settings: one table of fields drives the file, the variables, `envctl config` and the docs.
 
-A setting is a field of a class in `envd.sections`: its name, its type, its default
+A setting is a field of a class in `envd.settings.sections`: its name, its type, its default
 and its meaning stand there and nowhere else. Values come, the later winning, from the
 defaults, a TOML file (`--config`, `ENVD_CONFIG`, else `<config home>/envd/config.toml`),
 and variables named `ENVD_SECTION__KEY`. Models that have a name are tables of the file's
-(`envd.served`).
+(`envd.settings.served`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 
 import platformdirs
 
-from envd import served, settings_file
 from envd.errors import SettingsInvalidError
-from envd.fields import Field, of, parse
 from envd.secrets import guarded
-from envd.sections import (
+from envd.settings import served, settings_file
+from envd.settings.fields import Field, of, parse
+from envd.settings.sections import (
     Access,
     Build,
     Conda,
@@ -40,8 +40,8 @@ from envd.sections import (
     Security,
     Workers,
 )
-from envd.served import Served
-from envd.values import absolute
+from envd.settings.served import Served
+from envd.settings.values import absolute
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ _NO_OPTIONS: Options = {}
 
 
 def fields() -> Iterator[Field]:
-    """Yield every setting but those of single models (`envd.served`), section by section."""
+    """Yield every setting but those of single models, section by section."""
     for section, cls in _sections().items():
         yield from of(section, cls)
 

@@ -10,7 +10,7 @@ from envd.child import Limits
 from envd.config import Settings
 from envd.events import Event, Line
 from envd.lock.rattler import Rattler
-from envd.sections import Conda
+from envd.settings.sections import Conda
 from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import Channel, Package
 from tests.mirror import Mirror

@@ -23,7 +23,7 @@ from pathlib import Path
 from envd import config, model
 from envd.environments import Environments
 from envd.errors import EnvdError, EnvironmentInUseError, EnvironmentPinnedError, SolveFailedError
-from envd.sections import Gc
+from envd.settings.sections import Gc
 from envd.store import collecting, removal, trash
 from envd.store.collecting import Wanted
 from tests import fake

@@ -18,8 +18,8 @@ from typing import IO
 
 import grpc
 
-from envd import roles, tokens
-from envd.roles import Role
+from envd.access import roles, tokens
+from envd.access.roles import Role
 from tests.authority import HERE, Authority, Certified
 from tests.conftest import Daemon, environment, stop, wait_for
 from tests.web import Answer, ask

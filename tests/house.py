@@ -21,7 +21,7 @@ from envd.lock import Lock, Question
 from envd.lock.provided import Provided
 from envd.lock.uv import Uv
 from envd.model import mlmodel
-from envd.sections import Index, Python, Resolve, Security
+from envd.settings.sections import Index, Python, Resolve, Security
 from envd.spec import Dependencies, Terms, of, policy, requirement_file
 from envd.spec.requirement_file import Requirements
 

@@ -30,12 +30,12 @@ from envd.installing import Content, Filled, Installer
 from envd.lock import Lock
 from envd.lock.lock import Package
 from envd.lock.uv import Uv
-from envd.sections import Build, Gc
+from envd.settings.sections import Build, Gc
+from envd.settings.values import Bytes, Share
 from envd.spec import Python
 from envd.spec.spec import Indexes, Spec
 from envd.store import Attempt, Base, Environment, Store, collecting, removal
 from envd.store.collecting import Collected, Wanted
-from envd.values import Bytes, Share
 
 _PYTHON = Python("cpython", "3.11.9", "cp311", "linux_x86_64", "glibc-2.36")
 _FILES = 4

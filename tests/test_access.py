@@ -22,8 +22,8 @@ from envd_client.errors import (
 from envd_client.v1 import envd_pb2 as api
 from grpc_health.v1 import health_pb2
 
-from envd import tokens
-from envd.roles import Role
+from envd.access import tokens
+from envd.access.roles import Role
 from envd.serve import roles
 from tests import guarded
 from tests.authority import Authority

@@ -9,8 +9,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-from envd import config, credentials, exposure, tokens
-from envd.roles import Role
+from envd import config
+from envd.access import credentials, exposure, tokens
+from envd.access.roles import Role
 from envd.serve import roles
 
 TEXT = (Path(__file__).parent.parent / "docs" / "access.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 from envd_client import Client
 from envd_client.errors import DaemonUnreachableError, UnauthenticatedError
 
-from envd.roles import Role
+from envd.access.roles import Role
 from envd.serve import roles
 from tests import guarded
 from tests.authority import Authority, Certified

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envd import config, credentials, exposure, openings, tokens, values
+from envd import config
+from envd.access import credentials, exposure, openings, tokens
+from envd.access.roles import NAMES, Role
+from envd.access.tokens import Token
 from envd.config import Access, Settings
 from envd.errors import SettingsInvalidError
-from envd.roles import NAMES, Role
 from envd.serve import reloading
+from envd.settings import values
+from envd.settings.values import Location
 from envd.spec import policy
-from envd.tokens import Token
-from envd.values import Location
 from tests.authority import HERE, Authority
 from tests.conftest import environment
 

@@ -12,7 +12,7 @@ from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line
 from envd.lock import Lock
 from envd.model import mlmodel
-from envd.sections import Resolve
+from envd.settings.sections import Resolve
 from tests import tiny
 from tests.house import House, versions, wheel_file
 from tests.index import Index

@@ -13,7 +13,7 @@ import pytest
 
 from envd import config, model
 from envd.environments import Environments
-from envd.sections import Gc
+from envd.settings.sections import Gc
 from envd.store import Environment, Store, collecting, manifest, trash
 from envd.store.collecting import Collected, Wanted
 from envd.store.sizes import Sizes

@@ -18,7 +18,7 @@ from envd.events import ignore
 from envd.lock import conda, conda_lock_file
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
-from envd.sections import Conda
+from envd.settings.sections import Conda
 from envd.spec import conda_lock
 from envd.spec.conda_lock import CondaLock, PipPackage
 from envd.spec.conda_package import CondaPackage

@@ -23,7 +23,7 @@ from envd.events import Event
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
-from envd.sections import Build
+from envd.settings.sections import Build
 from envd.spec.conda_package import CondaPackage
 from tests import test_shortages
 from tests.conda_channel import PURE, Channel, Package

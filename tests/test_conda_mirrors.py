@@ -16,7 +16,7 @@ from envd.events import ignore
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
-from envd.sections import Build, Conda, Security
+from envd.settings.sections import Build, Conda, Security
 from envd.spec import conda_model, policy
 from envd.spec.dependencies import Dependencies
 from envd.spec.mirrors import Mirrors

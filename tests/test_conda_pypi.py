@@ -10,7 +10,7 @@ import pytest
 from envd.errors import ModelInvalidError, PolicyDeniedError
 from envd.events import Note
 from envd.model.documents import line_of
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import Requirement, conda_pypi, conda_yaml, requirement
 from envd.spec.conda_names import pypi_name
 from envd.spec.conda_pypi import Translated

@@ -8,7 +8,7 @@ import pytest
 
 from envd.errors import ModelInvalidError
 from envd.model.documents import line_of
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import conda_yaml, policy
 from envd.spec.conda_yaml import CondaYaml, judged
 from envd.spec.place import Place

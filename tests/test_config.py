@@ -11,11 +11,12 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from envd import config, values
+from envd import config
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
-from envd.served import Served
-from envd.values import Count, Gpus, Location, ModelUri, Table, Variables
+from envd.settings import values
+from envd.settings.served import Served
+from envd.settings.values import Count, Gpus, Location, ModelUri, Table, Variables
 
 
 @pytest.fixture(autouse=True)

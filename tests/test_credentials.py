@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from envd import sections
 from envd.errors import (
     EnvdError,
     IndexUnreachableError,
@@ -19,6 +18,7 @@ from envd.errors import (
     SettingsInvalidError,
 )
 from envd.lock import Sources, pylock
+from envd.settings import sections
 from envd.spec import Indexes
 from tests import tiny
 from tests.conftest import wait_for

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import envd
-from envd import certificates
+from envd.access import certificates
 from envd.addresses import Sockets
 from envd.cli import checks_access
 from envd.config import Access, Settings

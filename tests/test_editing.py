@@ -20,7 +20,7 @@ from envd import rewriting
 from envd.errors import EnvdError, ModelInvalidError, RequestInvalidError
 from envd.mend import editing, showing
 from envd.model import mlmodel
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import requirement_text
 from envd.spec.policy import Policy
 from tests.called import Called
@@ -364,7 +364,7 @@ def killed(folder: Path) -> None:
     """Let an edit of two files be killed when the first of them has changed."""
     program = (
         "import sys; from pathlib import Path; from envd.mend import editing; "
-        "from envd.sections import Security; from envd.spec.policy import Policy; "
+        "from envd.settings.sections import Security; from envd.spec.policy import Policy; "
         "wanted = editing.put(['six==2'], Policy('dev', Security(), {})); "
         "editing.carry_out(editing.plan(Path(sys.argv[1]), wanted))"
     )

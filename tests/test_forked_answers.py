@@ -12,7 +12,7 @@ import pytest
 from envd.model import mlmodel
 from envd.run.pool import Pool, Prediction, Request
 from envd.run.serving import Serving
-from envd.sections import Index, Resolve
+from envd.settings.sections import Index, Resolve
 from envd.store import Environment
 from tests.house import House
 from tests.stage import Stage, answer

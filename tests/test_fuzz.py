@@ -16,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envd import config, spec, values
+from envd import config, spec
 from envd.errors import EnvdError, InternalError
 from envd.model import documents
 from envd.model import read as read_model
-from envd.sections import Security
+from envd.settings import values
+from envd.settings.sections import Security
 from envd.spec import (
     Python,
     conda_forge,

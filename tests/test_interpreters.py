@@ -15,8 +15,8 @@ from envd.build.interpreters import Interpreter, Interpreters
 from envd.config import Settings
 from envd.errors import PythonUnavailableError
 from envd.events import Event, ignore
-from envd.sections import Index
-from envd.sections import Python as PythonSettings
+from envd.settings.sections import Index
+from envd.settings.sections import Python as PythonSettings
 
 REAL = Path(sys._base_executable).resolve()
 VERSION = platform.python_version()

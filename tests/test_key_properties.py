@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envd.sections import Index
+from envd.settings.sections import Index
 from envd.spec import Dependencies, Indexes, Python, Requirement, Spec, of
 from envd.spec.options import Options
 from envd.spec.requirement_file import Requirements

@@ -34,8 +34,8 @@ from envd.errors import (
 )
 from envd.model.location import locate
 from envd.secrets import redact
-from envd.sections import Build, Models
-from envd.values import Seconds
+from envd.settings.sections import Build, Models
+from envd.settings.values import Seconds
 
 LOG_MODELS = """
 import json, pathlib, sys, time, urllib.request
@@ -71,8 +71,8 @@ LOCATE = """
 import sys
 from pathlib import Path
 from envd.config import Settings
-from envd.sections import Models
-from envd.values import Seconds
+from envd.settings.sections import Models
+from envd.settings.values import Seconds
 from envd.errors import EnvdError
 from envd.model.location import locate
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from envd import config
 from envd.errors import EnvdError, ModelInvalidError, PolicyDeniedError
 from envd.model import read as read_model
-from envd.sections import Index, Security
+from envd.settings.sections import Index, Security
 from envd.spec import model_lock, policy, requirement_file
 from envd.spec import read as read_spec
 from envd.spec.dependencies import Dependencies

@@ -20,10 +20,11 @@ from envd_client import errors as client_errors
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
-from envd import config, errors, exposure, sandbox
+from envd import config, errors, sandbox
+from envd.access import exposure
 from envd.model.roots import Held, Roots, unmoved
 from envd.run.pool import Pool
-from envd.sections import Security
+from envd.settings.sections import Security
 from tests.conftest import Daemon, launch, stop, wait_for
 from tests.stage import Stage, answer, request
 from tests.tiny import Tiny

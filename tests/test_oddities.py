@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from envd import config, sections
+from envd import config
 from envd.errors import ModelInvalidError, PolicyDeniedError
 from envd.model import Model
 from envd.model import read as read_model
+from envd.settings import sections
 from envd.spec import Dependencies, Python, of, read
 
 PYTHON = Python("cpython", "3.8.15", "cpython-38-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")

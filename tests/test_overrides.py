@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from envd.errors import EnvdError, PolicyDeniedError, RequestInvalidError
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import Requirement, overrides
 from envd.spec.policy import Policy
 from tests.keys import Asked

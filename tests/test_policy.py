@@ -10,7 +10,7 @@ import pytest
 from envd import config
 from envd.errors import ModelInvalidError, PolicyDeniedError
 from envd.events import Note
-from envd.sections import Index, Security
+from envd.settings.sections import Index, Security
 from envd.spec import Dependencies, Requirement, channels, of, policy, requirement_file
 from envd.spec.place import Place
 from envd.spec.policy import Policy

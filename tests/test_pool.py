@@ -12,9 +12,9 @@ from envd.model import Model, mlmodel
 from envd.run.pool import Pool, Request
 from envd.run.processes import Processes
 from envd.run.serving import Serving
-from envd.sections import Workers
+from envd.settings.sections import Workers
+from envd.settings.values import Seconds
 from envd.store import Environment
-from envd.values import Seconds
 from tests.house import House
 from tests.stage import Stage, answer, request, until
 from tests.tiny import ECHO, Tiny

@@ -18,7 +18,7 @@ from envd.events import ignore
 from envd.lock import conda
 from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
-from envd.sections import Conda
+from envd.settings.sections import Conda
 from envd.spec.conda_package import CondaPackage
 from tests.conda_channel import PURE, Channel, Package
 from tests.conda_forge import SKLEARN, TOOLS, CondaForge

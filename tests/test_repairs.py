@@ -8,7 +8,7 @@ import pytest
 
 from envd import config
 from envd.model import read as read_model
-from envd.sections import Index
+from envd.settings.sections import Index
 from envd.spec import Dependencies, Python, Terms, of, read, repairs
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")

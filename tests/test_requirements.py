@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envd.errors import ModelInvalidError, PolicyDeniedError
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import Python, Requirement, requirement, requirement_file
 from envd.spec.place import Place
 from envd.spec.policy import Policy

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from envd.lock.rungs import Rung, rungs
-from envd.sections import Index
+from envd.settings.sections import Index
 from envd.spec import Dependencies, Python, Spec, of
 from envd.spec.options import Options
 from envd.spec.requirement_file import Requirements

@@ -22,8 +22,8 @@ from envd import bounds
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
 from envd.sandbox import is_wanted, judge
-from envd.sections import Security, Workers
-from envd.served import Served
+from envd.settings.sections import Security, Workers
+from envd.settings.served import Served
 from tests import inmate
 from tests.conftest import Daemon, Envctl, is_running, launch, stop, wait_for
 from tests.inmate import Outside, ask

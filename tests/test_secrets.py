@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from envd import config, secrets, values
+from envd import config, secrets
 from envd.run import env_file
 from envd.secrets import Secret, hide
-from envd.served import Served
+from envd.settings import values
+from envd.settings.served import Served
 
 URL = "https://me:pass@host/t/tok3n/simple?sig=abc"
 SHOWN = "https://***@host/t/***/simple?***"

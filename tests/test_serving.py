@@ -19,9 +19,9 @@ from envd.errors import (
 )
 from envd.model import Model, mlmodel, naming
 from envd.run.serving import Serving, Servings
-from envd.sections import Workers
-from envd.served import Served
-from envd.values import Count, Gpus, Location, ModelUri, Table, Variables
+from envd.settings.sections import Workers
+from envd.settings.served import Served
+from envd.settings.values import Count, Gpus, Location, ModelUri, Table, Variables
 
 WANTING = "env_vars:\n- API_KEY\n- MODE\n- rm -rf /\n"
 

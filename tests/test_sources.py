@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envd.errors import ModelInvalidError, PolicyDeniedError
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import Requirement, requirement_file
 from envd.spec.options import Options
 from envd.spec.policy import Policy

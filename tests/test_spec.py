@@ -14,7 +14,7 @@ from envd import config
 from envd.errors import ModelInvalidError
 from envd.model import read as read_model
 from envd.secrets import without_credentials
-from envd.sections import Index, Security
+from envd.settings.sections import Index, Security
 from envd.spec import Dependencies, Python, Requirement, Spec, of, read, requirement_file
 from envd.spec.policy import Policy
 from envd.spec.requirement_file import Requirements
@@ -29,7 +29,7 @@ CONDA = "dependencies: [python={}, scikit-learn=1.0, pip<=23, {{pip: [from-conda
 KEY_OF = """
 import sys
 from pathlib import Path
-from envd.sections import Index, Security
+from envd.settings.sections import Index, Security
 from envd.spec import Dependencies, Python, of, requirement_file
 from envd.spec.policy import Policy
 

@@ -26,11 +26,12 @@ from envd_client.errors import (
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
-from envd import errors, sections
+from envd import errors
 from envd.run.pool import Pool
 from envd.run.serving import Serving
 from envd.serve.in_flight import InFlight
 from envd.serve.predicting import received
+from envd.settings import sections
 from tests.conftest import Daemon, is_running, launch, stop, wait_for
 from tests.stage import Stage, answer, request
 from tests.taken import resident

@@ -17,7 +17,7 @@ import pytest
 from envd import config
 from envd.cli import example
 from envd.config import Settings
-from envd.served import Served
+from envd.settings.served import Served
 
 PROJECT = Path(__file__).parent.parent
 UNITS = PROJECT / "systemd"

@@ -21,11 +21,11 @@ from envd import errors
 from envd.builds import Builds
 from envd.config import Settings
 from envd.run.processes import Processes
-from envd.sections import Gc
 from envd.serve import status, upkeep
 from envd.serve.upkeep import Upkeep
+from envd.settings.sections import Gc
+from envd.settings.values import Seconds, Share
 from envd.store import Store, removal
-from envd.values import Seconds, Share
 from tests import test_shortages
 from tests.conftest import Daemon, stop, wait_for
 from tests.fake import Fake

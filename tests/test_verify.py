@@ -17,8 +17,8 @@ from envd import config, model, verifying
 from envd.environments import Environments
 from envd.errors import BuildTimedOutError, EnvironmentNotFoundError
 from envd.events import Event, Stage
+from envd.settings.values import Seconds
 from envd.store import Environment
-from envd.values import Seconds
 from envd.verifying import Verified, Verifier
 from tests.tiny import Tiny
 

@@ -11,7 +11,7 @@ import pytest
 
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.lock import metadata
-from envd.sections import Resolve
+from envd.settings.sections import Resolve
 from tests import tiny
 from tests.house import House, versions, wheel_file
 from tests.index import Index

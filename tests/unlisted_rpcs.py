@@ -6,7 +6,7 @@ import asyncio
 
 import grpc
 
-from envd.roles import Role
+from envd.access.roles import Role
 from envd.serve.callers import Caller, Opened
 from envd.serve.calls import Calls
 from envd.serve.gate import Gate

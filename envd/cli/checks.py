@@ -20,12 +20,14 @@ from typing import Any
 from uv import find_uv_bin
 
 import envd
-from envd import addresses, exposure, plain, sandbox, values
+from envd import addresses, plain, sandbox
+from envd.access import exposure
 from envd.addresses import Sockets
 from envd.build import Interpreters
 from envd.cli import checks_access
 from envd.config import Settings
 from envd.errors import EnvdError
+from envd.settings import values
 from envd.store import Store
 
 _FEWEST_FILES = 4096

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from envd import certificates, credentials, exposure
+from envd.access import certificates, credentials, exposure
 from envd.addresses import Sockets
 from envd.config import Settings
 

@@ -11,7 +11,7 @@ import click
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
-    from envd.served import Served
+    from envd.settings.served import Served
 
 
 @click.command("config")
@@ -34,8 +34,9 @@ def command(place: Place, is_json: bool, is_example: bool) -> None:  # noqa: FBT
       ENVD_PYTHON__MATCH=exact envctl config --json
       envctl config --example > ~/.config/envd/config.toml
     """
-    from envd import config, served, values  # noqa: PLC0415
+    from envd import config  # noqa: PLC0415
     from envd.cli import example  # noqa: PLC0415
+    from envd.settings import served, values  # noqa: PLC0415
 
     if is_example:
         click.echo(example.text(), nl=False)
@@ -73,7 +74,7 @@ def command(place: Place, is_json: bool, is_example: bool) -> None:  # noqa: FBT
 
 def _set(one: Served) -> dict[str, object]:
     """Return what the table of a served model sets; of what is secret, only that it is set."""
-    from envd import served  # noqa: PLC0415
+    from envd.settings import served  # noqa: PLC0415
 
     values = {name: _shown(getattr(one, name)) for name, row in served.ROWS.items()
               if name == "uri" or getattr(one, name) != row.default}  # fmt: skip
@@ -96,6 +97,6 @@ def _shown(value: object) -> object:
 
 def _plain(value: object) -> object:
     """Return *value* as JSON has it, which knows no infinity."""
-    from envd import values  # noqa: PLC0415
+    from envd.settings import values  # noqa: PLC0415
 
     return values.show(value) if value == math.inf else value

@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from envd import config, served, values
-from envd.fields import Field
+from envd import config
+from envd.settings import served, values
+from envd.settings.fields import Field
 
 _WIDTH = 96
 _HEAD = """\

@@ -21,7 +21,7 @@ def _limit(kind: str) -> Callable[[click.Context, click.Parameter, str | None], 
     """Return what reads the value of an option, spelled as the setting of that kind."""
 
     def read(ctx: click.Context, parameter: click.Parameter, text: str | None) -> object:
-        from envd import values  # noqa: PLC0415
+        from envd.settings import values  # noqa: PLC0415
 
         if text is None:
             return None

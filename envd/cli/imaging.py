@@ -150,7 +150,7 @@ def _secret(settings: Settings) -> dict[str, str]:
 
     Directories of this machine are nowhere in an image.
     """
-    from envd import values  # noqa: PLC0415
+    from envd.settings import values  # noqa: PLC0415
 
     links = tuple(one for one in settings.index.find_links if not one.startswith("/"))
     index = dataclasses.replace(settings.index, find_links=links)
@@ -169,7 +169,8 @@ def _is_named(url: str) -> bool:
 
 def _variables(settings: Settings, section: str) -> dict[str, str]:
     """Return the variables that set what *settings* have in *section* and are no defaults."""
-    from envd import config, values  # noqa: PLC0415
+    from envd import config  # noqa: PLC0415
+    from envd.settings import values  # noqa: PLC0415
 
     rows = [row for row in config.fields() if row.section == section]
     given = {row: getattr(getattr(settings, section), row.name) for row in rows}

@@ -14,7 +14,7 @@ from envd.cli.place import Place, where
 
 if TYPE_CHECKING:
     from envd.config import Settings
-    from envd.served import Served
+    from envd.settings.served import Served
 
 _FAILED = 1
 
@@ -62,7 +62,7 @@ def command(
     from envd.errors import SettingsInvalidError  # noqa: PLC0415
     from envd.model import repository  # noqa: PLC0415
     from envd.run.processes import Processes  # noqa: PLC0415
-    from envd.served import refused_name  # noqa: PLC0415
+    from envd.settings.served import refused_name  # noqa: PLC0415
 
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -93,8 +93,8 @@ def _served(settings: Settings, model: str, name: str | None, workers: str | Non
     """Return the model as it is to be served: as the settings know it, if they do."""
     from envd import config  # noqa: PLC0415
     from envd.model import naming  # noqa: PLC0415
-    from envd.served import Served  # noqa: PLC0415
-    from envd.values import ModelUri  # noqa: PLC0415
+    from envd.settings.served import Served  # noqa: PLC0415
+    from envd.settings.values import ModelUri  # noqa: PLC0415
 
     found = naming.find(model, settings.served)
     if found is None:
@@ -108,7 +108,7 @@ def _served(settings: Settings, model: str, name: str | None, workers: str | Non
 def _only(settings: Settings, served: Served, listen: str, timeout: str | None) -> Settings:
     """Return *settings* for *served* alone, without what a daemon beside this has."""
     from envd import config  # noqa: PLC0415
-    from envd.values import Address, Location, Loopback  # noqa: PLC0415
+    from envd.settings.values import Address, Location, Loopback  # noqa: PLC0415
 
     given = {"listen": config.value("http", "listen", listen, "--host"), "model": served.name}
     places = dict(settings.places) | {"http.listen": "--host"}
@@ -129,7 +129,8 @@ def _open_to(settings: Settings) -> Settings:
 
     On this machine alone, it is whoever serves it that says which model runs: their own deed.
     """
-    from envd import credentials, exposure, values  # noqa: PLC0415
+    from envd.access import credentials, exposure  # noqa: PLC0415
+    from envd.settings import values  # noqa: PLC0415
 
     exposure.check(settings)
     credentials.load(settings)

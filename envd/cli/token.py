@@ -6,7 +6,7 @@ import json
 
 import click
 
-from envd import roles
+from envd.access import roles
 from envd.cli.place import as_json
 
 
@@ -28,7 +28,7 @@ def command(role: str, name: str, is_json: bool) -> None:  # noqa: FBT001
       cat line >> /etc/envd/tokens
       envctl token admin --json | jq -r .line
     """
-    from envd import tokens  # noqa: PLC0415
+    from envd.access import tokens  # noqa: PLC0415
 
     token, line = tokens.made(roles.Role(role), name)
     if is_json:

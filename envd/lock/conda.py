@@ -15,7 +15,7 @@ from envd.errors import BuildTimedOutError, IndexUnreachableError, SolveFailedEr
 from envd.events import Note, OnEvent
 from envd.lock.rattler import Rattler
 from envd.model.texts import shown
-from envd.sections import Conda
+from envd.settings.sections import Conda
 from envd.spec.conda_package import CondaPackage, conda_package
 from envd.spec.mirrors import channel_url
 

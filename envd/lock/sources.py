@@ -10,7 +10,7 @@ from pathlib import Path
 
 from envd.errors import PolicyDeniedError, SettingsInvalidError
 from envd.secrets import token, without_credentials, without_login
-from envd.sections import Index
+from envd.settings.sections import Index
 from envd.spec import Indexes
 from envd.spec.urls import PYPI, canonical_host
 

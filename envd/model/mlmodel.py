@@ -20,7 +20,7 @@ from envd.model import look as looking
 from envd.model.documents import Document
 from envd.model.look import Look
 from envd.model.texts import shown
-from envd.values import is_variable
+from envd.settings.values import is_variable
 
 _METADATA = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt")
 _MAX_FILES = 100_000

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from envd.errors import ModelNotFoundError
-from envd.served import Served, refused_name
+from envd.settings.served import Served, refused_name
 
 _MOST_NEAR = 3
 _FILE = "file:///"

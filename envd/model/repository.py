@@ -16,8 +16,8 @@ from pathlib import Path
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
 from envd.model import files
-from envd.served import Served, refused_name
-from envd.values import ModelUri
+from envd.settings.served import Served, refused_name
+from envd.settings.values import ModelUri
 
 SETTING = "models.repository"
 _VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)

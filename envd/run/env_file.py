@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from envd import private_file
-from envd.private_file import refused
+from envd.access import private_file
+from envd.access.private_file import refused
 from envd.secrets import Secret
-from envd.values import is_variable
+from envd.settings.values import is_variable
 
 _WHAT = "the variables' file"
 _QUOTES = ("'", '"')

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from envd import values
 from envd.config import Settings
 from envd.errors import DeadlineExceededError
 from envd.model import Model
@@ -30,6 +29,7 @@ from envd.run.templates import Template
 from envd.run.ticket import Answered
 from envd.run.workshop import Worker, Workshop
 from envd.sandbox import OPEN, Sandbox
+from envd.settings import values
 from envd.store import Environment, Store
 
 log = logging.getLogger(__name__)

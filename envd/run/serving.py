@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from envd import private_file, secrets
+from envd import secrets
+from envd.access import private_file
 from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.events import Note
 from envd.model import Model
 from envd.run import env_file
-from envd.served import Served
-from envd.values import CountOrAuto
+from envd.settings.served import Served
+from envd.settings.values import CountOrAuto
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 # A shorter value is found in many a message that has nothing to do with it.

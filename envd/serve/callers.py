@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from envd import tokens
-from envd.credentials import Credentials
+from envd.access import tokens
+from envd.access.credentials import Credentials
+from envd.access.roles import Role
 from envd.errors import PermissionDeniedError, UnauthenticatedError
 from envd.model import naming
-from envd.roles import Role
 
 _SCHEME = "bearer "
 # Of the certificate that a caller has shown, as those of openssl: `DNS:front.example`.

@@ -21,13 +21,13 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
+from envd.access.roles import Role
 from envd.errors import (
     DeadlineExceededError,
     EnvdError,
     ShuttingDownError,
     UnauthenticatedError,
 )
-from envd.roles import Role
 from envd.serve import status
 from envd.serve.callers import Caller
 from envd.serve.context import Context

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health, health_pb2
 
-from envd import credentials, exposure
+from envd.access import credentials, exposure
+from envd.access.roles import Role
 from envd.builds import Builds
 from envd.config import Settings
 from envd.model import repository
-from envd.roles import Role
 from envd.run import probing
 from envd.run.observer import Observer
 from envd.run.pool import Pool

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from grpc_health.v1 import health_pb2
 
 from envd import addresses
+from envd.access.roles import Role
 from envd.addresses import Sockets
 from envd.config import Settings
-from envd.roles import Role
 from envd.run.processes import Processes
 from envd.serve.core import Core
 from envd.serve.listeners import SERVICES, Listeners

@@ -15,7 +15,7 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 from google.protobuf.duration_pb2 import Duration
 
-from envd import elsewhere, messages, values, waiting
+from envd import elsewhere, messages, waiting
 from envd.builds import REMOVED_AT_ONCE, Builds, RemovedAtOnceError
 from envd.errors import RequestInvalidError, ShuttingDownError
 from envd.following import Build
@@ -24,6 +24,7 @@ from envd.serve.context import Context
 from envd.serve.model_handlers import named
 from envd.serve.models import ReadyModels
 from envd.serve.upkeep import Upkeep
+from envd.settings import values
 from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import Store, prefixes, removal

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from envd import certificates
+from envd.access import certificates
 from envd.errors import EnvdError, UnauthenticatedError
 from envd.serve import audit, large
 from envd.serve.callers import Door, Guarded, Opened

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from envd.errors import InFlightFullError, PayloadTooLargeError
 from envd.run.channel import Buffer
-from envd.sections import Daemon
+from envd.settings.sections import Daemon
 
 # What is said of an answer beside it: notes, reasons, seconds.
 _MAX_BESIDE = 1 << 16

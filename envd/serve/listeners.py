@@ -12,10 +12,11 @@ from envd_client.v1 import envd_pb2_grpc as services
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from envd import addresses, openings
-from envd.credentials import Credentials
+from envd import addresses
+from envd.access import openings
+from envd.access.credentials import Credentials
+from envd.access.roles import Role
 from envd.errors import SettingsInvalidError
-from envd.roles import Role
 from envd.run.envd_worker.protocol import PART_BYTES
 from envd.serve.callers import Caller, Door, Opened
 from envd.serve.core import Core

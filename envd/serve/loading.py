@@ -12,7 +12,7 @@ from pathlib import Path
 
 from envd_client.v1 import envd_pb2 as api
 
-from envd import messages, sections
+from envd import messages
 from envd.errors import (
     Blame,
     BuildCancelledError,
@@ -29,8 +29,9 @@ from envd.run.pool import Pool, Request
 from envd.secrets import redact
 from envd.serve.models import ReadyModel, ReadyModels, again
 from envd.serve.served import Entry, State
-from envd.served import Served, refused_name
-from envd.values import ModelUri
+from envd.settings import sections
+from envd.settings.served import Served, refused_name
+from envd.settings.values import ModelUri
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 import envd
-from envd import addresses, config, cores, credentials, exposure
+from envd import addresses, config, cores
+from envd.access import credentials, exposure
 from envd.errors import EnvdError
 from envd.run.processes import Processes
 from envd.serve import heap, log_lines

@@ -21,11 +21,11 @@ from prometheus_client import (
     start_http_server,
 )
 
-from envd import values
 from envd.errors import SettingsInvalidError
 from envd.run.observer import Kind, Observer
 from envd.serve.calls import Call, Calls
 from envd.serve.in_flight import InFlight
+from envd.settings import values
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _BUILD_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)

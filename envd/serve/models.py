@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from envd import exposure
+from envd.access import exposure
 from envd.asked import Asked
 from envd.builds import Builds, RemovedAtOnceError
 from envd.config import Settings

@@ -9,7 +9,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from envd import config, exposure, sandbox
+from envd import config, sandbox
+from envd.access import exposure
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.serve.core import Core

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envd.roles import Role
+from envd.access.roles import Role
 
 ROLES = {
     "/envd.v1.Environments/BuildEnvironment": Role.BUILD,

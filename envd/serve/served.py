@@ -13,8 +13,8 @@ from envd.events import Note
 from envd.model import Model, naming, repository
 from envd.model.repository import Offered
 from envd.run.serving import Serving
-from envd.served import Served
-from envd.values import ModelUri
+from envd.settings.served import Served
+from envd.settings.values import ModelUri
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

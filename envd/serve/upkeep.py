@@ -8,9 +8,9 @@ import logging
 import shutil
 from collections.abc import Iterator
 
-from envd import values
 from envd.builds import Builds
 from envd.config import Settings
+from envd.settings import values
 from envd.store.collecting import Wanted
 
 log = logging.getLogger(__name__)

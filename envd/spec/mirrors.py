@@ -8,7 +8,7 @@ from typing import Any
 
 from envd.errors import SettingsInvalidError
 from envd.secrets import without_token
-from envd.sections import Conda
+from envd.settings.sections import Conda
 from envd.spec import channels
 from envd.spec.channels import DEFAULTS, Channel
 

@@ -14,7 +14,7 @@ from envd.errors import PolicyDeniedError
 from envd.events import Note
 from envd.model.texts import shown
 from envd.secrets import without_login
-from envd.sections import Security
+from envd.settings.sections import Security
 from envd.spec import channels
 from envd.spec.channels import Channel
 from envd.spec.local import Budget

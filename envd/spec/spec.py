@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from envd.secrets import without_credentials
-from envd.sections import Index
+from envd.settings.sections import Index
 from envd.spec.dependencies import Dependencies
 from envd.spec.options import Options
 from envd.spec.python import Python

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from envd import failpoint, values
+from envd import failpoint
 from envd.lock import Artifact
-from envd.sections import Gc
+from envd.settings import values
+from envd.settings.sections import Gc
 from envd.store import caches, forgetting, gc, removal, sweep, trees
 from envd.store.caches import Caches, Download
 from envd.store.gc import Disk, Limits, Verdict

@@ -7,7 +7,8 @@ import stat
 import sys
 from pathlib import Path
 
-from envd import durable, owners
+from envd import durable
+from envd.access import owners
 from envd.errors import OUT_OF, RootUnusableError
 from envd.store.layout import Layout
 

@@ -17,8 +17,8 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from envd.sections import Http
 from envd.serve.http import failures
+from envd.settings.sections import Http
 
 _MAX_HEADER_BYTES = 1 << 16
 _OF_BODY = {b"content-length", b"transfer-encoding"}

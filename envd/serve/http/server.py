@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from envd import credentials, openings
+from envd.access import credentials, openings
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
 from envd.serve.http.connection import Connection

@@ -9,11 +9,11 @@ from collections.abc import Collection
 
 from starlette.requests import Request
 
-from envd import values
+from envd.access.roles import Role
 from envd.config import Settings
 from envd.errors import PermissionDeniedError
-from envd.roles import Role
 from envd.serve.callers import Caller, Door, Guarded, Opened
+from envd.settings import values
 
 _UNIX = "unix:"
 _CREDENTIALS = struct.Struct("3i")

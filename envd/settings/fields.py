@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from envd import secrets, values
+from envd import secrets
 from envd.errors import SettingsInvalidError
+from envd.settings import values
 
 
 def setting(default: Any, meaning: str, *, is_secret: bool = False) -> Any:

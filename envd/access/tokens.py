@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from envd import private_file
+from envd.access import private_file
+from envd.access.private_file import refused
+from envd.access.roles import NAMES, Role
 from envd.errors import SettingsInvalidError
-from envd.private_file import refused
-from envd.roles import NAMES, Role
 
 _WHAT = "the file of tokens"
 _LINE = re.compile(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from envd import roles
+from envd.access import roles
 from envd.secrets import Secret, guarded
 
 Seconds = typing.NewType("Seconds", float)

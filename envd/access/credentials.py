@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envd import tokens
+from envd.access import tokens
+from envd.access.roles import Role
+from envd.access.tokens import Token
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
-from envd.roles import Role
-from envd.sections import Access
-from envd.tokens import Token
+from envd.settings.sections import Access
 
 
 @dataclass(frozen=True, slots=True)

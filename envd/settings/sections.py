@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from envd.fields import setting
-from envd.values import (
+from envd.settings.fields import setting
+from envd.settings.values import (
     Address,
     Bytes,
     Cores,

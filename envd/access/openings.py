@@ -10,7 +10,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from envd import exposure
+from envd.access import exposure
 from envd.errors import SettingsInvalidError
 
 _OF_GROUP, _PASSED, _PASSED_BY_ALL = 0o660, 0o710, 0o711

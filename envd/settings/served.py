@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from envd import fields
 from envd.errors import SettingsInvalidError
-from envd.fields import setting
 from envd.secrets import Secret, guarded
-from envd.values import (
+from envd.settings import fields
+from envd.settings.fields import setting
+from envd.settings.values import (
     Bytes,
     Cores,
     Count,

@@ -7,8 +7,8 @@ import grp
 
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
-from envd.sections import Access
-from envd.values import is_loopback
+from envd.settings.sections import Access
+from envd.settings.values import is_loopback
 
 _UNIX, _PROFILE = "unix:", "security.profile"
 _HOW = "`access.tls_cert` and `access.tls_key`, and `access.tokens` or `access.client_ca`"

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envd import fields, served
 from envd.errors import SettingsInvalidError
-from envd.fields import Field
-from envd.served import Served
+from envd.settings import fields, served
+from envd.settings.fields import Field
+from envd.settings.served import Served
 
 _MODELS = "models"
 
