@@ -210,6 +210,8 @@ def owned(path: Path) -> Path:
         (0o777, 0, "", "others than its owner may write.*`chmod go-w"),
         (0o770, 0, "", "others than its owner may write.*`chmod go-w"),
         (0o755, 0, "folder/", "holds what is not envd's; give a directory of its own"),
+        (0o755, 0, "models/", "holds what is not envd's; give a directory of its own"),
+        (0o755, 0, "cache/", 0o700),
         (0o755, 0, "", 0o700),
         (0o751, 0, "daemon.log", 0o700),
         (0o755, 0, "format", 0o700),

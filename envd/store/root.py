@@ -15,6 +15,8 @@ from envd.store.layout import Layout
 # Of the directory tree; what a newer envd has written is only read.
 FORMAT = 2
 _UNKNOWN = sys.maxsize
+# A cache may be mounted there before envd first comes; `models` may well be somebody's own.
+_OWN = {"cache", "environments", "held", "pythons", "scratch", "specs", "trash", "wheels"}
 _README = """This directory belongs to envd: it holds the environments of models and the packages
 they are made of. `envctl list` shows what is here, `envctl gc` and `envctl rm` remove it.
 Do not edit.
@@ -80,7 +82,8 @@ def _close(layout: Layout) -> None:
     root, mode = layout.root, layout.root.stat().st_mode
     if not mode & (stat.S_IRWXG | stat.S_IRWXO):
         return
-    if not _format(layout) and any(one.is_dir() for one in root.iterdir()):
+    strange = (one for one in root.iterdir() if one.name not in _OWN and one.is_dir())
+    if not _format(layout) and any(strange):
         message = (
             f"others than its owner may look into `{root}`, which holds what is not envd's; give "
             f"a directory of its own with `--root`, or `chmod go= {root}`"
