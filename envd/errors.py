@@ -103,18 +103,6 @@ class ManagerMissingError(EnvdError):
     code, reason = "FAILED_PRECONDITION", "MANAGER_MISSING"
 
 
-class BuilderMissingError(EnvdError):
-    """Nothing here makes images; install what does."""
-
-    code, reason = "FAILED_PRECONDITION", "BUILDER_MISSING"
-
-
-class ImageFailedError(EnvdError):
-    """What makes images ended with a failure; it says why."""
-
-    code, reason = "FAILED_PRECONDITION", "IMAGE_FAILED"
-
-
 class EnvironmentNotFoundError(EnvdError):
     """No environment has this id; list them."""
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from envd.errors import BuilderMissingError, ImageFailedError
+from envd.errors import EnvdError
 from envd.image.dockerfile import SECRET
 
 # Each with what tells whether it works here: docker is often a client without a daemon. Those
@@ -19,6 +19,18 @@ BUILDERS = {
 }
 _FORM = ["--format", "docker"]
 _LOOK_S, _STDERR = 30, 2
+
+
+class BuilderMissingError(EnvdError):
+    """Nothing here makes images; install what does."""
+
+    code, reason = "FAILED_PRECONDITION", "BUILDER_MISSING"
+
+
+class ImageFailedError(EnvdError):
+    """What makes images ended with a failure; it says why."""
+
+    code, reason = "FAILED_PRECONDITION", "IMAGE_FAILED"
 
 
 def choose(wanted: str | None) -> str:
