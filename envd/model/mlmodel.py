@@ -241,7 +241,12 @@ def _content(path: Path, status: os.stat_result, limit: int) -> bytes | None:
 def _walk(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield every file and link below *path* in order, relative; no link is entered."""
     for name, entry in files.walk(path, path, _MAX_FILES, _LEFT_OUT):
-        yield name, _status(entry)
+        try:
+            status = _status(entry)
+        except FileNotFoundError:
+            # The model is being changed.
+            continue
+        yield name, status
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result:
