@@ -11,7 +11,7 @@ export UV_NO_PROGRESS = 1
 # Tests are rewritten and libraries compiled once, and not in each of the processes of each run.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-all soak check fix proto bench bench-setup clean
+.PHONY: demo test test-all test-image soak check fix proto bench bench-setup clean
 
 .venv/ready: pyproject.toml clients/python/pyproject.toml uv.lock
 	@test -x $(RUN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +28,10 @@ test: .venv/ready
 
 test-all: .venv/ready
 	$(RUN)/pytest -q --slow $(PARALLEL)
+
+# An image on a base of Debian's packages; buildah and mmdebstrap have to be there.
+test-image: .venv/ready
+	$(RUN)/pytest -q --slow tests/test_image_built.py
 
 # As long as one likes: `make soak MINUTES=600`.
 soak: MINUTES ?= 60

@@ -106,7 +106,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     uv = Path(sys.executable).parent / "uv"
     argv = [uv, "build", "-q", "--wheel", "--all-packages", "--out-dir", folder]
-    subprocess.run(argv, cwd=ROOT, check=True)
+    subprocess.run(argv, cwd=ROOT, env=os.environ | {"UV_SYSTEM_CERTS": "1"}, check=True)
     return folder
 
 
