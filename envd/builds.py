@@ -40,7 +40,6 @@ from envd.verifying import Verified
 _DEFAULT = Terms()
 _MAX_KEPT, _MIN_PREFIX = 200, 4
 _MIN_BUILDERS, _BUILDERS_PER_SLOT = 16, 4
-REMOVED_AT_ONCE = "the environment was removed as soon as it was built; try again"
 
 
 class Builds:
@@ -319,11 +318,15 @@ class Builds:
             for path in build.models:
                 self._environments.store.uses.record_model(found.id, path)
             return found
-        raise RemovedAtOnceError(REMOVED_AT_ONCE)
+        raise RemovedAtOnceError
 
 
 class RemovedAtOnceError(BuildInterruptedError):
     """Somebody removed an environment as soon as it was built; try again."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the environment was removed as soon as it was built; try again")
 
 
 def _interrupted(build: Build, error: BaseException) -> EnvdError:

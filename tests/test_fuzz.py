@@ -7,13 +7,11 @@ some; the slow variants, and `ENVD_FUZZ=N` for N times as many, try more.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envd import config, spec
@@ -32,6 +30,7 @@ from envd.spec import (
     requirement_file,
 )
 from envd.spec.place import Place
+from tests.fuzzing import tried
 
 PYTHON = Python("cpython", "3.11.7", "cpython-311-x86_64-linux-gnu", "linux-x86_64", "glibc-2.36")
 FEW, MANY = 250, 20 * 250
@@ -131,18 +130,7 @@ def fuzz(strategy: st.SearchStrategy[object]) -> Callable[[Callable[..., None]],
     def decorate(function: Callable[..., None]) -> object:
         @pytest.mark.parametrize("tries", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
         def test(tries: int, folder: Path) -> None:
-            @settings(
-                max_examples=tries * int(os.environ.get("ENVD_FUZZ", "1")),
-                derandomize="ENVD_FUZZ" not in os.environ,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(strategy)
-            def run(value: object) -> None:
-                refused_or_read(lambda: function(folder, value))
-
-            run()
+            tried(tries, strategy, lambda value: refused_or_read(lambda: function(folder, value)))
 
         test.__name__ = function.__name__
         return test

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envd.errors import EnvdError
@@ -25,6 +23,7 @@ from envd.run.channel import Buffer, Channel
 from envd.run.envd_worker import protocol
 from envd.run.envd_worker.inbox import Inbox
 from envd.run.envd_worker.protocol import BEGUN, DONE, FAILED, HEADER, ITEM, PART, PREDICT
+from tests.fuzzing import tried
 
 FEW, MANY = 200, 20 * 200
 MOST_BYTES = 1 << 12
@@ -65,21 +64,6 @@ def frames(draw: st.DrawFn) -> bytes:
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
     return [data[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def tried(tries: int, strategy: st.SearchStrategy[Any], function: Any) -> None:
-    @settings(
-        max_examples=tries * int(os.environ.get("ENVD_FUZZ", "1")),
-        derandomize="ENVD_FUZZ" not in os.environ,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def run(value: Any) -> None:
-        function(value)
-
-    run()
 
 
 @dataclass

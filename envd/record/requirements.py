@@ -14,11 +14,10 @@ from packaging.utils import canonicalize_name
 
 from envd.errors import RequestInvalidError
 from envd.spec.requirement_file import logical
+from envd.spec.requirement_text import CONSTRAINTS, INCLUDE
 
 Given: TypeAlias = "str | os.PathLike[str] | Sequence[str]"
 
-_INCLUDE = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s*)(\S.*)")
-_CONSTRAIN = re.compile(r"(?:-c|--constraint)(?:\s*=\s*|\s*)(\S.*)")
 _MAX_DEPTH = 10
 
 
@@ -78,13 +77,12 @@ def _of_lines(
     lines: Sequence[str], folder: Path, argument: str, depth: int
 ) -> Iterator[tuple[str, str]]:
     for _, line in logical(enumerate(lines, 1)):
-        if found := _INCLUDE.fullmatch(line):
-            yield from _of_file(folder / found[1], argument, depth + 1)
-        elif found := _CONSTRAIN.fullmatch(line):
-            for _, one in _of_file(folder / found[1], argument, depth + 1):
-                yield "constraint", one
-        else:
+        found = INCLUDE.fullmatch(line)
+        if not found:
             yield "line", line
+            continue
+        for kind, one in _of_file(folder / found[2], argument, depth + 1):
+            yield ("constraint" if found[1] in CONSTRAINTS else kind), one
 
 
 def _must_be_one(line: str, argument: str) -> None:

@@ -16,7 +16,7 @@ from envd_client.v1 import envd_pb2_grpc as services
 from google.protobuf.duration_pb2 import Duration
 
 from envd import elsewhere, messages, waiting
-from envd.builds import REMOVED_AT_ONCE, Builds, RemovedAtOnceError
+from envd.builds import Builds, RemovedAtOnceError
 from envd.errors import RequestInvalidError, ShuttingDownError
 from envd.following import Build
 from envd.run.pool import Pool
@@ -220,7 +220,7 @@ class Environments(services.EnvironmentsServicer):
             return self._snapshots.unready(build)
         found = self._builds.find(build.asked)
         if found is None:
-            return messages.unready(build.asked, build.seconds, RemovedAtOnceError(REMOVED_AT_ONCE))
+            return messages.unready(build.asked, build.seconds, RemovedAtOnceError())
         notes = self._builds.notes(build.model, build.asked, found)
         return messages.asked_for(self._store, found, build.asked, notes, cached=build.cached)
 

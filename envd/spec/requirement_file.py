@@ -23,7 +23,7 @@ from envd.spec.options import NO_OPTIONS, Options
 from envd.spec.place import Place
 from envd.spec.policy import Policy
 from envd.spec.requirement import Requirement
-from envd.spec.requirement_text import COMMENT, EDITABLE, INCLUDE
+from envd.spec.requirement_text import COMMENT, CONSTRAINTS, EDITABLE, INCLUDE
 
 _MAX_DEPTH = 5
 _MAX_FILES = 100
@@ -224,7 +224,7 @@ class _Reader:
             why = f"`{shown(target)}` is nested deeper than {_MAX_DEPTH} files"
             raise place.invalid(why)
         included = self.file(place, name, outer)
-        if option in {"-c", "--constraint"}:
+        if option in CONSTRAINTS:
             return _as_constraints(place, included)
         return included
 

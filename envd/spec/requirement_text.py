@@ -17,6 +17,7 @@ from envd.spec.yaml_lists import Edit, applied, line_end
 
 # One white space is enough: `\s+` takes minutes over a line of 200,000 blanks.
 COMMENT = re.compile(r"(?:^|\s)#.*$")
+CONSTRAINTS = frozenset(("-c", "--constraint"))
 INCLUDE = re.compile(r"(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(.+)")
 EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=\s*|\s*)(.+)")
 _EGG = re.compile(r"#(?:.*&)?egg=([\w.-]+)")
@@ -56,9 +57,9 @@ def line(number: int, text: str) -> Line:
         return Line(number, text)
     if found := INCLUDE.fullmatch(text):
         target = found[2].strip()
-        if found[1] in {"-r", "--requirement"}:
-            return Line(number, text, include=target)
-        return Line(number, text, constrain=target)
+        if found[1] in CONSTRAINTS:
+            return Line(number, text, constrain=target)
+        return Line(number, text, include=target)
     return Line(number, text, _name(text))
 
 
