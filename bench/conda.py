@@ -31,9 +31,9 @@ from rounds import Aim, Contender, Report
 from setup import BENCH, CHECKOUT
 
 from envd import config, model
-from envd.asked import Asked
 from envd.build import conda
-from envd.environments import Environments
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
 from envd.events import ignore
 from envd.lock.rattler import Rattler
 from envd.spec import Terms

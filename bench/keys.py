@@ -27,8 +27,8 @@ from rounds import Aim, Contender, Report
 from setup import BENCH, IRIS
 
 from envd import config, model, spec
-from envd.asked import Asked
-from envd.environments import Environments
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
 
 # Without types; the names it uses are MLflow's own.
 _MLFLOW: Any = virtualenv

@@ -22,12 +22,12 @@ import served
 from rounds import Aim, Contender, Report
 from setup import BENCH, CHECKOUT, IRIS
 
-from envd import cgroups
-from envd.bounds import TMP, Ground
-from envd.cgroups import NO_LIMITS, Group, Limits
 from envd.config import Settings
 from envd.run.envd_worker import mounts, protocol
-from envd.sandbox import Sandbox, user
+from envd.sandbox import cgroups
+from envd.sandbox.bounds import TMP, Ground
+from envd.sandbox.cgroups import NO_LIMITS, Group, Limits
+from envd.sandbox.tiers import Sandbox, user
 
 sys.path.insert(0, str(CHECKOUT))
 from tests.worker_program import Talk, Template

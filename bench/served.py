@@ -19,7 +19,7 @@ from setup import BENCH, IRIS
 
 from envd import config
 from envd import model as models
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.store import Environment
 
 ROOT = BENCH / "root"

@@ -23,8 +23,8 @@ from rounds import failing_briefly, run, say
 from uv import find_uv_bin
 
 from envd import config, model
-from envd.asked import Asked
-from envd.environments import Environments
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
 from envd.lock import Wheels
 from envd.store import Environment
 

@@ -9,8 +9,9 @@ from envd_client.v1 import envd_pb2 as api
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from envd.asked import Asked
-from envd.elsewhere import UnderWay
+from envd.builds.elsewhere import UnderWay
+from envd.environments.asked import Asked
+from envd.environments.verifying import Verified
 from envd.errors import BuildCancelledError, EnvdError, EnvironmentNotFoundError
 from envd.events import Event, Locked, Note, Progress, Stage
 from envd.lock import Artifact, Lock, Package
@@ -19,7 +20,6 @@ from envd.secrets import redact
 from envd.store import Environment, Record, Store
 from envd.store.collecting import Collected
 from envd.store.failures import Failure
-from envd.verifying import Verified
 
 
 def asked_for(

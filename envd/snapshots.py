@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from envd_client.v1 import envd_pb2 as api
 
-from envd import elsewhere, messages
+from envd import messages
+from envd.builds import elsewhere
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.store import Store, prefixes
 
 if TYPE_CHECKING:
-    from envd.builds import Builds
-    from envd.following import Build
+    from envd.builds.builds import Builds
+    from envd.builds.following import Build
 
 
 class Snapshots:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from envd import config, model
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.errors import EnvdError, EnvironmentInUseError, EnvironmentPinnedError, SolveFailedError
 from envd.settings.sections import Gc
 from envd.store import collecting, removal, trash

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from envd.build.bytecode import Bytecode
 from envd.config import Settings
+from envd.environments.installing import Installer
 from envd.events import ignore
-from envd.installing import Installer
 from envd.lock import Lock, Package
 from envd.spec import Python
 from envd.store import Base, Environment, Manifest, Store, contents, sweep, trash

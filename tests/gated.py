@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from envd import elsewhere
-from envd.elsewhere import UnderWay
+from envd.builds import elsewhere
+from envd.builds.elsewhere import UnderWay
 from envd.store import Store
 from tests.called import Called
 from tests.conftest import Envctl, environment, one_python, wait_for
@@ -114,7 +114,7 @@ import sys, json, threading
 from dataclasses import asdict
 from pathlib import Path
 from envd import config, model
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.errors import EnvdError
 from envd.events import Stage
 

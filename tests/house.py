@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from envd import lock as locks
-from envd.asked import Asked
 from envd.build import Interpreter
 from envd.config import Settings
-from envd.environments import Environments, Ready
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments, Ready
 from envd.events import Event
 from envd.lock import Lock, Question
 from envd.lock.provided import Provided

@@ -21,12 +21,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from envd.asked import Asked
 from envd.config import Settings
-from envd.environments import Environments
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
+from envd.environments.installing import Content, Filled, Installer
 from envd.errors import EnvdError, InstallFailedError
 from envd.events import Event, OnEvent, Stage
-from envd.installing import Content, Filled, Installer
 from envd.lock import Lock
 from envd.lock.lock import Package
 from envd.lock.uv import Uv

@@ -13,7 +13,7 @@ from envd.model import Model, mlmodel
 from envd.run.observer import Observer
 from envd.run.pool import Pool, Prediction, Request
 from envd.run.processes import Processes
-from envd.sandbox import OPEN, Sandbox
+from envd.sandbox.tiers import OPEN, Sandbox
 from envd.store import Environment
 from tests.house import House
 from tests.tiny import Tiny

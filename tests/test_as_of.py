@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from envd.asked import Asked
+from envd.environments.asked import Asked
 from envd.errors import InstallFailedError, SolveFailedError
 from envd.events import Line
 from envd.lock import Lock

@@ -18,7 +18,7 @@ import pytest
 from uv import find_uv_bin
 
 from envd import config, durable, model
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.store import Environment
 from envd.store.caches import Caches, Download, unused
 from envd.store.layout import Layout

@@ -15,7 +15,7 @@ from envd_client import Client
 from envd_client.errors import EnvdError, EnvironmentNotFoundError
 from envd_client.v1 import envd_pb2 as api
 
-from envd import elsewhere
+from envd.builds import elsewhere
 from tests.conftest import Daemon, is_running, launch, stop, wait_for
 from tests.gated import BUILD, IMPORT, Gated, Root, root_at
 from tests.tiny import Tiny

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from envd import config, model
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.settings.sections import Gc
 from envd.store import Environment, Store, collecting, manifest, trash
 from envd.store.collecting import Collected, Wanted

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from envd import config
-from envd.asked import Asked
+from envd.environments.asked import Asked
 from envd.errors import ModelInvalidError, PolicyDeniedError
 from envd.model.mlmodel import read as read_model
 from envd.spec import Dependencies, Terms

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from envd import config, model
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.store import Environment, trees
 from envd.store.contents import Contents, Fault, faults, record, sharing
 from envd.store.sizes import Sizes

@@ -23,7 +23,7 @@ import pytest
 from envd_client.errors import EnvdError
 
 from envd import config, failpoint, model
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.store import Store, contents, removal
 from tests import fake
 from tests.conftest import Daemon, Envctl, _processes_of, launch, wait_for

@@ -16,9 +16,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envd import rewriting
 from envd.errors import EnvdError, ModelInvalidError, RequestInvalidError
-from envd.mend import editing, showing
+from envd.mend import editing, rewriting, showing
 from envd.model import mlmodel
 from envd.settings.sections import Security
 from envd.spec import requirement_text

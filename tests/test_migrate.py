@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envd import migrating
 from envd.errors import EnvdError, ModelInvalidError, ModelNotFoundError
+from envd.mend import migrating
 from envd.spec import conda_forge, conda_yaml
 from envd.spec.conda_yaml import CondaYaml
 from tests import hostile

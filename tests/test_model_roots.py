@@ -20,10 +20,11 @@ from envd_client import errors as client_errors
 from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 
-from envd import config, errors, sandbox
+from envd import config, errors
 from envd.access import exposure
 from envd.model.roots import Held, Roots, unmoved
 from envd.run.pool import Pool
+from envd.sandbox import tiers
 from envd.settings.sections import Security
 from tests.conftest import Daemon, launch, stop, wait_for
 from tests.stage import Stage, answer, request
@@ -392,7 +393,7 @@ def test_a_worker_gets_the_directory_that_was_read_or_none(stage: Stage, tier: A
     model, environment = stage.model("model", "        return 'inside'")
     outside = stage.tiny.model(stage.house.folder / "outside", body="        return 'OUTSIDE'")
     settings = replace(stage.house.settings, security=Security(sandbox=tier))
-    stage.sandbox = sandbox.of(settings)
+    stage.sandbox = tiers.of(settings)
 
     async def play(pool: Pool) -> None:
         model.path.rename(aside := model.path.with_name("aside"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from envd.asked import Asked
+from envd.environments.asked import Asked
 from envd.errors import (
     IndexUnreachableError,
     InstallFailedError,

@@ -34,9 +34,9 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from envd.asked import Asked
 from envd.build import Interpreters
-from envd.builds import Build, Builds
+from envd.builds.builds import Build, Builds
+from envd.environments.asked import Asked
 from envd.errors import SolveFailedError
 from envd.events import OnEvent
 from envd.model import mlmodel

@@ -18,10 +18,10 @@ import pytest
 from envd_client.errors import EnvdError, WorkerDiedError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from envd import bounds
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
-from envd.sandbox import is_wanted, judge
+from envd.sandbox import bounds
+from envd.sandbox.tiers import is_wanted, judge
 from envd.settings.sections import Security, Workers
 from envd.settings.served import Served
 from tests import inmate

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from envd import bounds
-from envd.bounds import Ground, Room
-from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.run import memory
 from envd.run.envd_worker import protocol
-from envd.sandbox import Sandbox, judge, parsed
+from envd.sandbox import bounds
+from envd.sandbox.bounds import Ground, Room
+from envd.sandbox.cgroups import NO_LIMITS, Limits
+from envd.sandbox.tiers import Sandbox, judge, parsed
 from tests import inmate
 from tests.conftest import wait_for
 from tests.worker_program import JSON, PROGRAM, Talk, load_head, model, small_environment

@@ -14,7 +14,7 @@ import pytest
 
 from envd import config, model
 from envd.build.bytecode import Bytecode
-from envd.environments import Environments
+from envd.environments.environments import Environments
 from envd.errors import EnvironmentInUseError, EnvironmentNotFoundError, RequestInvalidError
 from envd.events import Event, Stage
 from envd.store import prefixes, removal
@@ -216,7 +216,7 @@ def test_a_builder_killed_at_any_moment_leaves_no_environment_half_built(
     program = textwrap.dedent(f"""
         import pathlib
         from envd import config, model
-        from envd.environments import Environments
+        from envd.environments.environments import Environments
         found = Environments(config.load(root=pathlib.Path({str(root)!r})))
         found.ready(found.ask(model.read(pathlib.Path({str(path)!r}))))
     """)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envd.tail import Tail
+from envd.environments.tail import Tail
 
 
 def test_lines_come_whole_and_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from envd_client.errors import EnvdError
 from envd_client.v1 import envd_pb2 as api
 
 from envd import errors
-from envd.builds import Builds
+from envd.builds.builds import Builds
 from envd.config import Settings
 from envd.run.processes import Processes
 from envd.serve import status, upkeep

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from envd import config, model, verifying
-from envd.environments import Environments
+from envd import config, model
+from envd.environments import verifying
+from envd.environments.environments import Environments
+from envd.environments.verifying import Verified, Verifier
 from envd.errors import BuildTimedOutError, EnvironmentNotFoundError
 from envd.events import Event, Stage
 from envd.settings.values import Seconds
 from envd.store import Environment
-from envd.verifying import Verified, Verifier
 from tests.tiny import Tiny
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from envd.asked import Asked
 from envd.config import Settings
-from envd.environments import Environments
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
 from envd.errors import InstallFailedError
 from envd.events import Line, Stage
 from envd.lock import Lock, Package

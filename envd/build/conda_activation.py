@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from envd import process
-from envd.bounds import Room
 from envd.events import Line, OnEvent
 from envd.lock.conda import scratch
 from envd.lock.rattler import Rattler
+from envd.sandbox.bounds import Room
 
 _PATIENCE_S = 30
 # In all, in bytes; a process can be given no more than 128 KiB in one text.

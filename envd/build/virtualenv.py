@@ -15,12 +15,12 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from envd.bounds import Room, interpreter
 from envd.build.installation import Installation
 from envd.errors import IndexUnreachableError, InstallFailedError
 from envd.events import Line, OnEvent, Stage
 from envd.lock import Lock, Sources, Wheels
 from envd.lock.uv import Uv, explanation
+from envd.sandbox.bounds import Room, interpreter
 
 _WARMING_S = 300
 # Python 3.6 grammar: the environment's own Python runs it.

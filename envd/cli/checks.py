@@ -20,13 +20,14 @@ from typing import Any
 from uv import find_uv_bin
 
 import envd
-from envd import addresses, plain, sandbox
+from envd import addresses, plain
 from envd.access import exposure
 from envd.addresses import Sockets
 from envd.build import Interpreters
 from envd.cli import checks_access
 from envd.config import Settings
 from envd.errors import EnvdError
+from envd.sandbox import tiers
 from envd.settings import values
 from envd.store import Store
 
@@ -159,7 +160,7 @@ def _conda(settings: Settings) -> tuple[str, str]:
 
 def _sandbox(settings: Settings) -> tuple[str, str]:
     as_daemon = exposure.settled(settings)
-    found = sandbox.judge(as_daemon, sandbox.look(as_daemon))
+    found = tiers.judge(as_daemon, tiers.look(as_daemon))
     return found.sentence().removeprefix("sandbox "), ""
 
 

@@ -8,12 +8,14 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from envd import elsewhere, messages, sandbox
-from envd.asked import Asked
+from envd import messages
+from envd.builds import elsewhere
 from envd.cli import documents
 from envd.cli.engine import Document, Input, OnItem, Predicted, Purge, UnreachableError
 from envd.cli.engine import Wanted as WantedEnvironment
-from envd.environments import Environments, Ready
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments, Ready
+from envd.environments.verifying import Verifier
 from envd.errors import EnvdError, EnvironmentNotFoundError
 from envd.events import Note, OnEvent, ignore
 from envd.model import Model, naming, read, repository
@@ -22,11 +24,11 @@ from envd.run.pool import Function, Pool, Prediction, Request
 from envd.run.processes import Processes
 from envd.run.serving import Serving, Servings
 from envd.run.stream import Stream
+from envd.sandbox import tiers
 from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import collecting, prefixes, removal, sweep, trash
 from envd.store.collecting import Wanted
-from envd.verifying import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -279,7 +281,7 @@ class Local:
         processes = Processes.create()
         try:
             processes.attach()
-            pool = Pool(self._settings, self._store, processes, sandbox=sandbox.of(self._settings))
+            pool = Pool(self._settings, self._store, processes, sandbox=tiers.of(self._settings))
             try:
                 if on_item is None and not is_large:
                     return await pool.predict(model, environment, request, serving)

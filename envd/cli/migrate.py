@@ -82,8 +82,8 @@ def _local(name: str) -> str:
 
 
 def _migrated(model: str, given: str, *, in_place: bool) -> Document:
-    from envd import migrating  # noqa: PLC0415
     from envd.errors import EnvdError  # noqa: PLC0415
+    from envd.mend import migrating  # noqa: PLC0415
 
     plan, error = migrating.Migration(Path(model)), None
     # Not by `resolve`, which fails of a link that leads to itself.

@@ -58,10 +58,11 @@ def command(
       curl -d '{"inputs": [1]}' -H 'Content-Type: application/json' \\
         http://127.0.0.1:5000/invocations
     """
-    from envd import config, cores  # noqa: PLC0415
+    from envd import config  # noqa: PLC0415
     from envd.errors import SettingsInvalidError  # noqa: PLC0415
     from envd.model import repository  # noqa: PLC0415
     from envd.run.processes import Processes  # noqa: PLC0415
+    from envd.sandbox import cores  # noqa: PLC0415
     from envd.settings.served import refused_name  # noqa: PLC0415
 
     level = logging.INFO if verbose else logging.WARNING

@@ -28,7 +28,7 @@ from envd.errors import (
 )
 from envd.model import Model, example
 from envd.model.mlmodel import check_path
-from envd.sandbox import PROGRAM
+from envd.sandbox.tiers import PROGRAM
 
 _TAIL_LINES = 20
 JSON = "application/json"

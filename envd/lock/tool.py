@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from envd import bounds, cgroups, child, process, sandbox
-from envd.bounds import Room
-from envd.cgroups import Group
+from envd import child, process
 from envd.child import Finished, Limits
 from envd.config import Settings
 from envd.errors import BuildTimedOutError, LimitReachedError
 from envd.held import Held
-from envd.sandbox import FULL
+from envd.sandbox import bounds, cgroups, tiers
+from envd.sandbox.bounds import Room
+from envd.sandbox.cgroups import Group
+from envd.sandbox.tiers import FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Tool:
         Raises:
             LimitReachedError: it took more memory than `build.memory_limit`.
         """
-        found, own, name = sandbox.of(self.settings), self._own_limits(), Path(argv[0]).name
+        found, own, name = tiers.of(self.settings), self._own_limits(), Path(argv[0]).name
         held = [self.held.descriptor] if self.held else []
         room = replace(room, write=(*room.write, *self.rooms))
         with self._home(found.tier) as home, self._group() as group, _memory() as text:

@@ -14,7 +14,6 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from envd import child, config, secrets
-from envd.bounds import Room, interpreter, local_path, programs
 from envd.errors import (
     BuildTimedOutError,
     CacheFullError,
@@ -24,6 +23,7 @@ from envd.errors import (
 )
 from envd.lock.sources import Sources
 from envd.lock.tool import Tool
+from envd.sandbox.bounds import Room, interpreter, local_path, programs
 
 # Proxies, certificates and credentials of the machine; nothing else of the daemon's
 # variables reaches a child (`${AWS_SECRET}` in an index URL arrived at a stranger's server).

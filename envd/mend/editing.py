@@ -16,12 +16,12 @@ from pathlib import Path
 
 from packaging import requirements, utils
 
-from envd import rewriting
 from envd.errors import EnvdError, ModelInvalidError, RequestInvalidError
 from envd.events import Note
+from envd.mend import rewriting
 from envd.mend.lists import Listing, Lists, Spot
+from envd.mend.rewriting import Change, ChangedMeanwhileError
 from envd.model import Model, files, mlmodel
-from envd.rewriting import Change, ChangedMeanwhileError
 from envd.spec import conda_yaml, overrides, requirement
 from envd.spec.conda_names import pypi_name
 from envd.spec.place import Place

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd import rewriting
 from envd.errors import EnvdError
+from envd.mend import rewriting
 from envd.mend.lists import Listing, Lists
 from envd.model import Model, mlmodel
 from envd.spec import requirement

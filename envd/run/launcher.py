@@ -14,9 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from envd import cgroups
-from envd.bounds import MODEL, TMP, Ground, can_keep_apart, confined
-from envd.cgroups import Group
 from envd.config import Settings
 from envd.errors import LimitReachedError
 from envd.model import Model
@@ -24,7 +21,10 @@ from envd.run import places
 from envd.run.mounts import Mounts, opened
 from envd.run.processes import Process, Processes
 from envd.run.serving import Serving
-from envd.sandbox import FULL, Sandbox
+from envd.sandbox import cgroups
+from envd.sandbox.bounds import MODEL, TMP, Ground, can_keep_apart, confined
+from envd.sandbox.cgroups import Group
+from envd.sandbox.tiers import FULL, Sandbox
 from envd.store import Environment, Store
 
 

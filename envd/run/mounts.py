@@ -13,7 +13,7 @@ from pathlib import Path
 from envd.errors import ConfinementFailedError, ModelMovedError
 from envd.model import Model, files
 from envd.run.processes import Process, Processes
-from envd.sandbox import PROGRAM, Sandbox
+from envd.sandbox.tiers import PROGRAM, Sandbox
 
 _PATIENCE_S = 10.0
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from envd.errors import EnvironmentNotFoundError
-from envd.sandbox import PROGRAM
+from envd.sandbox.tiers import PROGRAM
 from envd.store import Environment, Store
 from envd.store.leases import Lease
 

@@ -28,7 +28,7 @@ from envd.run.stream import Stream
 from envd.run.templates import Template
 from envd.run.ticket import Answered
 from envd.run.workshop import Worker, Workshop
-from envd.sandbox import OPEN, Sandbox
+from envd.sandbox.tiers import OPEN, Sandbox
 from envd.settings import values
 from envd.store import Environment, Store
 

@@ -6,10 +6,10 @@ import asyncio
 import os
 from pathlib import Path
 
-from envd import sandbox
 from envd.config import Settings
 from envd.run.processes import Processes
-from envd.sandbox import OPEN, Sandbox
+from envd.sandbox import tiers
+from envd.sandbox.tiers import OPEN, Sandbox
 
 
 async def tried(settings: Settings, processes: Processes, log: Path) -> Sandbox:
@@ -18,20 +18,20 @@ async def tried(settings: Settings, processes: Processes, log: Path) -> Sandbox:
     Raises:
         SettingsInvalidError: it is lower than they want.
     """
-    if not sandbox.is_wanted(settings):
-        return sandbox.know(settings, OPEN)
+    if not tiers.is_wanted(settings):
+        return tiers.know(settings, OPEN)
     reading, writing = os.pipe()
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             process = await processes.start(
-                sandbox.probe_argv(settings, "{0}"), env={}, cwd=Path("/"), log=log, given=[writing]
+                tiers.probe_argv(settings, "{0}"), env={}, cwd=Path("/"), log=log, given=[writing]
             )
         finally:
             os.close(writing)
         # It answers in one line, which a pipe holds.
         await asyncio.shield(process.exited)
-        answer = sandbox.parsed(os.read(reading, 1 << 16))
-        return sandbox.know(settings, sandbox.judge(settings, answer))
+        answer = tiers.parsed(os.read(reading, 1 << 16))
+        return tiers.know(settings, tiers.judge(settings, answer))
     finally:
         os.close(reading)

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from envd import secrets
 from envd.access import private_file
-from envd.cgroups import NO_LIMITS, Limits
 from envd.config import Settings
 from envd.errors import EnvdError
 from envd.events import Note
 from envd.model import Model
 from envd.run import env_file
+from envd.sandbox.cgroups import NO_LIMITS, Limits
 from envd.settings.served import Served
 from envd.settings.values import CountOrAuto
 

@@ -29,7 +29,7 @@ from envd.run.observer import Kind, Observer
 from envd.run.processes import Process, Processes
 from envd.run.serving import Serving
 from envd.run.templates import NotForkedError, Template, Templates
-from envd.sandbox import OPEN, Sandbox
+from envd.sandbox.tiers import OPEN, Sandbox
 from envd.store import Environment, Store
 
 _LOAD = "load"

@@ -16,14 +16,14 @@ from grpc_health.v1 import health, health_pb2
 
 from envd.access import credentials, exposure
 from envd.access.roles import Role
-from envd.builds import Builds
+from envd.builds.builds import Builds
 from envd.config import Settings
 from envd.model import repository
 from envd.run import probing
 from envd.run.observer import Observer
 from envd.run.pool import Pool
 from envd.run.processes import Processes
-from envd.sandbox import FULL, Sandbox
+from envd.sandbox.tiers import FULL, Sandbox
 from envd.serve import heap, tracing
 from envd.serve.audit import Audit
 from envd.serve.callers import Caller, Guarded, Opened

@@ -15,10 +15,13 @@ from envd_client.v1 import envd_pb2 as api
 from envd_client.v1 import envd_pb2_grpc as services
 from google.protobuf.duration_pb2 import Duration
 
-from envd import elsewhere, messages, waiting
-from envd.builds import Builds, RemovedAtOnceError
+from envd import messages
+from envd.builds import elsewhere
+from envd.builds.builds import Builds, RemovedAtOnceError
+from envd.builds.following import Build
+from envd.environments import waiting
+from envd.environments.tail import Tail
 from envd.errors import RequestInvalidError, ShuttingDownError
-from envd.following import Build
 from envd.run.pool import Pool
 from envd.serve.context import Context
 from envd.serve.model_handlers import named
@@ -29,7 +32,6 @@ from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import Store, prefixes, removal
 from envd.store.collecting import Wanted
-from envd.tail import Tail
 
 _PAGE, _MAX_PAGE, _THREADS = 50, 1000, 4
 _POLL_S, _LOOK_S = 0.1, 0.3

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 import envd
-from envd import addresses, config, cores
+from envd import addresses, config
 from envd.access import credentials, exposure
 from envd.errors import EnvdError
 from envd.run.processes import Processes
+from envd.sandbox import cores
 from envd.serve import heap, log_lines
 from envd.store import Store, sweep
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from envd.access import exposure
-from envd.asked import Asked
-from envd.builds import Builds, RemovedAtOnceError
+from envd.builds.builds import Builds, RemovedAtOnceError
+from envd.builds.following import Build
 from envd.config import Settings
+from envd.environments.asked import Asked
 from envd.errors import (
     EnvdError,
     EnvironmentBuildingError,
@@ -21,7 +22,6 @@ from envd.errors import (
     ModelMovedError,
 )
 from envd.events import Note
-from envd.following import Build
 from envd.model import Model, Models, look, roots
 from envd.model.roots import Roots
 from envd.run.serving import Serving, Servings

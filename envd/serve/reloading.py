@@ -9,10 +9,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from envd import config, sandbox
+from envd import config
 from envd.access import exposure
 from envd.config import Settings
 from envd.errors import EnvdError
+from envd.sandbox import tiers
 from envd.serve.core import Core
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Reloading:
         wanted = await asyncio.to_thread(self._read)
         now, later = merged(self._core.settings, wanted)
         exposure.check(now)
-        sandbox.check(now, self._core.sandbox.tier)
+        tiers.check(now, self._core.sandbox.tier)
         await self._core.change(now)
         log.info("the settings were read again; %d models have a name", len(now.served))
         if later:

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 
-from envd.builds import Builds
+from envd.builds.builds import Builds
 from envd.config import Settings
 from envd.settings import values
 from envd.store.collecting import Wanted

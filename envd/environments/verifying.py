@@ -8,18 +8,18 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from envd import sandbox
 from envd.config import Settings
+from envd.environments.installing import Content, Installer
+from envd.environments.work import Work
 from envd.errors import BuildTimedOutError, EnvironmentNotFoundError, InstallFailedError
 from envd.events import Line, OnEvent, Stage, ignore
-from envd.installing import Content, Installer
 from envd.lock.uv import Uv
+from envd.sandbox import tiers
 from envd.spec.spec import Indexes
 from envd.store import Environment, Store, contents, sweep
 from envd.store.caches import Caches, Download
 from envd.store.contents import Fault
 from envd.store.trees import Inode
-from envd.work import Work
 
 _PAUSE_S = 2.0
 
@@ -117,7 +117,7 @@ class Verifier:
                     manifest,
                     base=filled.base,
                     variables=filled.variables,
-                    sandbox=sandbox.of(self._settings).tier,
+                    sandbox=tiers.of(self._settings).tier,
                 )
                 repaired = installer.publish(manifest, attempt, started, work.log)
         if left := self._faults(repaired):

@@ -1,6 +1,6 @@
 """The program that builds for the daemon: one task, read from a socket, told over it.
 
-`python -m envd.builder FD` reads one JSON line from descriptor FD, the settings and one of
+`python -m envd.builds.builder FD` reads one JSON line from descriptor FD, the settings and one of
 the tasks of `_TASKS` with what it is about, and writes one per event: `{"stage",
 "message"}`, `{"line"}`, `{"progress"}`, `{"env_id"}`; and at the end `{"done": answer}` or
 `{"error"}`. The daemon itself never blocks and never forks.
@@ -17,15 +17,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from envd import config, sandbox
-from envd.asked import Asked
-from envd.environments import Environments
+from envd import config
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
+from envd.environments.verifying import Verifier
 from envd.errors import EnvdError, InternalError, from_os
 from envd.events import Event, Locked, OnEvent, Progress, Stage
 from envd.model.location import locate
+from envd.sandbox import tiers
 from envd.store import collecting, sweep, trash
 from envd.store.collecting import Wanted
-from envd.verifying import Verifier
 
 _MAX_LINE = 4000
 _NICEST = 19
@@ -42,7 +43,7 @@ def main() -> None:
 
         request = json.loads(file.readline())
         settings = config.from_document(request["settings"])
-        sandbox.know(settings, sandbox.from_document(request["sandbox"]))
+        tiers.know(settings, tiers.from_document(request["sandbox"]))
         try:
             do, about = _TASKS[request["task"]], request["about"]
             tell({"done": do(Environments(settings), about, lambda event: tell(_event(event)))})

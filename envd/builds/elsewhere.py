@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from envd import held, process
+from envd.environments.tail import Tail
 from envd.errors import EnvironmentNotFoundError, PermissionDeniedError
 from envd.held import Owner
 from envd.store import Store, sweep
-from envd.tail import Tail
 
 _GRACE_S = 5.0
 _POLL_S = 0.05

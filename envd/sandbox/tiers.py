@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envd import cgroups
 from envd.config import Settings
 from envd.errors import SettingsInvalidError
+from envd.sandbox import cgroups
 from envd.spec import policy
 
 # The program that confines, and is confined.
-PROGRAM = str(Path(__file__).parent / "run" / "envd_worker")
+PROGRAM = str(Path(__file__).parent.parent / "run" / "envd_worker")
 FULL = 2
 # Below it, landlock keeps no process from signalling another.
 SCOPED_SINCE = 6

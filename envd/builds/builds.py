@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from envd import elsewhere, spec, verifying
-from envd.asked import Asked
-from envd.builders import Builders
+from envd import spec
+from envd.builds import elsewhere
+from envd.builds.builders import Builders
+from envd.builds.elsewhere import UnderWay
+from envd.builds.following import Build
 from envd.config import Settings
-from envd.elsewhere import UnderWay
-from envd.environments import Environments
+from envd.environments import verifying
+from envd.environments.asked import Asked
+from envd.environments.environments import Environments
+from envd.environments.verifying import Verified
 from envd.errors import (
     BuildCancelledError,
     BuildInterruptedError,
@@ -27,7 +31,6 @@ from envd.errors import (
     from_os,
 )
 from envd.events import Note, Stage, ignore
-from envd.following import Build
 from envd.lock import Lock
 from envd.model import Model, location
 from envd.run.observer import Observer
@@ -35,7 +38,6 @@ from envd.run.processes import Processes
 from envd.spec import Terms
 from envd.store import Environment, collecting
 from envd.store.collecting import Collected, Wanted
-from envd.verifying import Verified
 
 _DEFAULT = Terms()
 _MAX_KEPT, _MIN_PREFIX = 200, 4
@@ -195,7 +197,7 @@ class Builds:
         """Compare *env_id* with the record of its publication.
 
         Raises:
-            EnvdError: as `envd.verifying.Verifier.verify`.
+            EnvdError: as `envd.environments.verifying.Verifier.verify`.
         """
         about = {"id": env_id, "repair": repair}
         return verifying.from_document(await self._builders.run("verify", about, ignore))

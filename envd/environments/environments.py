@@ -10,24 +10,25 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from envd import config, plain, sandbox
+from envd import config, plain
 from envd import lock as locks
 from envd import spec as specs
-from envd.asked import Asked
 from envd.build import Interpreters
 from envd.config import Settings
+from envd.environments.asked import Asked
+from envd.environments.installing import Content, Filled, Installer
+from envd.environments.locking import Locker
+from envd.environments.work import Work
 from envd.errors import EnvdError, RequestInvalidError, from_os
 from envd.events import Line, Locked, Note, OnEvent, Stage, ignore
-from envd.installing import Content, Filled, Installer
 from envd.lock import Artifact, Lock, Package, Question, pylock
 from envd.lock.rattler import Rattler
 from envd.lock.uv import Uv
-from envd.locking import Locker
 from envd.model import Model
+from envd.sandbox import tiers
 from envd.spec import Terms, conda_python, flavors, match_spec, policy
 from envd.spec.conda_names import pypi_name
 from envd.store import Attempt, Environment, Manifest, Store
-from envd.work import Work
 
 _DEFAULT = Terms()
 
@@ -220,7 +221,7 @@ class Environments:
         """Return *found* unless it was built under laxer rules; it is built again then."""
         if found is None or not self._policy.admits(found.manifest.profile):
             return None
-        return found if found.manifest.sandbox >= sandbox.of(self.settings).tier else None
+        return found if found.manifest.sandbox >= tiers.of(self.settings).tier else None
 
     def _create(self) -> None:
         try:
@@ -308,7 +309,7 @@ class Environments:
             seconds=0.0,
             link_mode=self.settings.build.link_mode,
             profile=self._policy.profile,
-            sandbox=sandbox.of(self.settings).tier,
+            sandbox=tiers.of(self.settings).tier,
             modules=filled.modules,
             variables=filled.variables,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from envd import process
-from envd.asked import Asked
+from envd.environments.asked import Asked
 from envd.errors import EnvdError, InternalError, ShuttingDownError
 from envd.events import Event, Locked, Progress, Stage
 from envd.model import Model

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from envd import cores
-from envd.cgroups import Limits
 from envd.config import Settings
-from envd.sandbox import FULL, PROGRAM, SCOPED_SINCE, Sandbox
+from envd.sandbox import cores
+from envd.sandbox.cgroups import Limits
+from envd.sandbox.tiers import FULL, PROGRAM, SCOPED_SINCE, Sandbox
 
 # Where a worker finds its model in sandbox 2, and what it may write in.
 MODEL, TMP = "/model", "/tmp"  # noqa: S108

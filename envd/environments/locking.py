@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl
 
 from envd import lock as locks
 from envd import process
-from envd.asked import Asked
 from envd.build import conda as conda_build
+from envd.environments.asked import Asked
 from envd.errors import ModelInvalidError, RequestInvalidError, SolveFailedError
 from envd.events import Note, OnEvent, Stage
 from envd.lock import Lock, Package, Question, conda, conda_lock_file, provided

@@ -10,13 +10,14 @@ import socket
 import sys
 from typing import Any
 
-from envd import config, failpoint, process, sandbox
+from envd import config, failpoint, process
 from envd.config import Settings
 from envd.errors import BuildInterruptedError, from_document
 from envd.events import Event, Line, Locked, OnEvent, Progress, Stage, ignore
 from envd.lock.uv import PASSED
 from envd.model import location
 from envd.run.processes import Process, Processes
+from envd.sandbox import tiers
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Builders:
     async def run(
         self, task: str, about: object, on_event: OnEvent, token: str | None = None
     ) -> Any:
-        """Give a task of `envd.builder` to a builder and return its answer.
+        """Give a task of `envd.builds.builder` to a builder and return its answer.
 
         Whoever leaves ends it, and all that it started; it is a part of the work *token*.
 
@@ -64,7 +65,7 @@ class Builders:
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
             request = {
                 "settings": config.document(self._settings),
-                "sandbox": sandbox.of(self._settings).document(),
+                "sandbox": tiers.of(self._settings).document(),
                 "task": task,
                 "about": about,
             }
@@ -88,7 +89,7 @@ class Builders:
         logs = self._settings.root / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         return await self._processes.start(
-            [sys.executable, "-I", "-m", "envd.builder", "{0}"],
+            [sys.executable, "-I", "-m", "envd.builds.builder", "{0}"],
             env=config.passed((*PASSED, "PYENV_ROOT", *failpoint.VARIABLES))
             | location.inherited()
             | {process.WORK: token},

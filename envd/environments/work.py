@@ -11,10 +11,10 @@ from typing import TextIO
 from envd import durable
 from envd.child import Limits
 from envd.config import Settings
+from envd.environments.waiting import Waiting, written
 from envd.errors import CacheFullError
 from envd.events import Event, Line, Note, OnEvent, Stage
 from envd.store import Store, slots
-from envd.waiting import Waiting, written
 
 
 class Work:

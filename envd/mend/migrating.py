@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from envd import rewriting
 from envd.errors import ModelInvalidError, ModelNotFoundError
 from envd.events import Note
+from envd.mend import rewriting
+from envd.mend.rewriting import Change
 from envd.model import documents, files, mlmodel
 from envd.model.documents import Document
-from envd.rewriting import Change
 from envd.spec import conda_forge_text, conda_yaml
 from envd.spec.place import Place
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from envd.environments.tail import Tail
 from envd.events import Event, Line, OnEvent, Progress, Stage
 from envd.held import Owner
-from envd.tail import Tail
 
 _STAGE = "== "
 
