@@ -188,6 +188,8 @@ def test_a_model_that_is_not_loaded_is_not_healthy(web: Web) -> None:
         ("PUT", "/models/echo/invocations", 405, {"detail": "Method Not Allowed"}),
         ("POST", "/ping", 405, {"detail": "Method Not Allowed"}),
         ("GET", "/nowhere", 404, {"detail": "Not Found"}),
+        # Nowhere else is shown the way to, of a host that the client names.
+        ("POST", "/invocations/", 404, {"detail": "Not Found"}),
         ("POST", "/models/a/b/invocations", 404, {"detail": "Not Found"}),
     ],
 )

@@ -36,6 +36,8 @@ class Http:
         self._path = ""
         self._tls: ssl.SSLContext | None = None
         app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+        # It would lead to whatever host the client names.
+        app.router.redirect_slashes = False
         config = uvicorn.Config(
             app,
             http=Connection,
