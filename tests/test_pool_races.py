@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import shutil
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from envd.errors import LimitReachedError, RequestKillsWorkersError, WorkerDiedError
 from envd.run.breaker import Breaker, Suspects
-from envd.run.pool import Pool
+from envd.run.pool import Pool, Request
 from envd.run.processes import Processes
 from envd.run.queue import Queue
 from envd.run.serving import Serving
@@ -37,6 +39,10 @@ BATCHED = """
                 time.sleep(0.01)
         return data
 """
+
+
+class Payload(bytearray):
+    """One that can be told to be gone."""
 
 
 def only(pool: Pool) -> Queue:
@@ -234,12 +240,35 @@ def test_workers_that_die_together_are_one_failure() -> None:
 def test_deaths_of_what_loads_well_keep_nobody_out_for_long() -> None:
     now = [100.0]
     loaded, broken = Breaker(lambda: now[0]), Breaker(lambda: now[0])
-    for _ in range(20):
+    # One that fails for days does not overflow.
+    for _ in range(2000):
         now[0] += 100
         loaded.failed(WorkerDiedError("it died"), born=now[0] - 1)
         broken.failed(WorkerDiedError("it died"))
     waits = [one.retry_after_s for one in (loaded.open_error(), broken.open_error()) if one]
     assert waits == [1.0, 30.0]
+
+
+def test_what_is_remembered_of_a_failure_is_not_the_request_that_met_it(stage: Stage) -> None:
+    model, environment = stage.model("refuses", "        import os\n        os._exit(3)")
+
+    async def play(pool: Pool) -> None:
+        payload = Payload(request("x" * 100_000).payload)
+        there = weakref.ref(payload)
+        died = await outcome(
+            pool.predict(model, environment, Request(payload, "application/json", None))
+        )
+        assert isinstance(died, WorkerDiedError)
+        await until(lambda: stage.watch.died != [])
+        assert only(pool).crew.breaker.open_error() is None
+        del payload, died
+        # What has woken this up has the error.
+        await asyncio.sleep(0)
+        gc.collect()
+        assert there() is None
+        assert not only(pool).crew.breaker.is_forgotten
+
+    stage.run(play)
 
 
 def test_a_suspicion_ends_with_time_and_with_an_answer() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from envd.errors import EnvdError
 from envd.run.channel import Buffer
 
-_FIRST_S, _LONGEST_S, _MEMORY_S = 0.5, 30.0, 60.0
+_FIRST_S, _DOUBLINGS, _LONGEST_S, _MEMORY_S = 0.5, 10, 30.0, 60.0
 # What loads well may die of one caller's requests, which must not keep the others out.
 _LONGEST_OF_LOADED_S = 1.0
 _MAX_SUSPECTS, _DEADLY, _SUSPECT_S = 256, 2, 600.0
@@ -44,8 +44,9 @@ class Breaker:
         if self._error is not None and born <= self._failed:
             return
         self._count += 1
-        self._error, self._failed = error, self._clock()
-        wait = _FIRST_S * 2 ** (self._count - 2) if self._count > 1 else 0.0
+        # As raised, it would keep the request that met it.
+        self._error, self._failed = error.anew(), self._clock()
+        wait = _FIRST_S * 2 ** min(self._count - 2, _DOUBLINGS) if self._count > 1 else 0.0
         longest = _LONGEST_S if born == math.inf else _LONGEST_OF_LOADED_S
         self._until = self._clock() + min(wait, longest)
 

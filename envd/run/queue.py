@@ -151,7 +151,12 @@ class Queue:
 
     async def _mourn(self, worker: Worker, victims: list[Ticket]) -> None:
         """Tell how *worker* ended to whoever it had begun with, and go on without it."""
-        error = await self.crew.death(worker, is_begun=bool(victims))
+        error: Exception
+        try:
+            error = await self.crew.death(worker, is_begun=bool(victims))
+        except Exception as failure:  # noqa: BLE001
+            # Whatever it is, nobody may wait for ever.
+            error = failure
         is_to_blame = worker.ended_by_itself
         for ticket in victims:
             is_deadly = is_to_blame and self._suspects.accuse(ticket.head, ticket.payload)

@@ -216,7 +216,8 @@ class Entries:
 
     async def change(self, entry: Entry, state: State, failure: EnvdError | None = None) -> None:
         """Say that *entry* is in *state*, and why if that is FAILED."""
-        entry.state, entry.failure = state, failure
+        # As raised, it would keep the request that met it.
+        entry.state, entry.failure = state, failure and failure.anew()
         await self._tell(entry)
 
     async def _tell(self, entry: Entry) -> None:
