@@ -6,7 +6,10 @@ import asyncio
 import os
 from dataclasses import replace
 
+import pytest
+
 from envd.errors import (
+    LimitReachedError,
     ModelInvalidError,
     QueueFullError,
     RequestKillsWorkersError,
@@ -232,6 +235,39 @@ def test_beyond_the_memory_budget_the_longest_unused_goes(stage: Stage) -> None:
 
     stage.run(play)
     assert stage.watch.gone == ["memory"]
+
+
+def test_what_cannot_go_is_no_reason_for_the_others_to_stay(stage: Stage) -> None:
+    """A template with workers, and a worker that works, have been there for the longest."""
+    model, environment = stage.model("busy", MORTAL.format(folder=stage.house.folder))
+    others = [stage.model(f"m{number}", PID) for number in range(2)]
+
+    async def play(pool: Pool) -> None:
+        busy = asyncio.create_task(pool.predict(model, environment, request("wait")))
+        await until((stage.house.folder / "began").exists)
+        for one in others:
+            await pool.predict(*one, request(1))
+        await pool.keep_to_memory(0)
+        left = [key[0].name for key, queue in pool.loaded() if queue.crew.workers]
+        assert left == ["busy"]
+        (stage.house.folder / "go").touch()
+        await busy
+
+    stage.run(play)
+    assert stage.watch.started[1:] == ["forked", "forked"]
+    assert stage.watch.gone == ["memory"] * 2
+
+
+def test_more_variables_than_can_be_handed_over_are_said_to_be(stage: Stage) -> None:
+    model, environment = stage.model("laden", PID)
+    env = tuple((f"NAME_{number}", "x" * 1000) for number in range(300))
+
+    async def play(pool: Pool) -> None:
+        with pytest.raises(LimitReachedError, match="shorten `env` and `env_file`"):
+            await pool.predict(model, environment, request(1), Serving(env=env))
+        await pool.predict(model, environment, request(1), Serving(env=env[:50]))
+
+    stage.run(play)
 
 
 def test_a_worker_that_dies_unasked_is_told_and_the_next_request_gets_another(

@@ -74,6 +74,13 @@ class Crew:
         return bool(self._starting)
 
     @property
+    def idle(self) -> list[Worker]:
+        """Those that can be stopped: they have nothing to do, and nobody waits for one."""
+        if self._requests.are_waiting or self._starting:
+            return []
+        return [one for one in self.workers if not one.channel.under_way]
+
+    @property
     def is_over(self) -> bool:
         """Whether there is nobody any more, and no failure to remember."""
         return not (self.workers or self._starting or self._tasks) and self.breaker.is_forgotten
@@ -156,9 +163,7 @@ class Crew:
 
     def stop_if(self, chosen: Callable[[Worker], bool]) -> list[asyncio.Task[None]]:
         """Stop the workers with nothing to do that *chosen* says; return what does it."""
-        if self._requests.are_waiting or self._starting:
-            return []
-        doomed = [one for one in self.workers if not one.channel.under_way and chosen(one)]
+        doomed = [one for one in self.idle if chosen(one)]
         self.workers = [one for one in self.workers if one not in doomed]
         return [self.spawn(self._workshop.stop(one)) for one in doomed]
 

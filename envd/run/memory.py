@@ -60,17 +60,19 @@ def _share(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def least_used(used: Iterable[tuple[float, int]], budget: int) -> list[int]:
-    """Return which of *used*, (last use, bytes) each, must go for *budget* to hold: indexes.
+def least_used(used: Iterable[tuple[float, int, bool]], budget: int) -> list[int]:
+    """Return which of *used* must go for *budget* to hold: indexes.
 
-    The longest unused go first.
+    Of each there is its last use, its bytes, and whether it may go. The longest unused go first.
     """
     items = list(used)
-    over = sum(size for _, size in items) - budget
+    over = sum(size for _, size, _ in items) - budget
     chosen = []
     for place in sorted(range(len(items)), key=lambda one: items[one][0]):
+        _, size, may_go = items[place]
         if over <= 0:
             break
-        chosen.append(place)
-        over -= items[place][1]
+        if may_go:
+            chosen.append(place)
+            over -= size
     return chosen

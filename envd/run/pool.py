@@ -275,7 +275,13 @@ class Pool:
             if limit and size > limit and worker.answers:
                 queue.crew.replace(worker, "recycled")
         everything: list[Worker | Template] = [*(worker for _, worker in found), *templates]
-        used = [(one.last_used, size) for one, size in zip(everything, sizes, strict=True)]
+        may_go = {id(one) for queue in self._queues.values() for one in queue.crew.idle}
+        # What a template has forked goes first; with its workers it stays.
+        may_go |= {id(one) for one in templates if not one.has_processes}
+        used = [
+            (one.last_used, size, id(one) in may_go)
+            for one, size in zip(everything, sizes, strict=True)
+        ]
         doomed = {id(everything[place]) for place in memory.least_used(used, budget)}
         await self._stop_all("memory", lambda _, worker: id(worker) in doomed)
         for template in templates:

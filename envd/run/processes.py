@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import json
 import signal
 import socket
@@ -24,6 +25,10 @@ from envd.run import spawner
 
 _MAX_MESSAGE = 1 << 18
 _GONE = "what starts processes is gone"
+_TOO_MUCH = (
+    "a process could not be started: its environment variables are more than can be handed over; "
+    "shorten `env` and `env_file` of the model"
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -92,6 +97,8 @@ class Starter:
             await self._send(message, [*given, *kept])
         except OSError as error:
             self._alive.pop(process.number, None)
+            if error.errno == errno.EMSGSIZE:
+                raise LimitReachedError(_TOO_MUCH) from error
             raise _not_started(_GONE, error.errno) from error
         except asyncio.CancelledError:
             self._alive.pop(process.number, None)

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from envd.config import Settings
 from envd.errors import (
@@ -48,7 +48,6 @@ class Worker:
     channel: Channel
     kind: Kind
     why: str
-    began: float
     template: Template | None = None
     start_seconds: float = 0.0
     answers: int = 0
@@ -58,8 +57,8 @@ class Worker:
     is_stopping: bool = False
     is_watched: bool = False
     bytes: int = 0
-    born: float = field(default_factory=time.monotonic)
-    last_used: float = field(default_factory=time.monotonic)
+    born: float = 0.0
+    last_used: float = 0.0
 
     def host_pid(self) -> int:
         """Return its pid as it is called here, 0 if it has gone."""
@@ -173,7 +172,7 @@ class Workshop:
             connection, process = await self._spawn(model, environment, serving, template)
             undo.callback(process.kill)
             channel = await Channel.over(connection, self.settings.daemon.max_message)
-            found = Worker(model, environment, process, channel, kind, why, began, template)
+            found = Worker(model, environment, process, channel, kind, why, template)
             undo.callback(channel.close)
             process.exited.add_done_callback(lambda _: channel.close_soon())
             answer = await self._load(found, serving)
@@ -181,7 +180,7 @@ class Workshop:
         if template is None:
             self.templates.learn(model, environment, answer.get("modules", ()))
         found.start_seconds = time.perf_counter() - began
-        found.born = found.last_used = time.monotonic()
+        found.born = found.last_used = self.clock()
         return found
 
     async def _spawn(
