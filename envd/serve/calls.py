@@ -34,6 +34,8 @@ from envd.serve.context import Context
 
 log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
+# For those that are cancelled to come to their end.
+_LAST_S = 5
 _ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 Unary = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
@@ -181,7 +183,8 @@ class Calls:
             self._is_over = True
             for task in filter(None, self._tasks):
                 task.cancel()
-            await self._none.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none.wait(), _LAST_S)
 
     def unary(self, method: str, answer: Unary, admission: Admission) -> Unary:
         """Return *answer*, a coroutine function that may raise EnvdError, as gRPC may call it.

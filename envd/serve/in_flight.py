@@ -37,6 +37,15 @@ class InFlight:
         finally:
             self.give_back(share.bytes)
 
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold *size* bytes within; raises as `take` does."""
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give_back(size)
+
     def take(self, size: int, held: int = 0) -> None:
         """Hold *size* bytes more of a request that has *held* some, until they are given back.
 

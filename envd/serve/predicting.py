@@ -67,11 +67,8 @@ class Predicting:
         call = calls.current()
         call.is_prediction = True
         size = len(request.payload)
-        self.in_flight.take(size)
-        try:
+        with self.in_flight.hold(size):
             answer = await again(lambda: self._answer(asked, request))
-        finally:
-            self.in_flight.give_back(size)
         call.bytes_in, call.bytes_out = size, len(answer.prediction.payload)
         return answer
 

@@ -124,9 +124,9 @@ class Inference(services.GRPCInferenceServiceServicer):
         async def answers(request: codec.Asked) -> None:
             async with contextlib.aclosing(self._answers(request)) as found:
                 async for one in found:
-                    with self._predicting.in_flight.share() as share:
-                        # Both are kept until the caller takes the one.
-                        share.add(laden.held(one) + laden.held(request))
+                    # Both are kept until the caller takes the one.
+                    held = laden.held(one) + laden.held(request)
+                    with self._predicting.in_flight.hold(held):
                         await sending.send(Streamed(one))
 
         async def answer(request: codec.Asked) -> None:
