@@ -129,7 +129,14 @@ def unready(
 
 def failed(found: Failure) -> api.Environment:
     """Return the message of an environment whose last build failed."""
-    return unready(Asked.from_document(found.about["asked"]), 0.0, found.error)
+    try:
+        asked = Asked.from_document(found.about["asked"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Another version of envd has remembered it.
+        message = api.Environment(spec_key=found.spec_key, state=api.Environment.FAILED)
+        message.failure.CopyFrom(failure(found.error))
+        return message
+    return unready(asked, 0.0, found.error)
 
 
 def elsewhere(store: Store, build: UnderWay) -> api.Environment:

@@ -340,3 +340,20 @@ def test_an_upgrade_that_fails_is_not_held_against_the_build(
 
 def remove(root: Root, env_id: str) -> None:
     assert root.envctl("rm", env_id).returncode == 0
+
+
+def test_what_another_version_has_remembered_is_listed_as_far_as_it_can_be_read(
+    root: Root,
+) -> None:
+    about = {"asked": {"spec": {"v": 3}}}
+    root.store.failures.remember(KEY, None, SolveFailedError("no such package"), about)
+
+    (listed,) = document(root, "list", "--all")
+
+    assert (listed["spec_key"], listed["state"]) == (KEY, "failed")
+    assert listed["failure"]["reason"] == "SOLVE_FAILED"
+
+
+def test_nothing_is_younger_than_now(daemon: Daemon) -> None:
+    with daemon.client() as client, pytest.raises(EnvdError, match="`unused_for` cannot be -1 s"):
+        client.purge(force=True, unused_for_s=-1)

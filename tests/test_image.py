@@ -49,6 +49,8 @@ def test_one_model_lies_there_with_its_lock(
     assert (copied / "MLmodel").read_text() == (model / "MLmodel").read_text()
     assert not (copied / "code" / "linked.py").is_symlink()
     assert not (model / "pylock.toml").exists()
+    # What is changed there is changed there only.
+    assert (copied / "MLmodel").stat().st_nlink == 1
     text = (output / "Dockerfile").read_text()
     assert 'CMD ["envctl", "serve", "-m", "/models/model", "-h", "0.0.0.0", "-p", "8080"]' in text
     assert "USER 10001:10001" in text
@@ -156,11 +158,16 @@ def test_what_cannot_be_in_an_image_leaves_nothing(
     outward, upward, twin = (tiny.model(tmp_path / name / "model") for name in "abc")
     (outward / "code" / "shadow").symlink_to("/etc/shadow")
     (upward / "code" / "again").symlink_to("..")
+    round_ = tiny.model(tmp_path / "d" / "model")
+    for name, other in ("one", "two"), ("two", "one"):
+        (round_ / name).mkdir()
+        (round_ / name / "other").symlink_to(f"../{other}")
     folder = tmp_path / "images"
     folder.mkdir()
     refused = {
         "leads out of the model": ("-m", outward),
-        "leads to where it lies": ("-m", upward),
+        "the link `code/again` of the model": ("-m", upward),
+        "in which there are links to directories": ("-m", round_),
         "would both be called `model`": ("-m", twin, "-m", upward),
         "is no image": ("-m", twin, "--base", "x\nRUN evil"),
         "is no package of Debian's": ("-m", twin, "--apt", "x; evil"),

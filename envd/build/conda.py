@@ -27,8 +27,8 @@ from envd.errors import (
     SettingsInvalidError,
 )
 from envd.events import Line, OnEvent, Progress
-from envd.lock.conda import scratch
 from envd.lock.rattler import Rattler
+from envd.scratch import scratch
 from envd.secrets import without_token
 from envd.spec import channels
 from envd.spec.conda_package import CondaPackage
@@ -131,7 +131,7 @@ def _link(
     seen is read while that links: one core each.
     """
     settings = rattler.settings
-    with cache.in_use(), scratch(settings) as folder, ThreadPoolExecutor(1) as beside:
+    with cache.in_use(), scratch(settings.root, "conda") as folder, ThreadPoolExecutor(1) as beside:
         cache.lay_out(packages, folder)
         go, gate = os.pipe()
         request = {
@@ -209,7 +209,7 @@ def _fetch(
     if not wanted:
         return
     telling = _telling(packages, cache, rattler, on_event)
-    with scratch(rattler.settings) as folder:
+    with scratch(rattler.settings.root, "conda") as folder:
         request = {
             "root": str(cache.root),
             "scratch": str(folder),

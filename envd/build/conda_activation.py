@@ -19,9 +19,9 @@ from pathlib import Path
 
 from envd import process
 from envd.events import Line, OnEvent
-from envd.lock.conda import scratch
 from envd.lock.rattler import Rattler
 from envd.sandbox.bounds import Room
+from envd.scratch import scratch
 
 _PATIENCE_S = 30
 # In all, in bytes; a process can be given no more than 128 KiB in one text.
@@ -48,7 +48,7 @@ def variables(prefix: Path, rattler: Rattler, on_event: OnEvent) -> dict[str, st
     found = always | dict(_of_files(prefix, on_event))
     scripts = sorted((prefix / "etc" / "conda" / "activate.d").glob("*.sh"))
     for script in scripts:
-        with scratch(rattler.settings) as home:
+        with scratch(rattler.settings.root, "conda") as home:
             found = _after(script, found | always, prefix, home, rattler, on_event)
         rattler.check_time()
     return found | always

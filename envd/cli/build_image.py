@@ -50,7 +50,7 @@ def command(
     found = imaging.plan(place, models, base, debian, wheels)
     with tempfile.TemporaryDirectory(prefix="envctl-") as folder:
         built_from = Path(folder, "image")
-        context.write(built_from, found.image, found.models, found.wheels)
+        context.write(built_from, found.image, found.models, found.wheels, is_passing=True)
         with imaging.secret_file(found) as secret:
             builders.build(chosen, built_from, tag, secret, more)
     if is_json:

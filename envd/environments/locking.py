@@ -8,14 +8,12 @@ provide, and only their own Python can build what has no wheel.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from envd import lock as locks
-from envd import process
 from envd.build import conda as conda_build
 from envd.environments.asked import Asked
 from envd.errors import ModelInvalidError, RequestInvalidError, SolveFailedError
@@ -27,6 +25,7 @@ from envd.lock.rattler import Rattler
 from envd.lock.rungs import Rung, rungs
 from envd.lock.uv import Uv
 from envd.model.texts import shown
+from envd.scratch import scratch
 from envd.secrets import without_login
 from envd.spec import Python, Spec, conda_lock, conda_python, match_spec
 from envd.spec.conda_lock import PipPackage
@@ -56,10 +55,8 @@ class Locker:
         if not asked.spec.requirements:
             return found
         on_event(Stage("locking", f"resolving {len(asked.spec.requirements)} pip requirements"))
-        scratch = self.uv.settings.root / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.conda.", dir=scratch) as folder:
-            prefix = Path(folder) / "prefix"
+        with scratch(self.uv.settings.root, "conda") as folder:
+            prefix = folder / "prefix"
             conda_build.install(found.conda, prefix, self.rattler, on_event)
             question = Question(
                 _pip_spec(asked.spec, found.python(asked.spec.python)),

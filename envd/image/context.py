@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,18 @@ class Packed:
     lock: tuple[str, str]
 
 
-def write(target: Path, image: Image, models: Sequence[Packed], wheels: Path | None) -> None:
+def write(
+    target: Path,
+    image: Image,
+    models: Sequence[Packed],
+    wheels: Path | None,
+    *,
+    is_passing: bool = False,
+) -> None:
     """Write the context of *image* to *target*, which appears when it is whole.
+
+    One that is only passing has the files of the models themselves, which may be gigabytes, and
+    no copies of them.
 
     Raises:
         RequestInvalidError: *target* is there already, or *wheels* has no wheel.
@@ -47,7 +57,7 @@ def write(target: Path, image: Image, models: Sequence[Packed], wheels: Path | N
             _copy_wheels(wheels, folder / "wheels")
         for one in models:
             copied = folder / "models" / one.name
-            _copy_model(one.path, copied)
+            _copy_model(one.path, copied, _linked if is_passing else shutil.copy2)
             if not any((copied / name).exists() for name in _LOCKS):
                 name, text = one.lock
                 durable.write_text(copied / name, text)
@@ -75,11 +85,11 @@ def _copy_wheels(source: Path, target: Path) -> None:
         shutil.copyfile(one, target / one.name)
 
 
-def _copy_model(model: Path, target: Path) -> None:
+def _copy_model(model: Path, target: Path, copy: Callable[[str, str], object]) -> None:
     """Copy *model*, links within it as what they lead to."""
     _check(model)
     try:
-        shutil.copytree(model, target, copy_function=_linked)
+        shutil.copytree(model, target, copy_function=copy)
     except shutil.Error as error:
         _, _, why = error.args[0][0]
         message = f"the model `{model}` cannot be copied: {why}"
@@ -90,7 +100,8 @@ def _check(model: Path) -> None:
     """See that all of *model* lies in it.
 
     Raises:
-        ModelInvalidError: a link leads out of it, or to a directory it lies in.
+        ModelInvalidError: a link leads out of it, or to a directory with such links in it,
+            which there would be no end of.
     """
     for folder, folders, names in os.walk(model):
         for name in (*folders, *names):
@@ -98,13 +109,22 @@ def _check(model: Path) -> None:
             if not path.is_symlink():
                 continue
             inner = str(path.relative_to(model))
-            if path.parent.resolve().is_relative_to(files.inside(model, inner)):
-                message = f"the link `{inner}` of the model `{model}` leads to where it lies"
+            if any(one.is_symlink() and one.is_dir() for one in _below(files.inside(model, inner))):
+                message = (
+                    f"the link `{inner}` of the model `{model}` leads to a directory in which "
+                    "there are links to directories; copy what they lead to"
+                )
                 raise ModelInvalidError(message, model=model, path=inner)
 
 
+def _below(path: Path) -> Iterator[Path]:
+    """Yield all that lies in *path*, without following a link."""
+    for folder, folders, names in os.walk(path):
+        yield from (Path(folder, name) for name in (*folders, *names))
+
+
 def _linked(source: str, target: str) -> str:
-    """Give the file *source* the name *target* as well: a model may have gigabytes."""
+    """Give the file *source* the name *target* as well."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from envd import process
 from envd.config import Settings
 from envd.errors import BuildTimedOutError, IndexUnreachableError, SolveFailedError
 from envd.events import Note, OnEvent
 from envd.lock.rattler import Rattler
 from envd.model.texts import shown
+from envd.scratch import scratch
 from envd.settings.sections import Conda
 from envd.spec.conda_package import CondaPackage, conda_package
 from envd.spec.mirrors import channel_url
@@ -60,7 +58,7 @@ def solve(
     """
     settings = rattler.settings
     rattler = replace(rattler, limits=rattler.limited())
-    with scratch(settings) as folder:
+    with scratch(settings.root, "conda") as folder:
         request = {
             "question": asdict(question),
             "mirrors": asdict(rattler.mirrors),
@@ -113,16 +111,6 @@ def _checked(
             )
             raise SolveFailedError(message, packages=name, platform=platform)
     return found
-
-
-@contextlib.contextmanager
-def scratch(settings: Settings) -> Iterator[Path]:
-    """Yield a directory for one program; conda-lock leaves its temporary files lying."""
-    above = settings.root / "scratch"
-    above.mkdir(parents=True, exist_ok=True)
-    # Named by its process, as all scratch is: so it is swept if that is killed.
-    with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.conda.", dir=above) as folder:
-        yield Path(folder)
 
 
 def _silent(question: CondaQuestion, settings: Settings) -> IndexUnreachableError:

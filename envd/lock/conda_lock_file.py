@@ -7,8 +7,9 @@ from dataclasses import asdict, astuple
 
 from envd.errors import SolveFailedError
 from envd.events import OnEvent, ignore
-from envd.lock.conda import CondaQuestion, scratch
+from envd.lock.conda import CondaQuestion
 from envd.lock.rattler import Rattler
+from envd.scratch import scratch
 from envd.spec.conda_lock import PipPackage
 from envd.spec.conda_package import CondaPackage
 
@@ -34,7 +35,7 @@ def text(
         if not one.md5:
             message = f"`{one.url}` has no md5, and cannot stand in a `conda-lock.yml`"
             raise SolveFailedError(message, packages=one.name)
-    with scratch(rattler.settings) as folder:
+    with scratch(rattler.settings.root, "conda") as folder:
         request = {
             "question": asdict(question),
             "packages": {key: [asdict(one) for one in found] for key, found in packages.items()},

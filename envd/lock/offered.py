@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from envd.child import Limits
 from envd.errors import EnvdError
 from envd.lock.sources import Sources
 from envd.lock.uv import Uv
+from envd.scratch import scratch
 from envd.spec import Indexes
 
 _LONGEST_S = 60
@@ -34,24 +34,18 @@ def look(uv: Uv, python: Path, indexes: Indexes, name: str) -> Offered | None:
     """
     limits = Limits(time.monotonic() + _LONGEST_S)
     try:
-        with tempfile.TemporaryDirectory(dir=_scratch(uv), ignore_cleanup_errors=True) as folder:
-            finished = replace(uv, limits=limits).in_rooms(Path(folder)).run(
+        with scratch(uv.settings.root, "offered") as folder:
+            finished = replace(uv, limits=limits).in_rooms(folder).run(
                 [
-                    "pip", "install", "--target", folder, "--no-deps", "--only-binary=:all:",
+                    "pip", "install", "--target", str(folder), "--no-deps", "--only-binary=:all:",
                     "--python", str(python), name,
                 ],
                 on_line=lambda _: None,
                 sources=Sources(indexes),
             )  # fmt: skip
-            return _unpacked(Path(folder), name) if finished.status == 0 else None
+            return _unpacked(folder, name) if finished.status == 0 else None
     except (EnvdError, OSError):
         return None
-
-
-def _scratch(uv: Uv) -> Path:
-    scratch = uv.settings.root / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return scratch
 
 
 def _unpacked(folder: Path, name: str) -> Offered | None:

@@ -8,7 +8,6 @@ version that the build dependencies pin.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Collection, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
@@ -32,6 +31,7 @@ from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv
 from envd.lock.wheels import Builder, Wheels
+from envd.scratch import scratch
 from envd.spec import Requirement, policy
 
 _BUILDS_AT_ONCE, _POLL_S = 4, 0.1
@@ -48,12 +48,9 @@ def resolve(question: Question, uv: Uv, on_event: OnEvent) -> Lock:
         NotLockedOfflineError: the network is off and what is cached does not suffice.
         CacheFullError: the disk is full.
     """
-    scratch = uv.settings.root / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    # Named by its process, as all scratch is: so it is swept if that is killed.
-    with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.lock.", dir=scratch) as folder:
+    with scratch(uv.settings.root, "lock") as folder:
         try:
-            return _by_rungs(question, uv.in_rooms(Path(folder)), Path(folder), on_event)
+            return _by_rungs(question, uv.in_rooms(folder), folder, on_event)
         except IndexUnreachableError as error:
             if not uv.settings.index.offline:
                 raise

@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from envd import child, process
+from envd import child
 from envd.child import Finished, Limits
 from envd.config import Settings
 from envd.errors import BuildTimedOutError, LimitReachedError
@@ -22,6 +21,7 @@ from envd.sandbox import bounds, cgroups, tiers
 from envd.sandbox.bounds import Room
 from envd.sandbox.cgroups import Group
 from envd.sandbox.tiers import FULL
+from envd.scratch import scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,8 @@ class Tool:
         if tier != 1:
             yield Path(bounds.home(self.settings))
             return
-        scratch = self.settings.root / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.tmp.", dir=scratch) as folder:
-            yield Path(folder)
+        with scratch(self.settings.root, "tmp") as folder:
+            yield folder
 
     def _late(self) -> BuildTimedOutError:
         seconds = self.settings.build.timeout

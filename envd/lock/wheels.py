@@ -7,19 +7,16 @@ once, with build requirements of the same month as everything else.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import tempfile
 import tomllib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from packaging import utils
 
-from envd import durable, held, process
+from envd import durable, held
 from envd.child import Finished
 from envd.errors import InstallFailedError
 from envd.events import Line, OnEvent, Stage
@@ -28,6 +25,7 @@ from envd.lock.lock import Lock
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
+from envd.scratch import scratch
 from envd.spec import Python
 
 
@@ -142,7 +140,7 @@ class Wheels:
             InstallFailedError: it is no wheel.
             IndexUnreachableError: it cannot be had.
         """
-        with self._scratch() as work:
+        with scratch(self._root, "wheel") as work:
             finished = builder.undated.run(
                 lambda sources: builder.uv.in_rooms(work).run(
                     [
@@ -165,7 +163,7 @@ class Wheels:
             InstallFailedError: it is none.
             IndexUnreachableError: it, or what says its name, cannot be had.
         """
-        with self._scratch() as work:
+        with scratch(self._root, "wheel") as work:
             (work / "source.txt").write_text(f"{url}\n")
             output = work / "pylock.toml"
             finished = builder.undated.run(
@@ -184,13 +182,6 @@ class Wheels:
             [entry] = tomllib.loads(output.read_text())["packages"]
             return str(entry["archive"]["hashes"]["sha256"])
 
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        scratch = self._root / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{process.stamp()}.wheel.", dir=scratch) as folder:
-            yield Path(folder)
-
     def _read(self, record: Path) -> Kept | None:
         try:
             found = Kept(**json.loads(record.read_text()))
@@ -200,7 +191,7 @@ class Wheels:
 
     def _build(self, source: Source, builder: Builder) -> Kept:
         builder.on_event(Stage("building", f"building a wheel of {source.title}"))
-        with self._scratch() as work:
+        with scratch(self._root, "wheel") as work:
             finished = builder.undated.run(
                 lambda sources: self._install(source, builder, sources, work)
             )
