@@ -178,6 +178,8 @@ def test_an_unknown_variable_is_told(tmp_path: Path, variable: str) -> None:
         ("gc.keep", "'never'", "give a whole number, from 0 to 999999999"),
         ("gc.min_free", "'101%'", "give a number with a unit, as in `10%` or `20GB`"),
         ("gc.min_free", "'-1%'", "give a number with a unit"),
+        ("gc.min_free", "'9999999999TiB'", "give less than 8,000,000 TiB"),
+        ("gc.max_size", f"'{'9' * 400}'", "give less than 8,000,000 TiB"),
         ("gc.min_free", "'never'", "give a number with a unit"),
     ],
 )

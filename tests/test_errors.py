@@ -6,11 +6,13 @@ import inspect
 import json
 import re
 import time
+from collections.abc import Iterator
 
 import grpc
 import pytest
 
 from envd import errors
+from envd.builds.builds import RemovedAtOnceError
 from envd.errors import Blame, EnvdError, InternalError, ModelNotFoundError, from_document
 from envd.serve import status
 
@@ -93,3 +95,20 @@ def test_a_message_of_any_length_is_cut_at_once() -> None:
 
     assert time.thread_time() - began < 0.3
     assert 300 < len(found.details) < 2400
+
+
+def test_every_error_can_be_raised_anew() -> None:
+    ours = [cls for cls in every(EnvdError) if cls.__module__.startswith("envd.")]
+    assert RemovedAtOnceError in ours
+    for error in (cls("m", model="x") for cls in ours):
+        error.retry_after_s = 2.0
+        again = error.anew()
+        assert (type(again), again.message, again.retry_after_s) == (type(error), "m", 2.0)
+        assert again.metadata == {"model": "x"}
+
+
+def every(cls: type[EnvdError]) -> Iterator[type[EnvdError]]:
+    """Yield *cls* and all that derive from it, of all modules that are loaded."""
+    yield cls
+    for one in cls.__subclasses__():
+        yield from every(one)

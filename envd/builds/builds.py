@@ -320,15 +320,14 @@ class Builds:
             for path in build.models:
                 self._environments.store.uses.record_model(found.id, path)
             return found
-        raise RemovedAtOnceError
+        raise RemovedAtOnceError(REMOVED_AT_ONCE)
+
+
+REMOVED_AT_ONCE = "the environment was removed as soon as it was built; try again"
 
 
 class RemovedAtOnceError(BuildInterruptedError):
     """Somebody removed an environment as soon as it was built; try again."""
-
-    def __init__(self) -> None:
-        """Say so."""
-        super().__init__("the environment was removed as soon as it was built; try again")
 
 
 def _interrupted(build: Build, error: BaseException) -> EnvdError:

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from envd import messages
 from envd.builds import elsewhere
-from envd.builds.builds import Builds, RemovedAtOnceError
+from envd.builds.builds import REMOVED_AT_ONCE, Builds, RemovedAtOnceError
 from envd.builds.following import Build
 from envd.environments import waiting
 from envd.environments.tail import Tail
@@ -222,7 +222,7 @@ class Environments(services.EnvironmentsServicer):
             return self._snapshots.unready(build)
         found = self._builds.find(build.asked)
         if found is None:
-            return messages.unready(build.asked, build.seconds, RemovedAtOnceError())
+            return messages.unready(build.asked, build.seconds, RemovedAtOnceError(REMOVED_AT_ONCE))
         notes = self._builds.notes(build.model, build.asked, found)
         return messages.asked_for(self._store, found, build.asked, notes, cached=build.cached)
 

@@ -261,19 +261,19 @@ def _seconds(value: object) -> float:
     return seconds
 
 
-def _bytes(value: object) -> int:
-    size = int(_scaled(value, _BYTES, "`64MiB` or `20GB`"))
+def _bytes(value: object, example: str = "`64MiB` or `20GB`") -> int:
+    size = _scaled(value, _BYTES, example)
     if size > _LARGEST:
         message = "give less than 8,000,000 TiB"
         raise ValueError(message)
-    return size
+    return int(size)
 
 
 def _share(value: object) -> str:
     """Take a percentage or a size as it is written."""
     text = str(value).strip()
     if not _PERCENTAGE.fullmatch(text):
-        _scaled(text, _BYTES, "`10%` or `20GB`")
+        _bytes(text, "`10%` or `20GB`")
     return text
 
 

@@ -30,8 +30,9 @@ def specs(store: Store, unused_s: float) -> None:
         if _age_s(store, folder) < unused_s or _is_needed(store, folder.name, holders):
             continue
         with held.if_free(store.layout.held(f"spec-{folder.name}")) as is_free:
-            # Who has just let go of it may have begun to install.
-            if is_free and not _is_needed(store, folder.name, store.holders()):
+            # Who has just let go of it may have made it anew, or begun to install.
+            is_old = is_free and _age_s(store, folder) >= unused_s
+            if is_old and not _is_needed(store, folder.name, store.holders()):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
