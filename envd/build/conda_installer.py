@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from envd.lock.answering import answer, machine_fault
-from envd.lock.native import finished, load
+from envd.answering import answer, machine_fault
+from envd.native import finished, load
 
 # Importing typing takes as long as json.
 TYPE_CHECKING = False

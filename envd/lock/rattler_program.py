@@ -18,8 +18,8 @@ from rattler.networking import (
     RetryMiddleware,
 )
 
+from envd.answering import answer, machine_fault
 from envd.errors import EnvdError, SettingsInvalidError
-from envd.lock.answering import answer, machine_fault
 from envd.secrets import without_token
 
 __all__ = [
