@@ -133,9 +133,8 @@ def failed(found: Failure) -> api.Environment:
         asked = Asked.from_document(found.about["asked"])
     except (ValueError, KeyError, TypeError, AttributeError):
         # Another version of envd has remembered it.
-        message = api.Environment(spec_key=found.spec_key, state=api.Environment.FAILED)
-        message.failure.CopyFrom(failure(found.error))
-        return message
+        state = api.Environment.FAILED
+        return api.Environment(spec_key=found.spec_key, state=state, failure=failure(found.error))
     return unready(asked, 0.0, found.error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from envd.events import OnEvent, Stage
 from envd.lock import Lock, Sources
 from envd.lock.rattler import Rattler
 from envd.lock.uv import Uv
+from envd.scratch import scratch
 from envd.spec import Python
 from envd.spec.spec import Indexes
 from envd.store import Attempt, Base, Environment, Manifest, Store, contents
@@ -79,13 +79,10 @@ class Installer:
                 virtualenv.install(lock, Sources(content.indexes), prefix, uv, on_event)
         modules = (*content.modules, *virtualenv.modules_of(prefix, content.direct))
         if fresh := bytecode.fresh(lock.artifacts, placing.result()):
-            scratch = self._store.scratch()
-            try:
+            with scratch(self._settings.root, "bytecode") as folder:
                 written = bytecode.folders(fresh, prefix)
-                virtualenv.warm(prefix, modules, scratch, written, uv, on_event)
-                bytecode.keep(fresh, prefix, scratch)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                virtualenv.warm(prefix, modules, folder, written, uv, on_event)
+                bytecode.keep(fresh, prefix, folder)
         failpoint.reach("build.filled")
         return Filled(base, tuple(dict.fromkeys(modules)), variables)
 

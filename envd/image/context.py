@@ -103,18 +103,14 @@ def _check(model: Path) -> None:
         ModelInvalidError: a link leads out of it, or to a directory with such links in it,
             which there would be no end of.
     """
-    for folder, folders, names in os.walk(model):
-        for name in (*folders, *names):
-            path = Path(folder, name)
-            if not path.is_symlink():
-                continue
-            inner = str(path.relative_to(model))
-            if any(one.is_symlink() and one.is_dir() for one in _below(files.inside(model, inner))):
-                message = (
-                    f"the link `{inner}` of the model `{model}` leads to a directory in which "
-                    "there are links to directories; copy what they lead to"
-                )
-                raise ModelInvalidError(message, model=model, path=inner)
+    for path in filter(Path.is_symlink, _below(model)):
+        inner = str(path.relative_to(model))
+        if any(one.is_symlink() and one.is_dir() for one in _below(files.inside(model, inner))):
+            message = (
+                f"the link `{inner}` of the model `{model}` leads to a directory in which "
+                "there are links to directories; copy what they lead to"
+            )
+            raise ModelInvalidError(message, model=model, path=inner)
 
 
 def _below(path: Path) -> Iterator[Path]:

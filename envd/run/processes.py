@@ -26,8 +26,8 @@ from envd.run import spawner
 _MAX_MESSAGE = 1 << 18
 _GONE = "what starts processes is gone"
 _TOO_MUCH = (
-    "a process could not be started: its environment variables are more than can be handed over; "
-    "shorten `env` and `env_file` of the model"
+    "its environment variables are more than can be handed over; shorten `env` and `env_file` of "
+    "the model"
 )
 
 
@@ -97,8 +97,6 @@ class Starter:
             await self._send(message, [*given, *kept])
         except OSError as error:
             self._alive.pop(process.number, None)
-            if error.errno == errno.EMSGSIZE:
-                raise LimitReachedError(_TOO_MUCH) from error
             raise _not_started(_GONE, error.errno) from error
         except asyncio.CancelledError:
             self._alive.pop(process.number, None)
@@ -261,6 +259,8 @@ class Processes(Starter):
 
 
 def _not_started(why: str, number: int | None = None) -> EnvdError:
+    if number == errno.EMSGSIZE:
+        return LimitReachedError(f"a process could not be started: {_TOO_MUCH}")
     message = f"a process could not be started: {why}"
     if number in OUT_OF:
         return LimitReachedError(f"{message}; raise the limits of envd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 
 from envd.errors import EnvdError, QueueFullError, RequestKillsWorkersError
@@ -17,6 +18,8 @@ from envd.run.stream import Stream, Window
 from envd.run.ticket import Answered, Ticket
 from envd.run.workshop import Worker, Workshop
 from envd.store import Environment
+
+log = logging.getLogger(__name__)
 
 
 class Queue:
@@ -154,8 +157,9 @@ class Queue:
         error: Exception
         try:
             error = await self.crew.death(worker, is_begun=bool(victims))
-        except Exception as failure:  # noqa: BLE001
-            # Whatever it is, nobody may wait for ever.
+        except Exception as failure:
+            # Whatever it is, nobody may wait for ever, and somebody has to know.
+            log.exception("how a worker ended cannot be told")
             error = failure
         is_to_blame = worker.ended_by_itself
         for ticket in victims:

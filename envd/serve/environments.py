@@ -272,18 +272,17 @@ def _terms(request: api.BuildEnvironmentRequest | api.ResolveSpecRequest) -> Ter
 def _wanted(request: api.PurgeEnvironmentsRequest) -> Wanted:
     return Wanted(
         force=request.force,
-        max_age=_seconds(request, "max_age"),
-        unused_for=_seconds(request, "unused_for"),
+        max_age=_age("max_age", request.max_age) if request.HasField("max_age") else None,
+        unused_for=(
+            _age("unused_for", request.unused_for) if request.HasField("unused_for") else None
+        ),
         max_size=request.max_size if request.HasField("max_size") else None,
         min_free=_share(request.min_free),
         keep=request.keep if request.HasField("keep") else None,
     )
 
 
-def _seconds(request: api.PurgeEnvironmentsRequest, name: str) -> float | None:
-    if not request.HasField(name):  # type: ignore[arg-type]
-        return None
-    duration: Duration = getattr(request, name)
+def _age(name: str, duration: Duration) -> float:
     seconds = duration.ToNanoseconds() / 1e9
     if seconds < 0:
         message = f"`{name}` cannot be {seconds:g} s: nothing is as old as that"
