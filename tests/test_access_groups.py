@@ -209,4 +209,5 @@ def test_what_has_no_role_is_denied_to_everybody() -> None:
     argv = [sys.executable, "-m", "tests.unlisted_rpcs"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
 
-    assert (done.stdout.split(), done.stderr) == (["PERMISSION_DENIED"] * 2, "")
+    # Nothing is said of stderr: gRPC may tell there that the server left before its client.
+    assert (done.stdout.split(), done.returncode) == (["PERMISSION_DENIED"] * 2, 0)
