@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from envd_client.errors import EnvdError, WorkerDiedError
@@ -59,6 +63,27 @@ def test_a_worker_that_dies_costs_its_own_request_and_is_replaced(
     assert raised.value.retry_after_s is not None
     assert "exit status 7" in raised.value.message
     assert again == "alive"
+
+
+def test_what_a_worker_had_not_read_when_it_died_is_asked_elsewhere(
+    module_daemon: Daemon, tiny: Tiny, tmp_path: Path, home: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", body="        return data")
+    envctl = Envctl(module_daemon.root, environment(module_daemon.root, home))
+
+    def worker() -> dict[str, Any]:
+        listed = json.loads(envctl("workers", "list", "--json").stdout)
+        return next(one for one in listed if one["model"] == str(model))
+
+    with module_daemon.client() as client, ThreadPoolExecutor() as pool:
+        client.predict(model, {"inputs": "first"})
+        pid = worker()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        asking = pool.submit(client.predict, model, {"inputs": "second"})
+        wait_for(lambda: worker()["under_way"])
+        os.kill(pid, signal.SIGKILL)
+
+        assert asking.result().predictions == "second"
 
 
 def test_what_a_model_prints_is_not_taken_for_an_answer(
