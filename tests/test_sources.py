@@ -172,6 +172,9 @@ def test_a_requirement_may_come_from_a_place(
         (f"other @ https://host/{WHEEL}", "`other` is asked for from a file of `six`"),
         (f"other @ ./{WHEEL}", "`other` is asked for from a file of `six`"),
         ("https://host/six.whl", "is not the name of a wheel"),
+        ("./six-1.x.y-py3-none-any.whl", "is not the name of a wheel"),
+        ("./s__x-1.0-py3-none-any.whl", "is not the name of a wheel"),
+        ("./six-1.0-py3-none-any.WHL", "is not the name of a wheel"),
         ("https://host/six", "is neither a wheel nor a source archive"),
         ("https://host/six.tar.gz#md5=aa", "`#md5=` is not known"),
         ("hg+https://host/six", r"`hg\+https:` is not a scheme"),
@@ -198,6 +201,8 @@ def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path, line: str, why: 
     (model / "pkg" / "sub").mkdir(parents=True)
     (model / WHEEL).write_bytes(b"wheel")
     (tmp_path / "six.whl").touch()
+    for name in ("six-1.x.y-py3-none-any.whl", "s__x-1.0-py3-none-any.whl", WHEEL[:-3] + "WHL"):
+        (model / name).touch()
     (model / "link-1.0-py3-none-any.whl").symlink_to(tmp_path / "six.whl")
 
     assert re.search(why, refusal(model, line.replace("{model}", str(model))).message)
