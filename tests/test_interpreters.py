@@ -218,7 +218,7 @@ def test_what_was_remembered_of_it_is_forgotten(machine: Machine) -> None:
     machine.interpreters().found()
     probes = machine.folder / "root" / "pythons" / "probes.json"
     kept = json.loads(probes.read_text())
-    probes.write_text(json.dumps(dict.fromkeys(kept, {"version": "3.8.1"})))
+    probes.write_text(json.dumps({key: {"version": "3.8.1"} for key in kept}))
 
     assert versions(machine.interpreters().found()) == ["3.8.1"]
     assert json.loads(probes.read_text()) == kept
