@@ -35,9 +35,10 @@ class EnvdError(Exception):
 
     def __init__(self, message: str, **metadata: object) -> None:
         """Keep *message* and the *metadata* that is not None."""
-        super().__init__(message)
-        self.message = message
-        self.metadata = {key: str(value) for key, value in metadata.items() if value is not None}
+        self.message = _encodable(message)
+        super().__init__(self.message)
+        given = {key: value for key, value in metadata.items() if value is not None}
+        self.metadata = {key: _encodable(str(value)) for key, value in given.items()}
 
     def anew(self) -> Self:
         """Return the same error as nobody has raised it yet.
@@ -57,6 +58,11 @@ class EnvdError(Exception):
             "metadata": self.metadata,
             "retry_after_s": self.retry_after_s,
         }
+
+
+def _encodable(text: str) -> str:
+    # What a model raises may hold half of a character: no answer can, nor a log or a terminal.
+    return text.encode(errors="backslashreplace").decode()
 
 
 class ModelNotFoundError(EnvdError):

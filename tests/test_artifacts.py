@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from packaging import tags
@@ -19,7 +20,7 @@ def file(filename: str, digest: str) -> dict[str, object]:
     return {"url": f"https://host/{filename.replace('+', '%2B')}?a=b", "hashes": {"sha256": digest}}
 
 
-ENTRY = {
+ENTRY: dict[str, Any] = {
     "name": "a",
     "version": "1.0+cpu",
     "wheels": [file(f"a-1.0+cpu-{PURE}.whl", "11"), file("a-1.0+cpu-cp39-none-any.whl", "33")],
@@ -38,6 +39,14 @@ def test_an_old_python_has_the_tags_of_its_own_time() -> None:
     assert ranks[best[0]] == 0
     assert ranks[best[-1]] < ranks["py37-none-any"] < ranks[PURE]
     assert f"cp38-cp38-{platform}" not in ranks
+
+
+def test_a_file_that_is_not_called_like_a_wheel_does_not_fit() -> None:
+    wheels = [file(f"a-1.x-{PURE}.whl", "44"), *ENTRY["wheels"]]
+
+    found = choose(ENTRY | {"wheels": wheels}, PYTHON, (), from_source=False)
+
+    assert found.filename == "a-1.0+cpu-cp39-none-any.whl"
 
 
 @pytest.mark.parametrize(

@@ -363,6 +363,21 @@ def test_a_lock_may_be_for_other_platforms_as_well(
     assert "`amiga` is no platform" in wrong.stderr
 
 
+def test_of_a_platform_that_uv_does_not_know_only_conda_packages_are_locked(
+    envctl: Envctl, channel: Channel, tmp_path: Path
+) -> None:
+    channel.clone("linux-ppc64le")
+    plain = model(tmp_path / "plain", f"dependencies: [python={HERE}, word]\n")
+    mixed = model(tmp_path / "mixed", f"dependencies: [python={HERE}, {{pip: [tiny-a]}}]\n")
+
+    done = envctl("lock", "-m", plain, "--platform", "linux-ppc64le")
+    refused = envctl("lock", "-m", mixed, "--platform", "linux-ppc64le")
+
+    assert "linux-ppc64le" in {one[0] for one in _packages(done.stdout)}, done.stderr
+    assert refused.returncode == 2
+    assert "cannot be locked for linux-ppc64le, which uv does not know" in refused.stderr
+
+
 def test_of_a_lock_in_the_model_another_platform_has_what_that_says(
     envctl: Envctl, channel: Channel, mirror: Mirror, tmp_path: Path
 ) -> None:

@@ -193,6 +193,15 @@ def test_a_version_that_is_written_otherwise_is_the_same() -> None:
     assert diagnose(failure(text, "AttributeError"), about).remedy == ""
 
 
+def test_a_version_of_condas_is_the_one_it_begins_with() -> None:
+    about = About({"scikit-learn": "1.3.2w"}, {"scikit-learn": "1.3"})
+    text = "Can't get attribute 'x' on <module 'sklearn.tree' from '/x'>"
+
+    assert diagnose(failure(text, "AttributeError"), about).remedy == "scikit-learn==1.3"
+    same = About({"scikit-learn": "1.3w"}, about.recorded)
+    assert diagnose(failure(text, "AttributeError"), same).remedy == ""
+
+
 def test_a_processor_that_is_too_old_kills_the_worker() -> None:
     error = WorkerDiedError("the worker ended by signal SIGILL", stage="load", cause="SIGILL")
 

@@ -51,6 +51,17 @@ def test_what_nobody_knows_is_internal(document: dict[str, object]) -> None:
     assert error.metadata == document.get("metadata", {})
 
 
+def test_half_a_character_is_told_as_what_it_is() -> None:
+    told = json.loads(json.dumps({"reason": "MODEL_RAISED", "message": "no \ud800 here",
+                                  "metadata": {"traceback": "\udcff"}}))  # fmt: skip
+    error = from_document(told)
+
+    answer = status.of(error, "id")
+
+    assert answer.details == str(error) == "no \\ud800 here"
+    assert error.metadata == {"traceback": "\\udcff"}
+
+
 def test_every_reason_is_one_class_and_follows_its_name() -> None:
     reasons = [cls.reason for cls in CLASSES]
 

@@ -276,6 +276,32 @@ def test_a_model_is_compared_with_an_environment(
     assert "abcdef0123456789" in unknown.stderr
 
 
+@pytest.mark.parametrize("with_daemon", [False, True])
+def test_a_served_name_goes_before_an_id_that_begins_so(
+    envctl: Envctl, start_daemon, tiny: Tiny, tmp_path: Path, *, with_daemon: bool
+) -> None:
+    built = tiny.model(tmp_path / "built", "tiny-a==1.0")
+    served = tiny.model(tmp_path / "served", "tiny-b")
+    env_id = json.loads(envctl("build", built, "--json").stdout)["id"]
+    file = tmp_path / "envd.toml"
+    lines = [f'"{env_id[:8]}" = "{served}"', f'cafe = "{served}"', f'face = "{tmp_path}/missing"']
+    file.write_text("\n".join(["[models]", *lines]))
+    envctl = Called(envctl.root, envctl.env | {"ENVD_CONFIG": str(file)})
+    if with_daemon:
+        start_daemon(envctl.root, **envctl.env)
+
+    found = [json.loads(envctl("explain", one, "--json").stdout)
+             for one in ("cafe", env_id[:8], env_id[:9])]  # fmt: skip
+    missing = envctl("explain", "face")
+    neither = envctl("explain", "beef")
+
+    asked = [[one["name"] for one in document["spec"]["requirements"]] for document in found]
+    assert asked == [["tiny-b"], ["tiny-b"], ["tiny-a"]]
+    assert found[2]["env_id"] == env_id
+    assert f"`{tmp_path}/missing`" in missing.stderr
+    assert "no environment" in neither.stderr
+
+
 def test_one_or_two_are_explained_and_not_more(envctl: Envctl, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
 

@@ -198,6 +198,33 @@ def test_known_pythons_are_those_asked_before(machine: Machine) -> None:
     assert len(machine.was_run()) == 1
 
 
+@pytest.mark.parametrize("said", ["3", "[]", "null", '"3.9.1"', '{"version": "3.9.1"}'])
+def test_what_says_something_else_than_a_python_is_none_and_asked_once(
+    machine: Machine, said: str
+) -> None:
+    machine.program(machine.bin / "python3", f"echo x >> {machine.runs}; echo '{said}'")
+    machine.fake(machine.in_pyenv("3.8.1"), "3.8.1")
+    machine.fake(machine.in_pyenv("3.8.2"), "3.8.2", abi=None)
+    machine.fake(machine.in_pyenv("3.8.3"), "3.8.3", more="")
+
+    found = [versions(machine.interpreters().found()) for _ in range(2)]
+
+    assert found == [["3.8.1"]] * 2
+    assert machine.was_run().count("x") == 1
+
+
+def test_what_was_remembered_of_it_is_forgotten(machine: Machine) -> None:
+    path = machine.fake(machine.in_pyenv("3.8.1"), "3.8.1")
+    machine.interpreters().found()
+    probes = machine.folder / "root" / "pythons" / "probes.json"
+    kept = json.loads(probes.read_text())
+    probes.write_text(json.dumps({key: {"version": "3.8.1"} for key in kept}))
+
+    assert versions(machine.interpreters().found()) == ["3.8.1"]
+    assert json.loads(probes.read_text()) == kept
+    assert machine.was_run() == [str(path)] * 2
+
+
 @pytest.mark.parametrize("content", ["", "not json", '{"half'])
 def test_a_broken_memory_is_forgotten(machine: Machine, content: str) -> None:
     machine.fake(machine.in_pyenv("3.8.1"), "3.8.1")

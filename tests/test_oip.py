@@ -284,6 +284,20 @@ def test_it_says_what_triton_says_of_a_model(session: Session) -> None:
         session.client.get_inference_statistics("signed")
 
 
+def test_a_signature_that_no_answer_can_hold_says_nothing(session: Session, tiny: Tiny) -> None:
+    half = r"""  inputs: '[{"type": "long", "name": "\ud800"}]'"""
+    whole = r"""  outputs: '[{"type": "long", "name": "\ud83d\ude00"}]'"""
+    path = echo(tiny, session.folder / "half", session.folder, f"signature:\n{half}\n{whole}\n")
+    with session.daemon.client() as admin:
+        admin.load_model(path, name="half", wait=False)
+        found = session.client.get_model_metadata("half")
+        config = session.client.get_model_config("half").config
+        admin.unload_model("half")
+
+    assert (list(found.inputs), [one.name for one in found.outputs]) == ([], ["\N{GRINNING FACE}"])
+    assert (list(config.input), len(config.output)) == ([], 1)
+
+
 def test_models_are_loaded_and_unloaded(session: Session) -> None:
     client = session.client
 

@@ -323,6 +323,37 @@ def test_a_tree_whose_build_leaves_files_in_it_is_still_what_it_was(
     assert not (house.model / "pkg" / "left").exists()
 
 
+def bringing(folder: Path, other: str, *requires: str) -> None:
+    """Write a tree of `tiny-a` whose wheel brings the metadata of *other* as well."""
+    tree = tiny.tree(folder, "tiny-a", "1.0", "", *requires)
+    file = f'"tiny_a-1.0.data/purelib/{other}-1.0.dist-info/METADATA": "Name: {other}\\n"'
+    backend = (tree / "backend.py").read_text()
+    (tree / "backend.py").write_text(backend.replace("files = {", f"files = {{{file},"))
+
+
+def test_a_wheel_that_is_built_may_bring_the_metadata_of_another_package(house: House) -> None:
+    bringing(house.model / "pkg", "another")
+
+    kept, _ = after_the_model_is_gone(house, "./pkg")
+
+    assert (kept.name, kept.version, kept.origin) == ("tiny-a", "1.0", "kept")
+
+
+def test_a_wheel_that_passes_for_what_it_is_built_with_is_refused(house: House) -> None:
+    tiny.sdist(house.wheels, "tiny-b", "1.0")
+    bringing(house.model / "pkg", "tiny_b", "tiny-b")
+
+    with pytest.raises(InstallFailedError, match=r"which wheel is its own cannot be told: tiny_a-"):
+        house.environments.lock(house.ask("./pkg"))
+
+
+def test_a_wheel_whose_tags_are_none_is_refused(house: House) -> None:
+    path = wheel_file(house.model, "tiny-a", "1.0", "py3..py2-none-any")
+
+    with pytest.raises(InstallFailedError, match="is not the name of one"):
+        house.environments.lock(house.ask(f"./{path.name}"))
+
+
 def test_a_directory_that_is_called_like_a_wheel_is_refused(house: House) -> None:
     tiny.tree(house.model / WHEEL, "tiny-a", "1.0")
 

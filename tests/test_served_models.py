@@ -505,6 +505,25 @@ metadata:
     assert text.endswith(example)
 
 
+@pytest.mark.parametrize(
+    ("signature", "shown"),
+    [
+        ("a text", ""),
+        ("{inputs: '5', outputs: {a: b}}", ""),
+        (r"""{inputs: '[{"name": "\ud800", "type": "long"}]'}""", "input          \\ud800: long\n"),
+    ],
+)
+def test_a_signature_that_is_none_keeps_nobody_from_the_rest(
+    served: Served, tiny: Tiny, tmp_path: Path, signature: str, shown: str
+) -> None:
+    model = show(tiny, tmp_path / "model", more=f"signature: {signature}\n")
+
+    done = served.envctl("models", "show", model)
+
+    assert done.returncode == 0, done.stderr
+    assert f"flavor         python_function\n{shown}" in done.stdout
+
+
 def test_an_event_loop_has_the_same_calls(served: Served, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from envd.errors import ModelInvalidError, PolicyDeniedError
 from envd.settings.sections import Security
-from envd.spec import Requirement, requirement_file
+from envd.spec import Requirement, local, requirement_file
 from envd.spec.options import Options
+from envd.spec.place import Place
 from envd.spec.policy import Policy
 from envd.spec.requirement_file import Requirements
 from envd.spec.urls import PYPI
@@ -121,6 +127,52 @@ def test_a_directory_of_the_model_is_known_by_the_packages_in_it(tmp_path: Path,
     assert one[0].startswith("./wheels#sha256=")
 
 
+@pytest.fixture
+def stranger() -> Iterator[Path]:
+    """A folder of a user who is not root, whom this process is: root may read everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        is_root = os.geteuid() == 0
+        if is_root:
+            # Where pytest makes folders nobody else can come.
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            if is_root:
+                os.seteuid(0)
+
+
+def test_a_directory_of_packages_that_cannot_be_read_is_the_models_fault(stranger: Path) -> None:
+    (stranger / "pkgs").mkdir()
+    (stranger / "pkgs").chmod(0)
+
+    assert "`pkgs` cannot be read: Permission denied" in refusal(stranger, "-f ./pkgs").message
+
+
+@contextlib.contextmanager
+def without_descriptors() -> Iterator[None]:
+    """Let this process open no file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("reading", "name"), [(local.package, WHEEL), (local.directory_of_packages, ".")]
+)
+def test_no_model_is_to_blame_where_no_file_can_be_opened(
+    tmp_path: Path, reading: Callable[..., object], name: str
+) -> None:
+    (tmp_path / WHEEL).touch()
+
+    with pytest.raises(OSError, match="Too many open files"), without_descriptors():
+        reading(Place(tmp_path, "requirements.txt", 1), name, local.Budget())
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -172,6 +224,9 @@ def test_a_requirement_may_come_from_a_place(
         (f"other @ https://host/{WHEEL}", "`other` is asked for from a file of `six`"),
         (f"other @ ./{WHEEL}", "`other` is asked for from a file of `six`"),
         ("https://host/six.whl", "is not the name of a wheel"),
+        ("./six-1.x.y-py3-none-any.whl", "is not the name of a wheel"),
+        ("./s__x-1.0-py3-none-any.whl", "is not the name of a wheel"),
+        ("./six-1.0-py3-none-any.WHL", "is not the name of a wheel"),
         ("https://host/six", "is neither a wheel nor a source archive"),
         ("https://host/six.tar.gz#md5=aa", "`#md5=` is not known"),
         ("hg+https://host/six", r"`hg\+https:` is not a scheme"),
@@ -198,6 +253,8 @@ def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path, line: str, why: 
     (model / "pkg" / "sub").mkdir(parents=True)
     (model / WHEEL).write_bytes(b"wheel")
     (tmp_path / "six.whl").touch()
+    for name in ("six-1.x.y-py3-none-any.whl", "s__x-1.0-py3-none-any.whl", WHEEL[:-3] + "WHL"):
+        (model / name).touch()
     (model / "link-1.0-py3-none-any.whl").symlink_to(tmp_path / "six.whl")
 
     assert re.search(why, refusal(model, line.replace("{model}", str(model))).message)

@@ -86,6 +86,44 @@ def test_a_file_that_is_no_wheel_is_refused(tmp_path: Path) -> None:
         metadata.check_wheel(path, "own")
 
 
+def rubbish(path: Path, skipped: int) -> None:
+    """Overwrite the content of the only file in an archive, but for what is *skipped*."""
+    with zipfile.ZipFile(path) as archive:
+        (info,) = archive.infolist()
+    content = bytearray(path.read_bytes())
+    start = content.index(info.filename.encode()) + len(info.filename) + skipped
+    end = content.index(b"PK\1\2")
+    content[start:end] = b"\xff" * (end - start)
+    path.write_bytes(content)
+
+
+# The first 9 bytes of what LZMA has packed say how.
+@pytest.mark.parametrize(
+    ("method", "skipped"),
+    [(zipfile.ZIP_DEFLATED, 0), (zipfile.ZIP_BZIP2, 0), (zipfile.ZIP_LZMA, 9)],
+)
+def test_a_wheel_whose_metadata_does_not_unpack_is_refused(
+    house: House, method: int, skipped: int
+) -> None:
+    with zipfile.ZipFile(house.model / WHEEL, "w", method) as archive:
+        archive.writestr("tiny_a-1.0.dist-info/METADATA", bytes(range(256)))
+    rubbish(house.model / WHEEL, skipped)
+
+    with pytest.raises(InstallFailedError, match=f"`./{WHEEL}` is not a wheel"):
+        house.environments.lock(house.ask(f"./{WHEEL}"))
+
+
+def test_a_wheel_that_ends_before_its_metadata_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / WHEEL
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny_a-1.0.dist-info/METADATA", "Name: tiny-a\n")
+        info = archive.infolist()[0]
+        info.compress_size = info.file_size = 100_000
+
+    with pytest.raises(InstallFailedError, match="is not a wheel"):
+        metadata.check_wheel(path, "own")
+
+
 def test_metadata_of_any_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / WHEEL
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

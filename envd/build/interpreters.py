@@ -39,6 +39,8 @@ print(json.dumps({
     "is_venv": sys.prefix != sys.base_prefix,
 }))
 """
+_ANSWER = {**dict.fromkeys(("implementation", "version", "abi", "platform", "libc"), str),
+           "is_venv": bool}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ class Interpreters:
             probes = json.loads(self._probes.read_text())
         except (OSError, ValueError):
             return {}
-        return probes if isinstance(probes, dict) else {}
+        known = probes.items() if isinstance(probes, dict) else ()
+        # Else it is asked again.
+        return {key: one for key, one in known if one == {} or _is_answer(one)}
 
     def _candidates(self) -> Iterator[Path]:
         """Yield every interpreter once, as the file it is in the end."""
@@ -242,19 +246,25 @@ def _probe(path: Path) -> dict[str, object] | None:
             cwd="/",
             timeout=_PROBE_TIMEOUT_S,
         )
-        found: dict[str, object] = json.loads(answer.stdout)
+        found = json.loads(answer.stdout)
     except subprocess.TimeoutExpired:
         return None
     except (OSError, ValueError, subprocess.SubprocessError):
         return {}
-    return found
+    return found if _is_answer(found) else {}
+
+
+def _is_answer(found: object) -> bool:
+    """Whether *found* is what the probe prints: another program called so prints what it likes."""
+    if not isinstance(found, dict) or found.keys() != _ANSWER.keys():
+        return False
+    return all(isinstance(found[key], kind) for key, kind in _ANSWER.items())
 
 
 def _usable(answer: dict[str, object]) -> Python | None:
-    fields = {key: str(value) for key, value in answer.items() if key != "is_venv"}
-    if not fields or answer["is_venv"] or fields["implementation"] != "cpython":
+    if not answer or answer["is_venv"] or answer["implementation"] != "cpython":
         return None
-    python = Python(**fields)
+    python = Python(**{key: str(value) for key, value in answer.items() if key != "is_venv"})
     return python if python.release >= _OLDEST else None
 
 

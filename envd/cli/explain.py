@@ -44,7 +44,8 @@ def command(
     """Explain the keys of a model: its canonical spec, and every change envd made.
 
     With two models, or a model and the id of an environment, say what makes their keys
-    differ. An override is the first one's.
+    differ. An override is the first one's. Where a served model is called as the id of
+    an environment begins, it is the model that is meant: give more of the id.
 
     \b
     Examples:
@@ -80,11 +81,22 @@ def command(
 
 def _explained(engine: Engine, name: str, terms: Terms) -> Document:
     from envd.cli.engine import Wanted  # noqa: PLC0415
-    from envd.errors import EnvironmentNotFoundError  # noqa: PLC0415
+    from envd.errors import ModelNotFoundError  # noqa: PLC0415
 
     model = names.model(name)
-    if model != name or not _ID.fullmatch(name):
+    try:
         return engine.explain(Wanted(model, **terms))
+    except ModelNotFoundError as error:
+        # Of a served one that is missing, the path is said.
+        is_served = error.metadata.get("model") != name
+        if is_served or not _ID.fullmatch(name):
+            raise
+    return _explained_environment(engine, name, terms)
+
+
+def _explained_environment(engine: Engine, name: str, terms: Terms) -> Document:
+    from envd.errors import EnvironmentNotFoundError  # noqa: PLC0415
+
     if terms["override"]:
         message = f"an override is for a model, and `{name}` is an environment"
         raise click.UsageError(message)

@@ -163,10 +163,11 @@ def _rows(found: Document) -> list[tuple[str, str]]:
     rows += [("variable", one) for one in found["env_vars"]]
     rows += [("batch", "yes: its answer to a row depends on that row alone")] * found["batch"]
     rows += [("flavor", one) for one in found["flavors"]]
-    signature = found["signature"] or {}
+    signature = found["signature"] if isinstance(found["signature"], dict) else {}
     for part in ("inputs", "outputs", "params"):
         columns = signature.get(part)
-        rows += [(part.removesuffix("s"), _column(one)) for one in columns or ()]
+        if isinstance(columns, list):
+            rows += [(part.removesuffix("s"), _column(one)) for one in columns]
     return rows
 
 

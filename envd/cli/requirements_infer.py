@@ -121,6 +121,7 @@ def _write(place: Place, model: Model, found: Inferred) -> None:
     from envd.errors import RequestInvalidError  # noqa: PLC0415
     from envd.mend import editing, showing  # noqa: PLC0415
     from envd.spec import policy  # noqa: PLC0415
+    from envd.spec.dependencies import MLFLOWS  # noqa: PLC0415
 
     if not found.is_asked:
         message = (
@@ -129,7 +130,7 @@ def _write(place: Place, model: Model, found: Inferred) -> None:
         raise RequestInvalidError(message, model=model.path)
     lines = [one for lists in showing.show(model.path).lists for one in lists.lines]
     # MLflow's own servers need it in the environment.
-    others = {one.name for one in lines if one.name} - {"mlflow", "mlflow-skinny"}
+    others = {one.name for one in lines if one.name} - {*MLFLOWS}
     wanted = editing.put([one.text for one in found.lines], policy.of(place.settings().security))
     plan = editing.edit(model.path, editing.Wanted({**dict.fromkeys(others), **wanted.texts}))
     for change in plan.changes:

@@ -30,7 +30,7 @@ from envd.secrets import without_login
 from envd.spec import Python, Spec, conda_lock, conda_python, match_spec
 from envd.spec.conda_lock import PipPackage
 from envd.spec.conda_package import CondaPackage
-from envd.spec.python import conda_subdir, elsewhere
+from envd.spec.python import conda_subdir, elsewhere, uv_platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,18 @@ class Locker:
     ) -> tuple[tuple[CondaPackage, ...], Iterable[PipPackage]]:
         """Return the packages of *asked* for another platform, conda's and pip's."""
         try:
-            elsewhere(asked.spec.python, platform)
+            python = elsewhere(asked.spec.python, platform)
         except KeyError as error:
             message = f"`{shown(platform)}` is no platform that is locked for"
             raise RequestInvalidError(message, platform=shown(platform)) from error
         if asked.locked:
             return _held(asked, platform)
+        if asked.spec.requirements and uv_platform(python) is None:
+            message = (
+                f"the pip section of the model cannot be locked for {platform}, which uv does not "
+                "know; name its packages as conda's"
+            )
+            raise RequestInvalidError(message, platform=platform)
         on_event(Stage("locking", f"resolving for {platform}"))
         found = self._conda(asked, platform, on_event)
         return found.conda, self._pip_elsewhere(asked, found, platform, on_event)

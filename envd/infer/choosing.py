@@ -13,11 +13,11 @@ from envd.infer.closure import Installed
 from envd.infer.lines import Inferred, Line, Local, local_path, written
 from envd.infer.observing import Observed, Observer
 from envd.model import Model
+from envd.spec.dependencies import MLFLOWS
 from envd.spec.flavors import recorded
 
 _PICKLE = "<pickle>"
 _MLFLOW = "mlflow"
-_MLFLOWS = ("mlflow", "mlflow-skinny")
 _ENVD = "envd_worker"
 _NO_INPUT = (
     "the model was loaded and not asked: it has no example of an input. What it imports when it "
@@ -54,9 +54,9 @@ def _observed(observer: Observer) -> tuple[Observed, set[str]]:
     Return as well what it did without.
     """
     if _top(observer.model.loader_module) != _MLFLOW:
-        seen = observer.observe({"modules": [_MLFLOW], "distributions": _MLFLOWS})
+        seen = observer.observe({"modules": [_MLFLOW], "distributions": MLFLOWS})
         if not seen.failure:
-            return seen, set(_MLFLOWS) & set(seen.distributions)
+            return seen, set(MLFLOWS) & set(seen.distributions)
     seen = observer.observe()
     if seen.failure:
         raise seen.failure
@@ -156,7 +156,7 @@ class _Choice:
     def _tops(self, keys: set[str]) -> Sequence[str]:
         """Return the modules of *keys* that are in none of theirs."""
         names = {one.name for one in self.seen.modules.values() if one.owner in keys}
-        names |= {_MLFLOW} if keys & set(_MLFLOWS) else set()
+        names |= {_MLFLOW} if keys & set(MLFLOWS) else set()
         return sorted(
             name
             for name in names
@@ -201,7 +201,7 @@ class _Choice:
 
     def result(self, *, is_asked: bool) -> Inferred:
         """Return what was chosen, as lines."""
-        order = sorted(self.kept, key=lambda key: (key not in _MLFLOWS, key))
+        order = sorted(self.kept, key=lambda key: (key not in MLFLOWS, key))
         options, lines, notes = [], [], []
         for key in order:
             found = written(self.seen.distributions[key], self.extras.get(key, ()))

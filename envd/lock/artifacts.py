@@ -76,7 +76,10 @@ def _filename(artifact: Mapping[str, Any]) -> str:
 
 def _rank(filename: str, ranks: Mapping[tags.Tag, int]) -> tuple[int, utils.BuildTag] | None:
     """Return how well a wheel fits, more being better: its best tag, then its build."""
-    _, _, build, wheel_tags = utils.parse_wheel_filename(filename)
+    try:
+        _, _, build, wheel_tags = utils.parse_wheel_filename(filename)
+    except utils.InvalidWheelFilename:
+        return None
     found = [ranks[tag] for tag in wheel_tags if tag in ranks]
     return (-min(found), build) if found else None
 

@@ -18,16 +18,8 @@ from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
 from envd.spec import Spec, policy
-from envd.spec.python import is_here
+from envd.spec.python import is_here, uv_platform
 
-# As old a system as conda-forge's own packages run on.
-_PLATFORMS = {
-    "linux-x86_64": "x86_64-manylinux_2_28",
-    "linux-aarch64": "aarch64-manylinux_2_28",
-    "darwin-x86_64": "x86_64-apple-darwin",
-    "darwin-arm64": "aarch64-apple-darwin",
-    "win32-AMD64": "x86_64-pc-windows-msvc",
-}
 _BUILD_TOOLS = {"cython", "setuptools", "wheel"}
 
 Entry = Mapping[str, Any]
@@ -171,7 +163,8 @@ class Compiler:
         python = self._spec.python
         if is_here(python):
             return []
-        platform = _PLATFORMS[python.platform]
+        platform = uv_platform(python)
+        assert platform is not None  # noqa: S101 - nobody asks for one that uv does not know
         return ["--python-version", python.version, "--python-platform", platform]
 
     def _forms(self) -> list[str]:

@@ -7,16 +7,24 @@ this machine, whose `setup.py` it then runs.
 from __future__ import annotations
 
 import email
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from envd.errors import InstallFailedError, SolveFailedError
+from envd.model import files
 from envd.model.texts import shown
 
 _MAX_BYTES = 1 << 20
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
+# What `zipfile` raises of an archive that is broken, one for each place where it is.
+_BROKEN = (
+    OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 def check_wheel(wheel: Path, title: str) -> None:
@@ -29,7 +37,8 @@ def check_wheel(wheel: Path, title: str) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             texts = list(_texts(archive))
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _BROKEN as error:
+        files.raise_shortage(error)
         message = f"`{title}` is not a wheel: {error}"
         raise InstallFailedError(message, package=title) from error
     for text in texts:

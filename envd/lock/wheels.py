@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from packaging import utils
+from packaging.version import Version
 
 from envd import durable, held
 from envd.child import Finished
@@ -25,6 +26,7 @@ from envd.lock.lock import Lock
 from envd.lock.sources import Sources
 from envd.lock.undated import Undated
 from envd.lock.uv import Uv, explanation
+from envd.model.texts import shown
 from envd.scratch import scratch
 from envd.spec import Python
 
@@ -102,7 +104,10 @@ class Wheels:
         metadata.check_wheel(wheel, made_from)
         content = wheel.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        name, version, _, _ = utils.parse_wheel_filename(wheel.name)
+        if not (found := _distribution(wheel.name)):
+            message = f"`{made_from}` is not a wheel: `{shown(wheel.name)}` is not the name of one"
+            raise InstallFailedError(message, package=made_from)
+        name, version = found
         target = self.path(sha256, wheel.name)
         if not target.exists():
             # A lock names it for good: half a wheel would never be mended.
@@ -218,16 +223,33 @@ class Wheels:
         )  # fmt: skip
 
     def _kept(self, work: Path, made_from: str) -> Kept:
-        [info] = (work / "target").glob("*.dist-info")
-        name, _, version = info.name.removesuffix(".dist-info").partition("-")
-        direct = info / "direct_url.json"
-        vcs = json.loads(direct.read_text()).get("vcs_info", {}) if direct.exists() else {}
-        for wheel in sorted((work / "cache").glob("sdists-*/**/*.whl")):
-            found = utils.parse_wheel_filename(wheel.name)
-            if found[0] == utils.canonicalize_name(name) and str(found[1]) == version:
-                return self.keep(wheel, made_from.replace("{commit}", vcs.get("commit_id", "")))
-        message = f"the installer built `{name}` and left no wheel of it"
-        raise InstallFailedError(message, package=name)
+        """Keep the wheel that was installed, which may have brought the metadata of others."""
+        wheels = {
+            _distribution(one.name): one for one in (work / "cache").glob("sdists-*/**/*.whl")
+        }
+        found = [
+            (wheel, info)
+            for info in sorted((work / "target").glob("*.dist-info"))
+            if (known := _distribution(f"{info.stem}-py3-none-any.whl"))
+            and (wheel := wheels.get(known))
+        ]
+        if len(found) != 1:
+            names = ", ".join(shown(wheel.name) for wheel, _ in found) or "there is none"
+            message = f"`{made_from}` was built, and which wheel is its own cannot be told: {names}"
+            raise InstallFailedError(message, package=made_from)
+        [(wheel, info)] = found
+        if made_from.startswith("git+"):
+            direct = json.loads((info / "direct_url.json").read_text())
+            made_from = made_from.replace("{commit}", direct["vcs_info"]["commit_id"])
+        return self.keep(wheel, made_from)
+
+
+def _distribution(filename: str) -> tuple[str, Version] | None:
+    """Return the name and the version of the wheel that is called *filename*, None for no wheel."""
+    try:
+        return utils.parse_wheel_filename(filename)[:2]
+    except utils.InvalidWheelFilename:
+        return None
 
 
 def _failure(title: str, finished: Finished) -> InstallFailedError:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from packaging import utils
-from packaging.version import Version
 
 from envd.errors import EnvdError
+from envd.spec.conda_names import pypi_version
 
 _LINE = re.compile(r'^  File "(?P<file>[^"]+)", line \d+, in ', re.MULTILINE)
 _NO_MODULE = re.compile(r"No module named '?(?P<module>[A-Za-z_][\w.]*)'?")
@@ -94,7 +94,7 @@ class About:
         """Return the requirement for the version it was made with, if another is there."""
         version = self.recorded.get(utils.canonicalize_name(distribution), "")
         here = self.version(distribution)
-        if not version or (here and Version(here) == Version(version)):
+        if not version or (here and pypi_version(here) == pypi_version(version)):
             return ""
         return f"{distribution}=={version}"
 

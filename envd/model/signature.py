@@ -66,6 +66,8 @@ def columns(model: Model, part: str) -> list[Mapping[str, Any]]:
     text = whole.get(part) if isinstance(whole, dict) else None
     try:
         found = json.loads(text) if isinstance(text, str) else []
+        # JSON may hold half of a character, which no answer can.
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return []
     if not isinstance(found, list) or len(found) > _MAX_TENSORS:

@@ -13,8 +13,8 @@ from envd.record import code, followed, requirements
 from envd.record.arguments import Arguments
 from envd.record.environment import Environment, version_of
 from envd.record.requirements import Asked
+from envd.spec.dependencies import MLFLOWS
 
-MLFLOWS = ("mlflow", "mlflow-skinny")
 # The first that loads a model from a script.
 _OLDEST_OF_SCRIPTS = "2.12.2"
 _MOST_SHOWN = 10

@@ -26,6 +26,7 @@ from envd.record.arguments import Arguments
 from envd.record.code import Placed
 from envd.record.environment import version_of
 from envd.spec import gather
+from envd.spec.dependencies import MLFLOWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Writing:
             "model_uuid": uuid.uuid4().hex,
             "utc_time_created": str(now),
         }
-        if version := next(filter(None, map(version_of, needs.MLFLOWS)), ""):
+        if version := next(filter(None, map(version_of, MLFLOWS)), ""):
             document["mlflow_version"] = version
         if given.metadata:
             document["metadata"] = dict(given.metadata)

@@ -28,6 +28,7 @@ from envd.run.serving import Serving, Servings
 from envd.serve import calls
 from envd.serve.served import Entries, Entry, State
 from envd.spec import Terms
+from envd.spec.dependencies import MLFLOWS
 from envd.store import Environment, Store
 
 _Result = TypeVar("_Result")
@@ -275,7 +276,7 @@ def _roots(settings: Settings) -> Roots:
 def _mlflow_of(environment: Environment) -> str:
     """Return the version of the mlflow in *environment*, empty if there is none."""
     versions = {one.name: one.version for one in environment.manifest.lock.artifacts}
-    return versions.get("mlflow") or versions.get("mlflow-skinny", "")
+    return next((versions[one] for one in MLFLOWS if one in versions), "")
 
 
 async def again(attempt: Callable[[], Awaitable[_Result]]) -> _Result:

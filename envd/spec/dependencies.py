@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from envd.spec.conda_package import CondaPackage
     from envd.spec.match_spec import MatchSpec
 
-_MLFLOW = {"mlflow", "mlflow-skinny"}
+# The distributions that bring the module `mlflow`, what holds all of it first.
+MLFLOWS = ("mlflow", "mlflow-skinny")
 
 
 class ModelLock(Protocol):
@@ -129,5 +130,5 @@ def _differs(lock: str, unmet: Sequence[str]) -> str:
 
 def _lacks_mlflow(unmet: Iterable[Requirement], packages: Iterable[Requirement]) -> bool:
     """Whether there is no mlflow where one is asked for: nothing can load the model then."""
-    wanted, there = ({one.name for one in each} & _MLFLOW for each in (unmet, packages))
+    wanted, there = ({one.name for one in each} & {*MLFLOWS} for each in (unmet, packages))
     return bool(wanted) and not there

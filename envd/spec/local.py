@@ -82,12 +82,18 @@ def directory_of_packages(place: Place, text: str, budget: Budget) -> tuple[str,
 def _packages(place: Place, name: str, budget: Budget) -> str:
     path = files.inside(place.model, name)
     hashed = hashlib.sha256()
-    for one in sorted(path.iterdir()):
-        if one.name.endswith(_PACKAGES):
-            inside = files.inside(place.model, f"{name}/{one.name}")
-            line = f"{one.name}\0{_file(place, inside, budget)}\0"
-            hashed.update(line.encode(errors="surrogateescape"))
+    for file in _names_of_packages(place, path):
+        inside = files.inside(place.model, f"{name}/{file}")
+        line = f"{file}\0{_file(place, inside, budget)}\0"
+        hashed.update(line.encode(errors="surrogateescape"))
     return hashed.hexdigest()
+
+
+def _names_of_packages(place: Place, path: Path) -> list[str]:
+    try:
+        return sorted(one.name for one in path.iterdir() if one.name.endswith(_PACKAGES))
+    except OSError as error:
+        raise _unreadable(place, path, error) from error
 
 
 def copy_packages(place: Place, path: str, sha256: str, target: Path) -> None:
@@ -97,10 +103,9 @@ def copy_packages(place: Place, path: str, sha256: str, target: Path) -> None:
         ModelInvalidError: they are not what they were when the model was read.
     """
     target.mkdir(parents=True, exist_ok=True)
-    for one in sorted(files.inside(place.model, path).iterdir()):
-        if one.name.endswith(_PACKAGES):
-            inside = files.inside(place.model, f"{path}/{one.name}")
-            shutil.copyfile(inside, target / one.name, follow_symlinks=False)
+    for file in _names_of_packages(place, files.inside(place.model, path)):
+        inside = files.inside(place.model, f"{path}/{file}")
+        shutil.copyfile(inside, target / file, follow_symlinks=False)
     if _packages(Place(target, place.file, 1), ".", Budget()) != sha256:
         raise _changed(place, path)
 
@@ -153,9 +158,14 @@ def _file(place: Place, path: Path, budget: Budget) -> str:
             while chunk := file.read(_CHUNK):
                 hashed.update(chunk)
     except OSError as error:
-        why = f"`{shown(path.name)}` cannot be read: {error.strerror}"
-        raise place.invalid(why) from error
+        raise _unreadable(place, path, error) from error
     return hashed.hexdigest()
+
+
+def _unreadable(place: Place, path: Path, error: OSError) -> Exception:
+    """Return what *error*, met while reading *path*, says of the model; raise it if nothing."""
+    files.raise_shortage(error)
+    return place.invalid(f"`{shown(path.name)}` cannot be read: {error.strerror}")
 
 
 def _tree(place: Place, path: Path, budget: Budget) -> str:

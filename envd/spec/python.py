@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 # Bounded: `int` refuses a text of 5,000 digits, which a model may well hold.
 _VERSION = re.compile(r"(?<!\d)\d{1,9}(?:\.\d{1,9}){0,2}(?!\d)", re.ASCII)
@@ -37,14 +38,24 @@ class Python:
 
 
 _HERE = f"{sys.platform}-{platform.machine()}"
-# conda/base/constants.py, KNOWN_SUBDIRS: how conda calls what `Python.platform` says.
-_SUBDIRS = {
-    "linux-x86_64": "linux-64",
-    "linux-aarch64": "linux-aarch64",
-    "linux-ppc64le": "linux-ppc64le",
-    "darwin-x86_64": "osx-64",
-    "darwin-arm64": "osx-arm64",
-    "win32-AMD64": "win-64",
+
+
+class _Called(NamedTuple):
+    """How others call what `Python.platform` says; uv does not know all of them."""
+
+    conda: str
+    uv: str | None
+
+
+# conda/base/constants.py, KNOWN_SUBDIRS; `uv pip compile --python-platform`. As old a system as
+# conda-forge's own packages run on.
+_PLATFORMS = {
+    "linux-x86_64": _Called("linux-64", "x86_64-manylinux_2_28"),
+    "linux-aarch64": _Called("linux-aarch64", "aarch64-manylinux_2_28"),
+    "linux-ppc64le": _Called("linux-ppc64le", None),
+    "darwin-x86_64": _Called("osx-64", "x86_64-apple-darwin"),
+    "darwin-arm64": _Called("osx-arm64", "aarch64-apple-darwin"),
+    "win32-AMD64": _Called("win-64", "x86_64-pc-windows-msvc"),
 }
 
 
@@ -63,7 +74,14 @@ def python_of_conda(version: str) -> Python:
 
 def conda_subdir(python: Python) -> str:
     """Return what conda calls the platform of *python*: `linux-64`."""
-    return _SUBDIRS.get(python.platform, python.platform)
+    found = _PLATFORMS.get(python.platform)
+    return found.conda if found else python.platform
+
+
+def uv_platform(python: Python) -> str | None:
+    """Return what uv calls the platform of *python*, None where it knows no such platform."""
+    found = _PLATFORMS.get(python.platform)
+    return found.uv if found else None
 
 
 def elsewhere(python: Python, subdir: str) -> Python:
@@ -72,7 +90,7 @@ def elsewhere(python: Python, subdir: str) -> Python:
     Raises:
         KeyError: there is no such platform.
     """
-    found = next((name for name, called in _SUBDIRS.items() if called == subdir), None)
+    found = next((name for name, called in _PLATFORMS.items() if called.conda == subdir), None)
     if found is None:
         raise KeyError(subdir)
     abi = "-".join(python.abi.split("-")[:2])

@@ -15,12 +15,11 @@ from packaging.version import Version
 from envd.events import Note
 from envd.model import Model, files
 from envd.spec import flavors
-from envd.spec.dependencies import Dependencies
+from envd.spec.dependencies import MLFLOWS, Dependencies
 from envd.spec.match_spec import MatchSpec
 from envd.spec.python import release
 from envd.spec.requirement import Requirement
 
-_MLFLOW = ("mlflow", "mlflow-skinny")
 _FIRST_PYTHON_WITHOUT_SETUPTOOLS = (3, 12)
 _FIRST_MLFLOW_WITHOUT_PKG_RESOURCES = Version("2.16")
 # Packages that need minutes and a compiler, and often fail, where there is no wheel.
@@ -50,8 +49,8 @@ def applied(model: Model, found: Dependencies) -> Dependencies:
 
 def with_mlflow(model: Model, found: Dependencies) -> Dependencies | None:
     """Return *found* with the mlflow that the loader of *model* needs, None where it is named."""
-    is_named = any(one.name in _MLFLOW or _may_be_mlflow(one) for one in found.asked.requirements)
-    is_named = is_named or any(one.name in _MLFLOW for one in found.packages)
+    is_named = any(one.name in MLFLOWS or _may_be_mlflow(one) for one in found.asked.requirements)
+    is_named = is_named or any(one.name in MLFLOWS for one in found.packages)
     if is_named or model.loader_module.split(".")[0] != "mlflow":
         return None
     version = flavors.logged_with(model)
@@ -67,7 +66,7 @@ def _may_be_mlflow(one: Requirement) -> bool:
 
 
 def _bounded_mlflow(model: Model, found: Dependencies) -> Dependencies | None:
-    bare = _left_open(found, _MLFLOW)
+    bare = _left_open(found, MLFLOWS)
     lowest = _oldest_mlflow(model)
     if not bare or not lowest:
         return None
@@ -127,7 +126,7 @@ def _bounded_setuptools(model: Model, found: Dependencies) -> Dependencies | Non
 
 
 def _imports_pkg_resources(model: Model, found: Dependencies) -> bool:
-    named = [one for one in _asked(found) if one.name in _MLFLOW]
+    named = [one for one in _asked(found) if one.name in MLFLOWS]
     # A conda package of mlflow says for itself what it needs.
     pins = [one.pin for one in named if one.pin]
     version = flavors.public_version(pins[0]) if pins else flavors.logged_with(model)

@@ -21,10 +21,9 @@ _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*\s*(?:\[[\w\s,.-]*\])?)\s*@\s*(
 _BARE = re.compile(r"\.{0,2}/|\.{1,2}$|[A-Za-z][A-Za-z0-9+.-]*:")
 _EXTRAS = re.compile(r"(?P<place>[^\[\]]+)(?P<extras>\[[\w\s,.-]*\])(?P<rest>(?:&[^\[\]]*)?)")
 _SCHEME = re.compile(r"(?:git\+(?:https?|ssh|git|file)|https?|file)://", re.IGNORECASE)
-# Not by `packaging`: `py1.py2-abi1.abi2-...` has it make every tag there is between them.
 _WHEEL = re.compile(
-    r"(?P<name>[A-Za-z0-9][\w.]*)-[\w.!+]+(?:-\d[\w.]*)?-[\w.]+-[\w.]+-[\w.]+\.whl",
-    re.ASCII | re.IGNORECASE,
+    r"(?P<distribution>[A-Za-z0-9][\w.]*-[\w.!+]+(?:-\d[\w.]*)?)-[\w.]+-[\w.]+-[\w.]+\.whl",
+    re.ASCII,
 )
 _MAX_DOTS = 40
 _PARTS = {"egg", "subdirectory", "sha256"}
@@ -177,14 +176,25 @@ def _local(place: Place, text: str, policy: Policy) -> tuple[Requirement, tuple[
 def _name_of(place: Place, file: str) -> str:
     """Return the distribution whose file *file* is, empty where its name does not say."""
     if file.lower().endswith(".whl"):
-        if not (found := _WHEEL.fullmatch(file)) or file.count(".") > _MAX_DOTS:
+        if not (name := _name_of_wheel(file)):
             why = f"`{shown(file)}` is not the name of a wheel"
             raise place.invalid(why)
-        return utils.canonicalize_name(found["name"])
+        return name
     try:
         return utils.parse_sdist_filename(file)[0]
     except ValueError:
         return ""
+
+
+def _name_of_wheel(file: str) -> str | None:
+    found = _WHEEL.fullmatch(file)
+    if not found or file.count(".") > _MAX_DOTS:
+        return None
+    try:
+        # Without its own tags: of `py1.py2-abi1.abi2-...` all there are between them are made.
+        return utils.parse_wheel_filename(f"{found['distribution']}-py3-none-any.whl")[0]
+    except utils.InvalidWheelFilename:
+        return None
 
 
 def _canonical(place: Place, name: str) -> str:
