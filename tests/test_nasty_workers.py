@@ -223,6 +223,8 @@ def test_who_says_what_no_worker_says_is_ended(ground: Ground, word: str, times:
         ("DONE", '{"seconds": "no", "notes": []}'),
         ("DONE", '{"seconds": 0, "notes": [{"kode": 1}]}'),
         ("DONE", '{"seconds": 0, "notes": 7}'),
+        ("DONE", '{"seconds": NaN, "notes": []}'),
+        ("DONE", '{"seconds": -1, "notes": []}'),
         ("FAILED", "{}"),
         ("FAILED", '{"reason": "INTERNAL", "message": "alarm"}'),
         ("FAILED", '{"reason": "FRESH_NEEDED", "message": "alarm"}'),
@@ -236,6 +238,11 @@ def test_an_answer_that_no_worker_gives_is_no_fault_of_envds(
     given = ground.ask("forked", "answer", kind, head)
     assert isinstance(given, EnvdError)
     assert given.reason == "WORKER_DIED"
+
+
+def test_a_note_that_no_answer_can_hold_is_written_out(ground: Ground) -> None:
+    head = r'{"seconds": 0, "notes": [{"code": "A", "message": "half \ud800"}]}'
+    assert ground.ask("forked", "answer", "DONE", head) == "forged"
 
 
 @OFTEN

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envd.errors import EnvdError, InternalError
+from envd.plain import printable
 from envd.run.channel import Buffer
 from envd.run.workshop import Worker, explained
 
@@ -52,9 +54,13 @@ class Ticket:
         Raises:
             Exception: no worker answers so.
         """
-        notes = tuple({"code": str(one["code"]), "message": str(one["message"])}
+        seconds = float(head["seconds"])
+        if not 0 <= seconds < math.inf:
+            raise ValueError(seconds)
+        notes = tuple({"code": printable(str(one["code"])),
+                       "message": printable(str(one["message"]))}
                       for one in head["notes"])  # fmt: skip
-        found = Answered(self.worker, self.asked, self.sent, float(head["seconds"]), notes, payload)
+        found = Answered(self.worker, self.asked, self.sent, seconds, notes, payload)
         if self.window and not self.answer.done():
             self.window.check_end()
         self.queue.on_answer(self)
