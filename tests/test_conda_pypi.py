@@ -12,7 +12,7 @@ from envd.events import Note
 from envd.model.documents import line_of
 from envd.settings.sections import Security
 from envd.spec import Requirement, conda_pypi, conda_yaml, requirement
-from envd.spec.conda_names import pypi_name
+from envd.spec.conda_names import pypi_name, pypi_version
 from envd.spec.conda_pypi import Translated
 from envd.spec.place import Place
 from envd.spec.policy import Policy
@@ -333,3 +333,11 @@ def test_an_entry_knows_the_line_it_stands_in(tmp_path: Path) -> None:
 
     lines = [line_of(one) for one in (*found.packages, *found.source.pip, *found.build)]
     assert lines == [4, 5, 7, 6]
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [("1.2", "1.2"), ("1.1.1w", "1.1.1"), ("", "0"), ("1" * 5000, "0")],
+)
+def test_a_version_of_condas_is_read_as_far_as_pypi_has_the_like(version: str, found: str) -> None:
+    assert str(pypi_version(version)) == found

@@ -6,7 +6,7 @@ and the packages seen in public models.
 
 from __future__ import annotations
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envd.spec.python import release
 
@@ -89,7 +89,7 @@ def pypi_version(version: str) -> Version:
     """
     try:
         return Version(version)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, or more digits than Python counts
         return Version(".".join(map(str, release(version))) or "0")
 
 
