@@ -25,7 +25,7 @@ from envd.sandbox import cgroups
 from envd.sandbox.bounds import MODEL, TMP, Ground, can_keep_apart, confined
 from envd.sandbox.cgroups import Group
 from envd.sandbox.tiers import FULL, Sandbox
-from envd.store import Environment, Store
+from envd.store import Environment, Store, trash
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Launcher:
 
         def remove() -> None:
             if scratch:
-                shutil.rmtree(scratch, ignore_errors=True)
+                trash.delete(scratch)
             if group:
                 group.close()
 

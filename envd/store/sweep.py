@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from envd import durable, process
-from envd.store import layout, removal, root
+from envd.store import layout, removal, root, trash
 from envd.store.store import Store
 
 
@@ -17,7 +16,7 @@ def leftovers(store: Store) -> None:
     in_memory = layout.in_memory("*")
     for folder in (*store.layout.scratch.glob("*"), *in_memory.parent.glob(in_memory.name)):
         if process.is_stamp_of_the_dead(folder.name.removeprefix(in_memory.name[:-1])):
-            shutil.rmtree(folder, ignore_errors=True)
+            trash.delete(folder)
     for folder in _where_small_files_are(store):
         durable.remove_unfinished(folder)
     for home in store.layout.environments.glob("*"):
