@@ -25,6 +25,7 @@ from envd.config import Settings
 from envd.environments.asked import Asked
 from envd.environments.environments import Environments
 from envd.environments.installing import Content, Filled, Installer
+from envd.environments.verifying import Verifier
 from envd.errors import EnvdError, InstallFailedError
 from envd.events import Event, OnEvent, Stage
 from envd.lock import Lock
@@ -323,6 +324,19 @@ def rebuild(link: Link, fake: Fake) -> None:
         if link.hear() == "publish":
             installer.publish(ready.manifest, attempt, time.monotonic(), lambda _: None)
     link.say("done")
+
+
+def repair(link: Link, settings: Settings, env_id: str) -> None:
+    """Verify *env_id* and repair it: say every stage, and what comes of it."""
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Stage):
+            link.say_once(event.name)
+
+    try:
+        link.say(Verifier(settings, Store(settings.root)).verify(env_id, on_event, repair=True))
+    except EnvdError as error:
+        link.say(error)
 
 
 def force(link: Link, root: Path, env_id: str) -> None:

@@ -42,12 +42,15 @@ def _not_ready(store: Store, home: Path) -> None:
 
 def superseded(store: Store) -> None:
     """Send attempts that newer ones have replaced and nobody uses any more to the trash."""
-    if root.is_newer(store.layout):
-        return
     for env_id in store.ids():
-        # Whoever wants a lease waits while this looks; so it looks only where there is something.
-        if len(store.attempts(env_id)) > 1:
-            _superseded(store, env_id)
+        replaced(store, env_id)
+
+
+def replaced(store: Store, env_id: str) -> None:
+    """Send the attempts at *env_id* that a newer one has replaced to the trash, if unused."""
+    # Whoever wants a lease waits while this looks; so it looks only where there is something.
+    if len(store.attempts(env_id)) > 1 and not root.is_newer(store.layout):
+        _superseded(store, env_id)
 
 
 def _superseded(store: Store, env_id: str) -> None:
