@@ -35,7 +35,7 @@ from envd.settings.sections import Build, Gc
 from envd.settings.values import Bytes, Share
 from envd.spec import Python
 from envd.spec.spec import Indexes, Spec
-from envd.store import Attempt, Base, Environment, Store, collecting, removal
+from envd.store import Attempt, Base, Environment, Store, collecting, forgetting, removal
 from envd.store.collecting import Collected, Wanted
 
 _PYTHON = Python("cpython", "3.11.9", "cp311", "linux_x86_64", "glibc-2.36")
@@ -337,6 +337,22 @@ def repair(link: Link, settings: Settings, env_id: str) -> None:
         link.say(Verifier(settings, Store(settings.root)).verify(env_id, on_event, repair=True))
     except EnvdError as error:
         link.say(error)
+
+
+def lock(link: Link, fake: Fake) -> None:
+    """Hold the spec of *fake* until the test says whether to lock it "anew"."""
+    store = Store(fake.root)
+    with store.locking(fake.spec.key, lambda _: None):
+        link.say("locking")
+        if link.hear() == "anew":
+            store.specs.keep(fake.spec)
+    link.say("done")
+
+
+def forget(link: Link, root: Path, unused_s: float) -> None:
+    """Drop the specs that were made *unused_s* ago or earlier."""
+    forgetting.specs(Store(root), unused_s)
+    link.say("done")
 
 
 def force(link: Link, root: Path, env_id: str) -> None:

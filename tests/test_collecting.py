@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -19,6 +20,9 @@ from envd.settings.sections import Gc
 from envd.store import Environment, Store, collecting, manifest, removal, trash
 from envd.store.collecting import Collected, Wanted
 from envd.store.sizes import Sizes
+from tests import others as work
+from tests.conftest import wait_for
+from tests.others import Fake, Others
 from tests.tiny import Tiny, wheel
 
 DAY_S = 86400.0
@@ -264,6 +268,49 @@ def test_a_lock_within_the_grace_stays_whatever_the_limits(here: Here) -> None:
 
     assert spared
     assert here.store.specs.lock(built.manifest.spec_key) is None
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[Others]:
+    with work.others() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("told", "stays"), [("anew", True), ("nothing", False)])
+def test_a_spec_that_is_locked_anew_while_gc_looks_at_it_stays(
+    tmp_path: Path, others: Others, told: str, *, stays: bool
+) -> None:
+    fake = Fake("one", tmp_path / "root")
+    spec = Store(fake.root).layout.spec(fake.asked.spec.key).parent
+    # Another lock of it, at which gc stops until it has been written.
+    os.mkfifo(spec / "lock-2024-01-01.json")
+    old(spec)
+    locking = others.start(work.lock, fake)
+    assert locking.hear() == "locking"
+    forgetting = others.start(work.forget, fake.root, DAY_S)
+    writer = opened(spec / "lock-2024-01-01.json")
+
+    (spec / "lock-2024-01-01.json").unlink()
+    old(spec)
+    locking.say(told)
+    assert locking.hear() == "done"
+    os.close(writer)
+
+    assert forgetting.hear() == "done"
+    assert spec.exists() is stays
+
+
+def opened(fifo: Path) -> int:
+    """Open *fifo* to write into it, once somebody reads it."""
+    found: list[int] = []
+
+    def is_read() -> bool:
+        with contextlib.suppress(OSError):
+            found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    wait_for(is_read, limit_s=20)
+    return found[0]
 
 
 def test_old_logs_of_builds_and_workers_go(here: Here) -> None:
