@@ -43,8 +43,8 @@
 An environment is ready if and only if its manifest says so: a directory that exists
 proves nothing, and an attempt that no manifest names is rubbish.
 
-`states` says what can become of an environment, `store` finds, builds and leases,
-`removal` and `gc` say who goes, `collecting` lets them go, `contents` sees what changed.
+`store` finds, builds and leases, `removal` and `gc` say who goes, `collecting` lets them go,
+`contents` sees what changed.
 """
 
 from envd.store.leases import Holder, Holders, Lease

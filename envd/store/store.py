@@ -24,7 +24,6 @@ from envd.store.leases import Holders, Lease
 from envd.store.manifest import Manifest
 from envd.store.record import Record
 from envd.store.specs import Specs
-from envd.store.states import State
 from envd.store.uses import Uses
 
 _GONE = "its files are gone"
@@ -99,17 +98,6 @@ class Store:
         found = self.read(env_id)
         is_whole = found and found.manifest.base.is_there() and os.path.lexists(found.python)
         return found if is_whole else None
-
-    def state(self, env_id: str, spec_key: str | None = None) -> State:
-        """Return where *env_id* is in its life; its failure is known by its *spec_key*."""
-        if self.find(env_id):
-            return State.READY
-        if self.holders().is_building(env_id):
-            # Builders and removers keep each other out.
-            is_doomed = self.layout.doomed(env_id).exists()
-            return State.DELETING if is_doomed else State.BUILDING
-        is_failed = spec_key and self.failures.get(spec_key)
-        return State.FAILED if is_failed else State.ABSENT
 
     def ids(self) -> list[str]:
         """Return the ids of all published environments, sorted."""
