@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from envd import durable, process
-from envd.store import layout, removal, root, trash
+from envd import durable, scratch
+from envd.store import layout, removal, root
 from envd.store.store import Store
 
 
@@ -13,10 +14,9 @@ def leftovers(store: Store) -> None:
     """Send half builds and what was on its way out to the trash, and delete small remains."""
     if root.is_newer(store.layout):
         return
-    in_memory = layout.in_memory("*")
-    for folder in (*store.layout.scratch.glob("*"), *in_memory.parent.glob(in_memory.name)):
-        if process.is_stamp_of_the_dead(folder.name.removeprefix(in_memory.name[:-1])):
-            trash.delete(folder)
+    for above, prefix in ((store.layout.scratch, ""), layout.IN_MEMORY):
+        for folder in scratch.left(above, prefix):
+            shutil.rmtree(folder, ignore_errors=True)
     for folder in _where_small_files_are(store):
         durable.remove_unfinished(folder)
     for home in store.layout.environments.glob("*"):

@@ -30,14 +30,6 @@ def empty(trash: Path, *, is_gentle: bool = False) -> None:
                 _delete(entry.path, pace)
 
 
-def delete(path: Path) -> None:
-    """Delete *path*, also what a program has left there that its owner may not look into.
-
-    What cannot be deleted is left.
-    """
-    _delete(str(path), _Pace(is_gentle=False))
-
-
 def _delete(path: str, pace: _Pace) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)  # noqa: PTH108
