@@ -209,7 +209,7 @@ def _ready(name: str) -> Callable[[Path], object]:
 
 def _leased(root: Path) -> object:
     _use(made := Fake(root), 1)
-    return made.store.uses.count(fake.env_id(1))
+    return made.store.layout.used(fake.env_id(1)).stat().st_size
 
 
 def _freed(root: Path) -> object:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 import py_compile
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -77,9 +76,9 @@ class Fake:
             try:
                 for path in sorted(prefix.glob(f"{_SITE}/*/*.py")):
                     py_compile.compile(str(path))
-                bytecode.keep(fresh, prefix, scratch)
+                bytecode.keep(fresh, prefix, scratch.path)
             finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.remove()
 
     def _manifest(self, number: int, lock: Lock) -> Manifest:
         return Manifest(

@@ -25,6 +25,7 @@ from envd.config import Settings
 from envd.environments.asked import Asked
 from envd.environments.environments import Environments
 from envd.environments.installing import Content, Filled, Installer
+from envd.environments.verifying import Verifier
 from envd.errors import EnvdError, InstallFailedError
 from envd.events import Event, OnEvent, Stage
 from envd.lock import Lock
@@ -34,7 +35,7 @@ from envd.settings.sections import Build, Gc
 from envd.settings.values import Bytes, Share
 from envd.spec import Python
 from envd.spec.spec import Indexes, Spec
-from envd.store import Attempt, Base, Environment, Store, collecting, removal
+from envd.store import Attempt, Base, Environment, Store, collecting, forgetting, removal
 from envd.store.collecting import Collected, Wanted
 
 _PYTHON = Python("cpython", "3.11.9", "cp311", "linux_x86_64", "glibc-2.36")
@@ -322,6 +323,35 @@ def rebuild(link: Link, fake: Fake) -> None:
         link.say("building")
         if link.hear() == "publish":
             installer.publish(ready.manifest, attempt, time.monotonic(), lambda _: None)
+    link.say("done")
+
+
+def repair(link: Link, settings: Settings, env_id: str) -> None:
+    """Verify *env_id* and repair it: say every stage, and what comes of it."""
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Stage):
+            link.say_once(event.name)
+
+    try:
+        link.say(Verifier(settings, Store(settings.root)).verify(env_id, on_event, repair=True))
+    except EnvdError as error:
+        link.say(error)
+
+
+def lock(link: Link, fake: Fake) -> None:
+    """Hold the spec of *fake* until the test says whether to lock it "anew"."""
+    store = Store(fake.root)
+    with store.locking(fake.spec.key, lambda _: None):
+        link.say("locking")
+        if link.hear() == "anew":
+            store.specs.keep(fake.spec)
+    link.say("done")
+
+
+def forget(link: Link, root: Path, unused_s: float) -> None:
+    """Drop the specs that were made *unused_s* ago or earlier."""
+    forgetting.specs(Store(root), unused_s)
     link.say("done")
 
 

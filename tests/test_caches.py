@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
-from envd import config, durable, model
+from envd import config, durable, held, model
 from envd.environments.environments import Environments
+from envd.model.location import lock_of
 from envd.store import Environment
 from envd.store.caches import Caches, Download, unused
 from envd.store.layout import Layout
@@ -326,8 +327,7 @@ def test_a_model_goes_when_nobody_asks_for_it_any_more(root: Root) -> None:
 
     doomed = unused(downloads, (), locked=(), grace_s=0, models_s=HOUR)
     os.utime(renewed / "current.json")
-    with (fetched / "fetch.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held.exclusively(lock_of(fetched), lambda _: None):
         evicted = root.caches.evict(doomed)
 
     assert {one.path for one in doomed} == {old, fetched, renewed}
@@ -440,7 +440,6 @@ def _download(root: Root, age_h: float) -> Path:
     home = root.path / "models" / os.urandom(8).hex()
     (home / "attempt").mkdir(parents=True)
     (home / "attempt" / "model.pkl").write_bytes(bytes(1000))
-    (home / "fetch.lock").touch()
     (home / "current.json").write_text(json.dumps({"attempt": "attempt"}))
     moment = time.time() - (age_h * HOUR if age_h > 1 else 0)
     os.utime(home / "current.json", (moment, moment))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +17,12 @@ import pytest
 from envd import config, model
 from envd.environments.environments import Environments
 from envd.settings.sections import Gc
-from envd.store import Environment, Store, collecting, manifest, trash
+from envd.store import Environment, Store, collecting, manifest, removal, trash
 from envd.store.collecting import Collected, Wanted
 from envd.store.sizes import Sizes
+from tests import others as work
+from tests.conftest import wait_for
+from tests.others import Fake, Others
 from tests.tiny import Tiny, wheel
 
 DAY_S = 86400.0
@@ -26,11 +32,12 @@ ALL = Wanted(force=True, max_size=0, max_age=0.0)
 class Here:
     """A root with environments of tiny wheels, each with one of its own."""
 
-    def __init__(self, folder: Path, tiny: Tiny) -> None:
+    def __init__(self, folder: Path, tiny: Tiny, **more: str) -> None:
         self.folder, self.tiny = folder, tiny
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
         given = tiny.settings | {"ENVD_INDEX__FIND_LINKS": f"{tiny.wheels},{self.wheels}"}
+        given |= more
         self.settings = config.load(root=folder / "root", environ=given)
         self.environments = Environments(self.settings)
 
@@ -151,6 +158,60 @@ def test_pinned_and_leased_ones_stay_whatever_the_limits(here: Here) -> None:
     assert gone(again) == {pinned.id, leased.id}
 
 
+def doom(here: Here, found: Environment) -> None:
+    """Begin to remove it by force, and die."""
+    removing = removal.forcing(here.store, found.id)
+    next(removing)
+    removing.close()
+
+
+@contextmanager
+def being_removed(here: Here, found: Environment) -> Iterator[None]:
+    doom(here, found)
+    yield
+
+
+@contextmanager
+def damaged(here: Here, found: Environment) -> Iterator[None]:
+    here.store.layout.manifest(found.id).write_text("{")
+    yield
+
+
+@contextmanager
+def built_again(here: Here, found: Environment) -> Iterator[None]:
+    doom(here, found)
+    log = here.store.layout.log(found.manifest.spec_key)
+    with here.store.building(found.id, log, lambda _: None):
+        assert not [*here.store.layout.environment(found.id).glob("*.json")]
+        yield
+
+
+@pytest.mark.parametrize("meanwhile", [being_removed, damaged, built_again])
+def test_what_a_used_environment_links_to_stays_until_it_is_used_no_more(
+    tmp_path: Path,
+    tiny: Tiny,
+    meanwhile: Callable[[Here, Environment], AbstractContextManager[None]],
+) -> None:
+    here = Here(tmp_path, tiny, ENVD_BUILD__LINK_MODE="symlink")
+    used, other = here.build("one"), here.build("other")
+    (module,) = used.prefix.glob("lib/python*/site-packages/one.py")
+    archive = module.resolve().parent
+    held = here.store.lease(used.id)
+    assert held
+
+    with meanwhile(here, used):
+        found = here.collect(ALL, grace=0.0)
+        trash.empty(here.store.layout.trash)
+        is_there = module.exists()
+    held[1].close()
+    here.collect(ALL, grace=0.0)
+
+    assert archive.is_relative_to(here.settings.root / "cache")
+    assert other.id in gone(found)
+    assert is_there
+    assert not archive.exists()
+
+
 def test_a_lock_stays_as_long_as_the_environment_it_comes_to(here: Here) -> None:
     first = here.build("one")
     # Another spec, the same lock.
@@ -207,6 +268,49 @@ def test_a_lock_within_the_grace_stays_whatever_the_limits(here: Here) -> None:
 
     assert spared
     assert here.store.specs.lock(built.manifest.spec_key) is None
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[Others]:
+    with work.others() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("told", "stays"), [("anew", True), ("nothing", False)])
+def test_a_spec_that_is_locked_anew_while_gc_looks_at_it_stays(
+    tmp_path: Path, others: Others, told: str, *, stays: bool
+) -> None:
+    fake = Fake("one", tmp_path / "root")
+    spec = Store(fake.root).layout.spec(fake.asked.spec.key).parent
+    # Another lock of it, at which gc stops until it has been written.
+    os.mkfifo(spec / "lock-2024-01-01.json")
+    old(spec)
+    locking = others.start(work.lock, fake)
+    assert locking.hear() == "locking"
+    forgetting = others.start(work.forget, fake.root, DAY_S)
+    writer = opened(spec / "lock-2024-01-01.json")
+
+    (spec / "lock-2024-01-01.json").unlink()
+    old(spec)
+    locking.say(told)
+    assert locking.hear() == "done"
+    os.close(writer)
+
+    assert forgetting.hear() == "done"
+    assert spec.exists() is stays
+
+
+def opened(fifo: Path) -> int:
+    """Open *fifo* to write into it, once somebody reads it."""
+    found: list[int] = []
+
+    def is_read() -> bool:
+        with contextlib.suppress(OSError):
+            found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    wait_for(is_read, limit_s=20)
+    return found[0]
 
 
 def test_old_logs_of_builds_and_workers_go(here: Here) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from envd import durable, held
 from envd.config import Settings
 from envd.errors import (
     EnvdError,
@@ -32,10 +33,11 @@ from envd.errors import (
     RequestInvalidError,
     SettingsInvalidError,
 )
-from envd.model.location import locate
+from envd.model.location import locate, lock_of
 from envd.secrets import redact
 from envd.settings.sections import Build, Models
 from envd.settings.values import Seconds
+from tests.conftest import wait_for
 
 LOG_MODELS = """
 import json, pathlib, sys, time, urllib.request
@@ -278,6 +280,30 @@ def test_a_fetch_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         locate("models:/echo/1", settings)
 
     assert not _attempts(tmp_path)
+
+
+def test_who_waits_while_gc_removes_a_download_asks_for_it(tmp_path: Path) -> None:
+    asked = [tmp_path, "models:/echo/1", "http://127.0.0.1:1"]
+    subprocess.run([sys.executable, "-c", LOCATE, *asked], check=True, capture_output=True)
+    (home,) = (tmp_path / "models").iterdir()
+
+    with held.if_free(lock_of(home)) as is_free:
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", LOCATE, *asked], stdout=subprocess.PIPE, text=True
+        )
+        inode = f":{lock_of(home).stat().st_ino} "
+        wait_for(lambda: [one for one in _waiting() if inode in one], limit_s=20)
+        durable.discard(home, tmp_path / "trash")
+    said, _ = waiting.communicate(timeout=30)
+
+    assert is_free
+    assert said.startswith("MODEL_UNREACHABLE")
+    assert home.exists()
+
+
+def _waiting() -> list[str]:
+    """Return what /proc/locks says of each process that waits for a lock."""
+    return [one for one in Path("/proc/locks").read_text().splitlines() if "->" in one]
 
 
 def test_a_fetch_dies_with_whoever_asked_for_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from envd import process
-from envd.store import layout
+from envd.store import Store, layout, sweep
 from tests.called import Called
 from tests.conftest import Daemon, Envctl, environment, one_python, wait_for
 from tests.tiny import Tiny
@@ -96,7 +96,8 @@ def _remains(root: Path, ready: str, dead: str) -> list[Path]:
         # Replaced by the one that is ready, and used until its user ended.
         environments / ready / "feedbeef" / "lib",
         root / "scratch" / f"{dead}.feedbeef",
-        layout.in_memory(f"{dead}.feedbeef"),
+        root / "scratch" / f".{dead}.feedbeef",
+        layout.IN_MEMORY[0] / f"{layout.IN_MEMORY[1]}{dead}.feedbeef",
         root / "trash" / "removed.feedbeef" / "lib",
     ]
     (spec,) = (root / "specs").iterdir()
@@ -131,6 +132,63 @@ def test_what_dead_processes_left_is_swept(
     assert alive.exists()
     assert [one["id"] for one in _listed(envctl)] == [ready]
     assert envctl("predict", "-m", model, stdin=_INPUT).stdout == _ANSWER
+
+
+_WORKS = """
+import sys
+from pathlib import Path
+from envd.store import Store
+
+for made in (Store(Path(sys.argv[1])).scratch(), Store(Path(sys.argv[1])).scratch_in_memory()):
+    (made.path / "file").touch()
+    print(made.path, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a namespace of pids alone")
+def test_what_a_container_that_has_ended_worked_in_is_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "root")
+    store.create()
+    # Its processes are others than those that have these numbers here.
+    argv = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", _WORKS]
+    with subprocess.Popen(
+        [*argv, str(store.layout.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as container:
+        assert container.stdout
+        made = [Path(container.stdout.readline().strip()) for _ in range(2)]
+        sweep.leftovers(store)
+        while_it_works = [(one / "file").exists() for one in made]
+        container.kill()
+    wait_for(lambda: not _held(store.layout.scratch), limit_s=20)
+    sweep.leftovers(store)
+
+    assert not any(one.name.startswith(process.stamp().split(".")[0]) for one in made)
+    assert while_it_works == [True, True]
+    assert [one.exists() for one in made] == [False, False]
+
+
+def _held(folder: Path) -> list[Path]:
+    """Return the directories in *folder* that a process holds."""
+    inodes = Path("/proc/locks").read_text()
+    return [one for one in folder.iterdir() if f":{one.stat().st_ino} " in inodes]
+
+
+def test_what_a_process_with_the_same_pid_worked_in_is_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "root")
+    store.create()
+    mine = store.scratch()
+    # A container that is started again gives the same numbers.
+    other = mine.path.with_name(f"{process.stamp()}.feedbeef")
+    other.mkdir()
+
+    sweep.leftovers(store)
+
+    assert mine.path.exists()
+    assert not other.exists()
+    os.close(mine.descriptor)
+    sweep.leftovers(store)
+    assert not mine.path.exists()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from envd_client import Client
 
 from envd.addresses import Sockets
 from envd.errors import RootUnusableError, SettingsInvalidError
-from envd.store import Store
+from envd.store import Store, trash
 from tests.conftest import Daemon, environment, launch, stop
 from tests.tiny import Tiny
 
@@ -185,6 +185,29 @@ def _descendants(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     children = [int(one) for one in path.read_text().split()] if path.exists() else []
     return [*children, *(below for one in children for below in _descendants(one))]
+
+
+def test_what_its_owner_may_not_look_into_is_deleted_and_no_link_followed(yard: Path) -> None:
+    outside = owned(yard) / "outside"
+    doomed = yard / "root" / "trash" / "one"
+    closed = doomed / "closed" / "closed"
+
+    def leave() -> None:
+        outside.mkdir()
+        (outside / "file").touch()
+        closed.mkdir(parents=True)
+        (closed / "file").touch()
+        (closed / "link").symlink_to(outside)
+        for folder in (outside, closed, closed.parent, doomed):
+            folder.chmod(0)
+
+    # Root may look into everything.
+    said = as_stranger(leave, lambda: os.listdir(closed), lambda: trash.empty(doomed.parent))  # noqa: PTH208
+
+    assert said == ["done", "EACCES", "done"]
+    assert list(doomed.parent.iterdir()) == []
+    assert stat.S_IMODE(outside.stat().st_mode) == 0
+    assert (outside / "file").exists()
 
 
 # What a stranger has prepared, before a daemon is started.

@@ -11,9 +11,9 @@ import pytest
 
 from envd.errors import EnvironmentInUseError
 from envd.store import Store, leases, removal, sweep
-from envd.store.states import TRANSITIONS, Change, State, after
 from tests import others as work
 from tests.others import Fake, Other, Others
+from tests.states import TRANSITIONS, Change, State, after, state_of
 
 # By what it says, how an asker fares.
 ASKED = {
@@ -44,7 +44,7 @@ class Life:
 
     @property
     def state(self) -> State:
-        return self.store.state(self.fake.id, self.fake.spec.key)
+        return state_of(self.store, self.fake.id, self.fake.spec.key)
 
     def bring(self, state: State) -> None:
         """Make it be in *state*, which it was not before."""
@@ -252,8 +252,8 @@ def test_what_is_built_while_its_interpreter_changes_is_not_ready(life: Life) ->
 def test_only_a_failure_of_the_same_spec_counts(life: Life) -> None:
     life.bring(State.FAILED)
 
-    assert life.store.state(life.fake.id) is State.ABSENT
-    assert life.store.state(life.fake.id, "another") is State.ABSENT
+    assert state_of(life.store, life.fake.id) is State.ABSENT
+    assert state_of(life.store, life.fake.id, "another") is State.ABSENT
 
 
 def test_a_lease_is_had_though_somebody_looks_just_then(life: Life) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from envd import config, model
+from envd import config, durable, held, model
 from envd.environments import verifying
 from envd.environments.environments import Environments
 from envd.environments.verifying import Verified, Verifier
@@ -21,6 +21,8 @@ from envd.errors import BuildTimedOutError, EnvironmentNotFoundError
 from envd.events import Event, Stage
 from envd.settings.values import Seconds
 from envd.store import Environment
+from tests import others as work
+from tests.others import Other, Others
 from tests.tiny import Tiny
 
 
@@ -207,6 +209,58 @@ def test_a_repair_waits_for_those_who_use_the_cache(
     assert is_alone
     assert [one.is_repaired for one in done] == [True]
     assert here.verify(found).faults == ()
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[Others]:
+    with work.others() as found:
+        yield found
+
+
+@contextmanager
+def both_waiting(here: Here, found: Environment, others: Others) -> Iterator[list[Other]]:
+    """Yield two processes that have seen what is wrong with *found* and wait to repair it."""
+    module(found).write_text("VERSION = 'poisoned'\n")
+    with held.exclusively(here.store.layout.building(found.id), lambda _: None):
+        both = [others.start(work.repair, here.settings, found.id) for _ in range(2)]
+        assert [one.hear() for one in both] == ["waiting"] * 2
+        yield both
+
+
+def comes_to(one: Other) -> object:
+    """Return what comes of what *one* does, after its stages."""
+    while isinstance(said := one.hear(), str):
+        pass
+    return said
+
+
+def test_two_repairs_at_once_build_once(here: Here, others: Others) -> None:
+    found = here.build("model")
+    with both_waiting(here, found, others) as both:
+        pass
+    ends = [comes_to(one) for one in both]
+
+    assert [isinstance(one, Verified) and one.is_repaired for one in ends] == [True, True], ends
+    repaired = here.store.find(found.id)
+    assert repaired
+    assert here.verify(repaired).faults == ()
+    # What another build had made would be there as well.
+    gone = [one.parent.name for one in here.store.layout.trash.glob("*/pyvenv.cfg")]
+    assert [one.partition(".")[0] for one in gone] == [found.prefix.name]
+    assert here.store.attempts(found.id) == [repaired.prefix.name]
+
+
+def test_a_repair_does_not_bring_back_what_was_removed_meanwhile(
+    here: Here, others: Others
+) -> None:
+    found = here.build("model")
+    with both_waiting(here, found, others) as both:
+        # As whoever removes it does, who holds it too.
+        durable.discard(here.store.layout.environment(found.id), here.store.layout.trash)
+    ends = [comes_to(one) for one in both]
+
+    assert [isinstance(one, EnvironmentNotFoundError) for one in ends] == [True, True], ends
+    assert not here.store.layout.environment(found.id).exists()
 
 
 def test_a_repair_that_has_waited_for_too_long_fails_before_it_builds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from envd.errors import InstallFailedError, SolveFailedError
-from envd.lock import metadata
+from envd.lock import metadata, wheel_records
 from envd.settings.sections import Resolve
 from tests import tiny
 from tests.house import House, versions, wheel_file
@@ -152,3 +153,25 @@ def test_a_wheel_is_not_shared_with_a_model_that_builds_from_other_indexes(house
 
     assert source.exists()
     assert len(list(house.root.glob("wheels/made/*.json"))) == 2
+
+
+def test_the_names_in_a_record_are_those_that_installers_write(tmp_path: Path) -> None:
+    names = [
+        "plain.py",
+        "a,b.py",
+        'say "it".py',
+        "../../../bin/tool",
+        "caf\u00e9.py",
+        "a\u2028b.py",
+    ]
+    info = tmp_path / "Some_Name-1.0.dist-info"
+    info.mkdir()
+    with (info / "RECORD").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([name, "sha256=x", "7"] for name in names)
+        file.write("unhashed.py,,\nno-more-than-a-name\n")
+
+    found = wheel_records.records(tmp_path)
+
+    assert list(found) == ["some-name"]
+    read = list(wheel_records.files(found["some-name"]))
+    assert read == [*names, "unhashed.py", "no-more-than-a-name"]

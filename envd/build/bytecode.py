@@ -18,10 +18,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
 from envd import durable
-from envd.lock import Artifact, CondaPackage, conda_meta
+from envd.lock import Artifact, CondaPackage, conda_meta, wheel_records
 from envd.spec import Python
 
 # PEP 552: magic, flags, then the source's modification time and size.
@@ -74,7 +72,7 @@ class Bytecode:
         self, packages: Iterable[Artifact], prefix: Path, site: Path
     ) -> Iterator[tuple[Artifact, Iterator[str]]]:
         """Yield each of *packages*, and where the bytecode of its sources goes."""
-        records = {_name(record): record for record in site.glob("*.dist-info/RECORD")}
+        records = wheel_records.records(site)
         for one in packages:
             if isinstance(one, CondaPackage):
                 yield one, map(self._compiled, _of_conda(one, prefix, site))
@@ -142,8 +140,7 @@ def _site(prefix: Path) -> Path:
 
 def _of_wheel(record: Path) -> Iterator[str]:
     """Yield the sources of a distribution, by its RECORD, below site-packages."""
-    for line in record.read_text(errors="replace").splitlines():
-        name = line.split(",")[0].strip('"')
+    for name in wheel_records.files(record):
         if name.endswith(".py") and not name.startswith(("/", "..")):
             yield name
 
@@ -154,10 +151,6 @@ def _of_conda(package: CondaPackage, prefix: Path, site: Path) -> Iterator[str]:
     for name in conda_meta.files(prefix, package):
         if name.startswith(above) and name.endswith(".py"):
             yield name.removeprefix(above)
-
-
-def _name(record: Path) -> str:
-    return canonicalize_name(record.parent.name.split("-")[0])
 
 
 def _identity(source: str) -> str | None:

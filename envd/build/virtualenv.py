@@ -13,12 +13,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
 from envd.build.installation import Installation
 from envd.errors import IndexUnreachableError, InstallFailedError
 from envd.events import Line, OnEvent, Stage
-from envd.lock import Lock, Sources, Wheels
+from envd.lock import Lock, Sources, Wheels, wheel_records
 from envd.lock.uv import Uv, explanation
 from envd.sandbox.bounds import Room, interpreter
 
@@ -105,16 +103,15 @@ def modules_of(prefix: Path, names: Collection[str]) -> list[str]:
     """Return the top-level modules that the distributions *names* installed into *prefix*."""
     found = set()
     for site in prefix.glob("lib/python*/site-packages"):
-        for record in site.glob("*.dist-info/RECORD"):
-            name = record.parent.name.split("-")[0]
-            if canonicalize_name(name) in names:
+        for name, record in wheel_records.records(site).items():
+            if name in names:
                 found |= set(_top_level(record))
     return sorted(found)
 
 
 def _top_level(record: Path) -> Iterator[str]:
-    for line in record.read_text(errors="replace").splitlines():
-        if found := re.match(r"([A-Za-z]\w*)(?:/__init__)?\.py,", line):
+    for name in wheel_records.files(record):
+        if found := re.fullmatch(r"([A-Za-z]\w*)(?:/__init__)?\.py", name):
             yield found[1]
 
 

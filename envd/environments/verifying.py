@@ -16,7 +16,7 @@ from envd.events import Line, OnEvent, Stage, ignore
 from envd.lock.uv import Uv
 from envd.sandbox import tiers
 from envd.spec.spec import Indexes
-from envd.store import Environment, Store, contents, sweep
+from envd.store import Attempt, Environment, Store, contents, sweep
 from envd.store.caches import Caches, Download
 from envd.store.contents import Fault
 from envd.store.trees import Inode
@@ -53,14 +53,13 @@ class Verifier:
         """Compare *env_id* with its list; with *repair* build it anew where they differ.
 
         Raises:
-            EnvironmentNotFoundError: it is not ready.
+            EnvironmentNotFoundError: it is not ready, or was removed before it could be repaired.
             EnvdError: it could not be built anew.
         """
         leased = self._store.lease(env_id)
         if leased is None:
             self._store.look_again(env_id)
-            message = f"the environment {env_id} is not ready; the next use builds it"
-            raise EnvironmentNotFoundError(message, id=env_id)
+            raise _absent(env_id)
         environment, lease = leased
         with contextlib.closing(lease):
             found = self._faults(environment)
@@ -68,7 +67,7 @@ class Verifier:
         if found and repair:
             # Without the lease: who removes it by force waits for that, and keeps builders out.
             self._repair(environment, found, on_event)
-        sweep.superseded(self._store)
+        sweep.replaced(self._store, env_id)
         return Verified(env_id, tuple(found), tuple(others), is_repaired=bool(found and repair))
 
     def _faults(self, environment: Environment) -> list[Fault]:
@@ -88,44 +87,55 @@ class Verifier:
         return sorted(contents.sharing(prefixes, found))
 
     def _repair(self, environment: Environment, found: Iterable[Fault], on_event: OnEvent) -> None:
-        """Build *environment* anew, of what is not the changed files."""
-        manifest = environment.manifest
-        work = Work(self._settings, self._store, manifest.spec_key, on_event)
-        started = time.monotonic()
+        """Let *environment*, in which *found* was seen, be built anew, unless it has been since."""
+        work = Work(self._settings, self._store, environment.manifest.spec_key, on_event)
         with (
             contextlib.closing(work),
             self._store.building(environment.id, work.log_path, work.waiting) as attempt,
         ):
-            work.log(Stage("repairing", "removing what was changed from the download cache"))
-            for one in found:
-                work.log(Line(f"{one.kind} {one.path}: {one.detail}"))
-            self._evict({one.identity for one in found if one.identity}, work)
-            content = Content(
-                lock=manifest.lock,
-                python=manifest.python,
-                variables=manifest.of_model(),
-                interpreter=None if manifest.lock.conda else manifest.base.path,
-                indexes=self._indexes(environment),
-                modules=manifest.modules,
-                direct=(),
-            )
-            installer = Installer(self._settings, self._store)
-            with work.going_on() as limits:
-                uv = Uv(self._settings).within(attempt.held, limits)
-                filled = installer.install(content, attempt, uv, work.log)
-                manifest = replace(
-                    manifest,
-                    base=filled.base,
-                    variables=filled.variables,
-                    sandbox=tiers.of(self._settings).tier,
-                )
-                repaired = installer.publish(manifest, attempt, started, work.log)
-        if left := self._faults(repaired):
+            ready = self._store.find(environment.id)
+            if ready is None:
+                raise _absent(environment.id)
+            if ready.prefix == environment.prefix:
+                ready = self._built_anew(environment, found, attempt, work)
+            # Held: nobody removes it meanwhile.
+            left = self._faults(ready)
+        if left:
             message = (
                 f"`{left[0].path}` of the environment {environment.id} is wrong again after it "
                 "was built anew; remove it with `envctl rm --force`, and `envctl gc --max-size 0`"
             )
             raise InstallFailedError(message, id=environment.id)
+
+    def _built_anew(
+        self, environment: Environment, found: Iterable[Fault], attempt: Attempt, work: Work
+    ) -> Environment:
+        """Build *environment* anew in *attempt*, of what is not the changed files."""
+        manifest, started = environment.manifest, time.monotonic()
+        work.log(Stage("repairing", "removing what was changed from the download cache"))
+        for one in found:
+            work.log(Line(f"{one.kind} {one.path}: {one.detail}"))
+        self._evict({one.identity for one in found if one.identity}, work)
+        content = Content(
+            lock=manifest.lock,
+            python=manifest.python,
+            variables=manifest.of_model(),
+            interpreter=None if manifest.lock.conda else manifest.base.path,
+            indexes=self._indexes(environment),
+            modules=manifest.modules,
+            direct=(),
+        )
+        installer = Installer(self._settings, self._store)
+        with work.going_on() as limits:
+            uv = Uv(self._settings).within(attempt.held, limits)
+            filled = installer.install(content, attempt, uv, work.log)
+            manifest = replace(
+                manifest,
+                base=filled.base,
+                variables=filled.variables,
+                sandbox=tiers.of(self._settings).tier,
+            )
+            return installer.publish(manifest, attempt, started, work.log)
 
     def _evict(self, changed: Collection[Inode], work: Work) -> None:
         """Take what holds a file of *changed* out of the caches, however long installers use it.
@@ -148,6 +158,11 @@ class Verifier:
     def _indexes(self, environment: Environment) -> Indexes:
         spec = self._store.specs.spec(environment.manifest.spec_key)
         return spec.indexes if spec else Indexes(urls=self._settings.index.urls)
+
+
+def _absent(env_id: str) -> EnvironmentNotFoundError:
+    message = f"the environment {env_id} is not ready; the next use builds it"
+    return EnvironmentNotFoundError(message, id=env_id)
 
 
 def _unsealed(downloads: Iterable[Download]) -> list[Download]:

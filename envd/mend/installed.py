@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging import requirements, utils
 from packaging.markers import Marker
 
+from envd.lock import wheel_records
 from envd.spec import markers
 from envd.spec.python import Python
 
@@ -93,12 +94,12 @@ def _brings(info: Path, module: str) -> bool:
     record = info / "RECORD"
     if not record.exists():
         return False
-    with record.open(errors="replace") as lines:
-        return any(
-            line.startswith((f"{module}/", f"{module}.py,"))
-            or (line.startswith(f"{module}.") and ".so," in line)
-            for line in lines
-        )
+    return any(
+        one.startswith(f"{module}/")
+        or one == f"{module}.py"
+        or (one.startswith(f"{module}.") and one.endswith(".so"))
+        for one in wheel_records.files(record)
+    )
 
 
 def conflicts(

@@ -1,10 +1,10 @@
 """Finds the directory of a model: a path, a `file:` URI, or what MLflow makes of any other URI.
 
     <root>/models/<key>/        key: of the URI and the servers that know what it means
-        fetch.lock              flock: one process asks at a time; never unlinked
         current.json            names the download in use; replaced, never written into
         <attempt>/              what one download brought, never written into again
 
+One process asks at a time, which holds `lock_of` the directory: gc removes that as a whole.
 An attempt that `current.json` does not name is what a killed download left. Of those it
 names one is `previous`: a worker may still read it.
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from envd import child, config, durable
+from envd import child, config, durable, held
 from envd.errors import (
     CacheFullError,
     ModelNotFoundError,
@@ -155,6 +155,11 @@ def local(uri: str) -> Path | None:
     return _path_of(uri) if uri[:5].lower() == "file:" else None
 
 
+def lock_of(home: Path) -> Path:
+    """Return the file that whoever changes the downloads in *home* holds: it lies elsewhere."""
+    return home.parents[1] / "held" / f"fetch-{home.name}"
+
+
 def inherited(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables that whoever asks MLflow must have."""
     named = config.passed(_PASSED, environ)
@@ -218,11 +223,14 @@ def _remote(place: _Place, settings: config.Settings, clock: Callable[[], float]
     refresh = settings.models.refresh
     if found := _fresh(place, refresh, clock()):
         return found
-    place.home.mkdir(parents=True, exist_ok=True)
-    with (place.home / "fetch.lock").open("ab") as lock:
+    lock = held.open_file(lock_of(place.home))
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Another process may have asked while this one waited.
+        # Another process may have asked while this one waited, or gc have removed it all.
+        place.home.mkdir(parents=True, exist_ok=True)
         return _fresh(place, refresh, clock()) or _ask(place, settings.build.timeout, clock)
+    finally:
+        os.close(lock)
 
 
 def _fresh(place: _Place, refresh: float, now: float) -> Path | None:
@@ -316,7 +324,7 @@ def _current(home: Path) -> _Download | None:
 
 def _sweep(home: Path) -> None:
     kept = _current(home)
-    named = {"fetch.lock", "current.json"} | ({kept.attempt, kept.previous} if kept else set())
+    named = {"current.json"} | ({kept.attempt, kept.previous} if kept else set())
     for entry in home.iterdir():
         if entry.name in named:
             continue

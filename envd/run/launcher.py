@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from envd.sandbox import cgroups
 from envd.sandbox.bounds import MODEL, TMP, Ground, can_keep_apart, confined
 from envd.sandbox.cgroups import Group
 from envd.sandbox.tiers import FULL, Sandbox
+from envd.scratch import Scratch
 from envd.store import Environment, Store
 
 
@@ -102,7 +102,7 @@ class Launcher:
             process = await self._processes.start(
                 argv,
                 env=room.variables,
-                cwd=room.scratch or Path("/"),
+                cwd=room.scratch.path if room.scratch else Path("/"),
                 log=wanted.log,
                 given=given,
                 kept=[lease],
@@ -141,7 +141,7 @@ class Launcher:
             EnvdError: it cannot be started.
         """
         with self._folder() as scratch, contextlib.ExitStack() as handed_on:
-            file = scratch / "template.json"
+            file = scratch.path / "template.json"
             file.write_text(json.dumps({"modules": modules, "is_inside": self.sandbox.tier > 0}))
             lease = places.lease(self._store, environment)
             handed_on.callback(lease.close)
@@ -158,14 +158,14 @@ class Launcher:
                 else:
                     document |= {
                         "outer": {"namespaces": []},
-                        "confinement": ground.template(scratch, network=network),
+                        "confinement": ground.template(scratch.path, network=network),
                     }
                 argv = confined(argv, document, ["{0}", "{1}", "{2}"])
-            inside = Path(TMP) if self.sandbox.tier == FULL else scratch
+            inside = Path(TMP) if self.sandbox.tier == FULL else scratch.path
             process = await self._processes.start(
                 argv,
                 env=self._variables(environment, inside),
-                cwd=scratch,
+                cwd=scratch.path,
                 log=log,
                 given=given,
             )
@@ -222,8 +222,8 @@ class Launcher:
             scratch = None
             if self.sandbox.tier < FULL:
                 scratch = places.scratch(self._store)
-                undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-            inside = scratch or Path(TMP)
+                undo.callback(scratch.remove)
+            inside = scratch.path if scratch else Path(TMP)
             variables = self._variables(wanted.environment, inside) | dict(wanted.serving.env)
             yield _Room(group, scratch, inside, variables)
             undo.pop_all()
@@ -231,12 +231,12 @@ class Launcher:
                 group.let_go()
 
     @contextlib.contextmanager
-    def _folder(self) -> Iterator[Path]:
+    def _folder(self) -> Iterator[Scratch]:
         scratch = places.scratch(self._store)
         try:
             yield scratch
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.remove()
             raise
 
     def _clearing_after(self, process: Process, room: _Room) -> Process:
@@ -250,12 +250,12 @@ class Launcher:
         process.exited.add_done_callback(clear)
         return process
 
-    def _clear(self, scratch: Path | None, group: Group | None) -> None:
+    def _clear(self, scratch: Scratch | None, group: Group | None) -> None:
         """Remove them in a thread: a model may have written any number of files."""
 
         def remove() -> None:
             if scratch:
-                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.remove()
             if group:
                 group.close()
 
@@ -269,7 +269,7 @@ class _Room:
     """Where one worker is at home: its group, its folder `scratch`, and how it calls that."""
 
     group: Group | None
-    scratch: Path | None
+    scratch: Scratch | None
     inside: Path
     variables: Mapping[str, str]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from envd.errors import EnvironmentNotFoundError
 from envd.sandbox.tiers import PROGRAM
+from envd.scratch import Scratch
 from envd.store import Environment, Store
 from envd.store.leases import Lease
 
@@ -36,7 +37,7 @@ def variables(environment: Environment, scratch: Path, tier: int = 0) -> dict[st
     }
 
 
-def scratch(store: Store) -> Path:
+def scratch(store: Store) -> Scratch:
     """Return a new directory that a process may write in."""
     try:
         return store.scratch()

@@ -23,6 +23,9 @@
     |   |-- spec-<spec_key>               held while the spec is locked
     |   |-- build-<env_id>                held while the environment is built or removed
     |   |-- wheel-<recipe>                held while a wheel is built
+    |   |-- fetch-<key>                   held while a model is asked for, or removed
+    |   |-- conda-cache                   held shared while conda packages are linked
+    |   |-- conda-packages                a byte of it held while a conda package is fetched
     |   |-- slot-<number>                 held by each build that works: so many at once
     |   |-- lease-<env_id>                held shared by whoever uses the environment
     |   `-- cancelled-<name>              who held it when that was cancelled
@@ -40,8 +43,8 @@
 An environment is ready if and only if its manifest says so: a directory that exists
 proves nothing, and an attempt that no manifest names is rubbish.
 
-`states` says what can become of an environment, `store` finds, builds and leases,
-`removal` and `gc` say who goes, `collecting` lets them go, `contents` sees what changed.
+`store` finds, builds and leases, `removal` and `gc` say who goes, `collecting` lets them go,
+`contents` sees what changed.
 """
 
 from envd.store.leases import Holder, Holders, Lease

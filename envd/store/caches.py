@@ -16,6 +16,7 @@ from typing import Literal
 
 from envd import durable, failpoint, held
 from envd.lock import Artifact, CondaPackage
+from envd.model.location import lock_of
 from envd.store import trees, uvcache
 from envd.store.condacache import CondaCache
 from envd.store.layout import Layout
@@ -103,7 +104,7 @@ class Caches:
             if one.kind in {"wheel", "bytecode", "repodata"}:
                 yield one, True
             elif one.kind == "model" and one.path.is_dir():
-                with _held_if_free(one.path / "fetch.lock") as is_free:
+                with _held_if_free(lock_of(one.path)) as is_free:
                     yield one, is_free and not _is_marked(one)
         if of_conda := [one for one in doomed if one.kind == "conda"]:
             with _held_if_free(self._conda.lock) as is_free:

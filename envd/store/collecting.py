@@ -157,8 +157,12 @@ def _unused(
     settings: Gc,
 ) -> list[Download]:
     """Return those of *downloads* that neither *records* nor a kept lock uses."""
+    holders = store.holders()
+    # What is being built anew has no manifest, and one may be damaged.
+    if holders.leased().keys() - {one.id for one in records if one.packages is not None}:
+        return []
     # A build under way may need what it has just fetched.
-    grace_s = settings.grace if store.holders().working() else held.grace_s
+    grace_s = settings.grace if holders.working() else held.grace_s
     models = {Path(one) for record in records for one in record.models}
     # Nothing else depends on what the locks name, and there may be thousands of them.
     has_wheels = any(one.kind == "wheel" for one in downloads)
@@ -178,7 +182,7 @@ def _unused(
 
 
 def _artifacts(records: Iterable[Record]) -> dict[str, Artifact]:
-    return {one.sha256: one for record in records for one in record.packages}
+    return {one.sha256: one for record in records for one in record.packages or ()}
 
 
 def _forecast(

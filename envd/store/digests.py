@@ -16,10 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
 from envd import durable
-from envd.lock import Artifact, CondaPackage, conda_meta
+from envd.lock import Artifact, CondaPackage, conda_meta, wheel_records
 from envd.store import uvcache
 from envd.store.walking import escaped, is_shared, site, status, unescaped
 
@@ -101,13 +99,17 @@ def _owners(packages_folder: Path, packages: Iterable[Artifact]) -> dict[str, st
     """Return the artifacts' SHA-256 by the names of their files, as `Artifacts` names them."""
     # What conda has installed may have a RECORD too, and is told by conda's own.
     artifacts = {one.name: one.sha256 for one in packages if not isinstance(one, CondaPackage)}
-    owners = {}
-    for found in sorted(packages_folder.glob("*.dist-info/RECORD")):
-        name = canonicalize_name(found.parent.name.split("-")[0])
-        if sha256 := artifacts.get(name):
-            text = found.read_text(errors="surrogateescape")
-            owners.update(dict.fromkeys(_recorded(text), sha256))
-    return owners
+    return {
+        _named(one): artifacts[name]
+        for name, record in wheel_records.records(packages_folder).items()
+        if name in artifacts
+        for one in wheel_records.files(record)
+    }
+
+
+def _named(name: str) -> str:
+    # From lib/python*/site-packages, where nothing else lies above a prefix.
+    return f"/{name.removeprefix('../../../')}" if name.startswith("../../../") else name
 
 
 def _of_conda(prefix: Path, packages: Iterable[Artifact]) -> Iterator[tuple[str, str]]:
@@ -115,15 +117,6 @@ def _of_conda(prefix: Path, packages: Iterable[Artifact]) -> Iterator[tuple[str,
     for one in packages:
         if isinstance(one, CondaPackage):
             yield from ((path, one.sha256) for path in conda_meta.files(prefix, one))
-
-
-def _recorded(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        name = line.rsplit(",", 2)[0]
-        if name.startswith('"'):
-            name = name.strip('"').replace('""', '"')
-        # From lib/python*/site-packages, where nothing else lies above a prefix.
-        yield f"/{name.removeprefix('../../../')}" if name.startswith("../../../") else name
 
 
 def _read(path: Path) -> dict[str, str]:

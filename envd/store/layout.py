@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+# Where directories lie that need no room on the disk, and what their names begin with: below
+# no root, on a filesystem that is always there.
+IN_MEMORY = Path("/dev/shm"), "envd-scratch."  # noqa: S108
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -107,8 +111,3 @@ class Layout:
     def held(self, name: str) -> Path:
         """A file to take a kernel lock on."""
         return self.root / "held" / name
-
-
-def in_memory(name: str) -> Path:
-    """Return a path below no root, on a filesystem that is always there."""
-    return Path("/dev/shm", f"envd-scratch.{name}")  # noqa: S108

@@ -28,13 +28,13 @@ class Parts:
         self._shares: dict[tuple[str, int], tuple[str, int]] = {}
 
     def added(self, record: Record) -> Record:
-        """Return *record* with its packages and shares; none where they cannot be told.
+        """Return *record* with its packages and shares, as it was where they cannot be told.
 
         Raises:
             OSError: this process may not have more files or memory.
         """
         try:
-            document = json.loads(self._layout.manifest(record.id).read_bytes())
+            document = json.loads(self._manifest(record.id))
             lock = document["lock"]
             packages = tuple(map(self._artifact, [*lock["conda"], *lock["packages"]]))
             shares = tuple(map(self._share, document["shares"]))
@@ -45,6 +45,13 @@ class Parts:
                 raise
             return record
         return record._replace(packages=packages, shares=shares)
+
+    def _manifest(self, env_id: str) -> bytes:
+        try:
+            return self._layout.manifest(env_id).read_bytes()
+        except FileNotFoundError:
+            # Whoever uses what is to be removed needs its files until then.
+            return self._layout.doomed(env_id).read_bytes()
 
     def _artifact(self, document: dict[str, Any]) -> Artifact:
         found = self._packages.get(document["sha256"])

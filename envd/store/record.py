@@ -15,7 +15,8 @@ class Record(NamedTuple):
 
     `own` counts the files that have no other name, `shares` the others, by the SHA-256 of
     the artifact they came from; a shared file is in the download cache as well. Only gc
-    has to know the shares and the packages, and asks the manifest (`envd.store.parts`).
+    has to know the shares and the packages, and asks the manifest (`envd.store.parts`); None
+    are packages that are not known.
     `broken` says why it cannot be used, where it cannot; `is_going` that it is removed as
     soon as nobody uses it. `details` is JSON, of what lists
     show besides: seconds, requested, as_of, notes.
@@ -38,4 +39,4 @@ class Record(NamedTuple):
     details: str
     is_going: bool = False
     shares: tuple[tuple[str, int], ...] = ()
-    packages: tuple[Artifact, ...] = ()
+    packages: tuple[Artifact, ...] | None = None

@@ -11,20 +11,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from envd import durable, failpoint, held, process
+from envd import durable, failpoint, held, scratch
 from envd.errors import OUT_OF
 from envd.held import Held, Owner
+from envd.scratch import Scratch
 from envd.store import leases, root
 from envd.store import manifest as manifests
 from envd.store.clock import Clock
 from envd.store.failures import Failures
 from envd.store.index import Index, Row
-from envd.store.layout import Layout, in_memory
+from envd.store.layout import IN_MEMORY, Layout
 from envd.store.leases import Holders, Lease
 from envd.store.manifest import Manifest
 from envd.store.record import Record
 from envd.store.specs import Specs
-from envd.store.states import State
 from envd.store.uses import Uses
 
 _GONE = "its files are gone"
@@ -99,17 +99,6 @@ class Store:
         found = self.read(env_id)
         is_whole = found and found.manifest.base.is_there() and os.path.lexists(found.python)
         return found if is_whole else None
-
-    def state(self, env_id: str, spec_key: str | None = None) -> State:
-        """Return where *env_id* is in its life; its failure is known by its *spec_key*."""
-        if self.find(env_id):
-            return State.READY
-        if self.holders().is_building(env_id):
-            # Builders and removers keep each other out.
-            is_doomed = self.layout.doomed(env_id).exists()
-            return State.DELETING if is_doomed else State.BUILDING
-        is_failed = spec_key and self.failures.get(spec_key)
-        return State.FAILED if is_failed else State.ABSENT
 
     def ids(self) -> list[str]:
         """Return the ids of all published environments, sorted."""
@@ -303,14 +292,10 @@ class Store:
         """Whether gc must keep *env_id*."""
         return self.layout.pin(env_id).exists()
 
-    def scratch(self) -> Path:
+    def scratch(self) -> Scratch:
         """Return a new directory for a worker of this process to write in."""
-        folder = self.layout.scratch / f"{process.stamp()}.{secrets.token_hex(8)}"
-        folder.mkdir(mode=0o700, parents=True)
-        return folder
+        return scratch.begin(self.layout.scratch)
 
-    def scratch_in_memory(self) -> Path:
+    def scratch_in_memory(self) -> Scratch:
         """Return such a directory that needs no room on the disk."""
-        folder = in_memory(f"{process.stamp()}.{secrets.token_hex(8)}")
-        folder.mkdir(mode=0o700)
-        return folder
+        return scratch.begin(*IN_MEMORY)

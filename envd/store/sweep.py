@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from envd import durable, process
+from envd import durable, scratch
 from envd.store import layout, removal, root
 from envd.store.store import Store
 
@@ -14,9 +14,8 @@ def leftovers(store: Store) -> None:
     """Send half builds and what was on its way out to the trash, and delete small remains."""
     if root.is_newer(store.layout):
         return
-    in_memory = layout.in_memory("*")
-    for folder in (*store.layout.scratch.glob("*"), *in_memory.parent.glob(in_memory.name)):
-        if process.is_stamp_of_the_dead(folder.name.removeprefix(in_memory.name[:-1])):
+    for above, prefix in ((store.layout.scratch, ""), layout.IN_MEMORY):
+        for folder in scratch.left(above, prefix):
             shutil.rmtree(folder, ignore_errors=True)
     for folder in _where_small_files_are(store):
         durable.remove_unfinished(folder)
@@ -43,12 +42,15 @@ def _not_ready(store: Store, home: Path) -> None:
 
 def superseded(store: Store) -> None:
     """Send attempts that newer ones have replaced and nobody uses any more to the trash."""
-    if root.is_newer(store.layout):
-        return
     for env_id in store.ids():
-        # Whoever wants a lease waits while this looks; so it looks only where there is something.
-        if len(store.attempts(env_id)) > 1:
-            _superseded(store, env_id)
+        replaced(store, env_id)
+
+
+def replaced(store: Store, env_id: str) -> None:
+    """Send the attempts at *env_id* that a newer one has replaced to the trash, if unused."""
+    # Whoever wants a lease waits while this looks; so it looks only where there is something.
+    if len(store.attempts(env_id)) > 1 and not root.is_newer(store.layout):
+        _superseded(store, env_id)
 
 
 def _superseded(store: Store, env_id: str) -> None:

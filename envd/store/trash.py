@@ -31,21 +31,33 @@ def empty(trash: Path, *, is_gentle: bool = False) -> None:
 
 
 def _delete(path: str, pace: _Pace) -> None:
-    # topdown: a directory that its owner may not write in is opened before its files go.
     with contextlib.suppress(OSError):
         os.unlink(path)  # noqa: PTH108
         return
+    _open(path)
     for folder, folders, names in os.walk(path):
-        with contextlib.suppress(OSError):
-            os.chmod(folder, 0o700)  # noqa: PTH101
         # A link to a directory counts as one; a directory is not unlinked.
         for name in (*names, *folders):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, name))  # noqa: PTH108, PTH118
             pace.one()
+        # Before they are walked: its owner may be let neither write nor look there.
+        for name in folders:
+            _open(os.path.join(folder, name))  # noqa: PTH118
     for folder, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(folder)  # noqa: PTH106
+
+
+def _open(folder: str) -> None:
+    """Let its owner do anything in *folder*, if it is a directory and no link to one."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, flags)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o700)  # noqa: PTH101
+        finally:
+            os.close(descriptor)
 
 
 class _Pace:

@@ -60,13 +60,6 @@ class Uses:
                 return path.stat().st_mtime
         return 0.0
 
-    def count(self, env_id: str) -> int:
-        """Return how often *env_id* was used."""
-        try:
-            return self._layout.used(env_id).stat().st_size
-        except OSError:
-            return 0
-
     def record_model(self, env_id: str, model: Path) -> None:
         """Remember that *env_id* is what *model* asks for."""
         name = hashlib.sha256(os.fsencode(model)).hexdigest()[:16]

@@ -1,12 +1,14 @@
 """The life of an environment: its states, what may happen in each, and what comes of it.
 
-The disk says which state it is in (`Store.state`); no process remembers it.
+The disk says which state it is in; no process remembers it.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+
+from envd.store import Store
 
 
 class State(enum.Enum):
@@ -31,6 +33,18 @@ class Change(enum.Enum):
     DELETE = "it is to be removed"
     RELEASE = "the last one who uses it ends"
     FORGET = "its failure is over, or told to be forgotten"
+
+
+def state_of(store: Store, env_id: str, spec_key: str | None = None) -> State:
+    """Return where *env_id* is in its life; its failure is known by its *spec_key*."""
+    if store.find(env_id):
+        return State.READY
+    if store.holders().is_building(env_id):
+        # Builders and removers keep each other out.
+        is_doomed = store.layout.doomed(env_id).exists()
+        return State.DELETING if is_doomed else State.BUILDING
+    is_failed = spec_key and store.failures.get(spec_key)
+    return State.FAILED if is_failed else State.ABSENT
 
 
 # What is not here cannot happen, or changes nothing.
