@@ -19,7 +19,6 @@ from envd.errors import (
     BuildCancelledError,
     EnvdError,
     EnvironmentNotFoundError,
-    InternalError,
     ModelInvalidError,
     ModelNotFoundError,
     PermissionDeniedError,
@@ -28,6 +27,7 @@ from envd.errors import (
 from envd.model import Model, example, repository
 from envd.run.pool import Pool, Request
 from envd.secrets import redact
+from envd.serve import status
 from envd.serve.models import ReadyModel, ReadyModels, again
 from envd.serve.served import Entry, State
 from envd.settings import sections
@@ -213,16 +213,13 @@ class Loading:
             await again(lambda: self._loaded(entry))
             await self._end_before(entry)
             await self._entries.put(entry)
-        except EnvdError as error:
-            log.warning("the model %s was not loaded: %s", _called(entry), error.message)
-            # That it was removed time and again is no fault of the model's.
-            await self._entries.change(entry, State.FAILED, error)
-            raise
         except Exception as error:
-            log.exception("the model %s was not loaded", _called(entry))
-            failure = InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")
+            failure = status.meant(error)
+            log.warning("the model %s was not loaded: %s", _called(entry), failure.message)
             await self._entries.change(entry, State.FAILED, failure)
-            raise
+            if failure is error:
+                raise
+            raise failure from error
 
     async def _loaded(self, entry: Entry) -> None:
         ready = await self._models.ready_entry(entry)
