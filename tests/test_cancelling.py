@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from envd_client import Client
-from envd_client.errors import EnvdError, EnvironmentNotFoundError
+from envd_client.errors import EnvdError, EnvironmentNotFoundError, RequestInvalidError
 from envd_client.v1 import envd_pb2 as api
 
 from envd.builds import elsewhere
@@ -124,6 +124,25 @@ def test_a_build_of_the_daemon_is_cancelled_for_all_with_every_process_of_it(
     assert [one for one in left if "/environments/" not in one and "/scratch/" not in one] == []
     assert key not in listed
     assert again.predictions == ["2.0", [2]]
+
+
+def test_whoever_watches_says_what(
+    served: Root, client: Client, threads: ThreadPoolExecutor, tiny: Tiny, tmp_path: Path
+) -> None:
+    gated = Gated.make(tiny, tmp_path, IMPORT)
+    predicting = asked(client, threads, gated.model)
+    gated.wait_at(IMPORT)
+    key = served.build().spec_key
+
+    try:
+        for text in ("", key[:1]):
+            # Not even the one build that there is.
+            with pytest.raises(RequestInvalidError, match="is too short"):
+                next(client.watch(text, timeout_s=20))
+    finally:
+        gated.open()
+
+    assert predicting.result() == ""
 
 
 @pytest.mark.parametrize("step", [BUILD, IMPORT])

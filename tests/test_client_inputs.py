@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import os
 import pickle
 import subprocess
 import sys
@@ -521,6 +523,20 @@ def test_a_call_is_not_tried_again_past_its_deadline() -> None:
 
     with pytest.raises(envd_client_errors.IndexUnreachableError):
         attempts.pause_s(rpc_error("INDEX_UNREACHABLE", retry_after_s=30))
+
+
+@pytest.mark.parametrize("timeout_s", [math.inf, 1e12])
+def test_a_call_may_take_as_long_as_it_likes(timeout_s: float) -> None:
+    assert Attempts(timeout_s=timeout_s, retries=0).left_s() is None
+
+
+def test_what_is_not_utf_8_is_refused_before_it_is_sent() -> None:
+    path = Path(os.fsdecode(b"/models/\xff"))
+
+    with pytest.raises(envd_client_errors.RequestInvalidError, match=r"'/models/\\udcff' is not"):
+        requests.get_model(path)
+    with pytest.raises(envd_client_errors.PayloadInvalidError, match="UTF-8"):
+        encode("\ud800")
 
 
 def test_only_what_is_unavailable_is_tried_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -182,6 +184,24 @@ def test_every_rpc_has_a_role() -> None:
     }
 
     assert served == {name for name in ROLES if name.startswith("/envd.v1.")}
+
+
+def test_what_is_no_message_is_refused_and_not_logged(
+    start_daemon: Callable[..., Daemon], tiny: Tiny, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as file, contextlib.redirect_stderr(file):
+        daemon = start_daemon(tmp_path / "root", **tiny.settings)
+    health = "/grpc.health.v1.Health"
+
+    with grpc.insecure_channel(f"unix:{daemon.root}/predict.sock") as channel:
+        with pytest.raises(grpc.RpcError) as one:
+            channel.unary_unary(f"{health}/Check")(b"\xff")
+        with pytest.raises(grpc.RpcError) as many:
+            next(channel.unary_stream(f"{health}/Watch")(b"\xff"))
+
+    assert [one.value.code(), many.value.code()] == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+    assert log.read_text() == ""
 
 
 def test_a_build_can_be_watched_left_and_found_again(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from envd.run.processes import Processes
 from envd.run.serving import Serving
 from envd.settings.sections import Workers
 from envd.settings.values import Seconds
-from envd.store import Environment
+from envd.store import Environment, Store
 from tests.house import House
 from tests.stage import Stage, answer, request, until
 from tests.tiny import ECHO, Tiny
@@ -69,6 +71,28 @@ def test_what_is_to_stay_is_not_stopped_for_being_idle(stage: Stage) -> None:
 
     stage.run(play)
     assert "idle" in stage.watch.gone
+
+
+def test_workers_that_may_not_be_idle_at_all_are_no_reason_to_look_all_the_time(
+    house: House, processes: Processes
+) -> None:
+    settings = replace(house.settings, workers=Workers(idle_timeout=Seconds(0)))
+    looks: list[float] = []
+
+    def clock() -> float:
+        looks.append(time.monotonic())
+        return looks[-1]
+
+    async def look() -> None:
+        processes.attach()
+        pool = Pool(settings, Store(settings.root), processes, clock)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pool.run(), 1)
+        await pool.close()
+
+    asyncio.run(look())
+
+    assert 1 < len(looks) < 50
 
 
 def test_what_was_unloaded_while_it_was_loaded_can_be_loaded_again(stage: Stage) -> None:

@@ -74,6 +74,32 @@ def test_a_model_is_built_loaded_served_and_drained(
     assert not (envctl.root / "daemon.json").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_while_its_model_is_loaded(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path, number: int
+) -> None:
+    waits = tiny.model(tmp_path / "waits")
+    (waits / "code" / "tiny_loader.py").write_text(
+        f"import time\nopen('{tmp_path}/begun', 'w').close()\ntime.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        envctl.argv("serve", "-p", 0, "-m", waits),
+        env=envctl.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for((tmp_path / "begun").exists)
+
+    os.killpg(process.pid, number)
+    printed, said = process.communicate(timeout=20)
+
+    assert (process.returncode, printed) == (0, "")
+    assert "Traceback" not in said
+    assert "serving" not in said
+
+
 def test_a_daemon_on_the_same_root_does_not_mind(
     daemon: Daemon, envctl: Envctl, tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -143,6 +144,9 @@ uri = "{folder}/lacking"
 [models.another]
 uri = "{folder}/another"
 check = true
+[models.waiting]
+uri = "{folder}/waiting"
+check = true
 """)
     asked = "saved_input_example_info: {artifact_path: example.json}\n"
     show(tiny, folder / "lacking", more=asked)
@@ -153,6 +157,9 @@ check = true
             module.read_text().replace('if data == "raise":', f"{body}\n        if 0:")
         )
         (folder / name / "example.json").write_text('{"inputs": ["A"]}')
+    show(tiny, folder / "waiting", more=asked)
+    example = {"inputs": {"begun": f"{folder}/begun", "end": f"{folder}/end"}}
+    (folder / "waiting" / "example.json").write_text(json.dumps(example))
     root = folder / "root"
     settings = {**tiny.settings, **one_python(tools), "ENVD_CONFIG": str(file)}
     daemon = launch(root, home, **settings)
@@ -356,6 +363,40 @@ def test_a_name_is_given_taken_over_and_gone(served: Served, tiny: Tiny, tmp_pat
     assert served.health("models/mine") == UNKNOWN
 
 
+def test_who_asks_last_has_the_name_whoever_is_loaded_first(
+    served: Served, tiny: Tiny, tmp_path: Path
+) -> None:
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    waits = f"open('{begun}', 'w')\n    while not os.path.exists('{end}'):\n        pass"
+    slow = show(tiny, tmp_path / "slow", waits)
+    quick = tiny.model(tmp_path / "quick")
+    errors: list[EnvdError] = []
+
+    def load() -> None:
+        with served.daemon.client() as client:
+            try:
+                client.load_model(slow, name="wanted")
+            except EnvdError as error:
+                errors.append(error)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    wait_for(begun.exists)
+    with served.daemon.client() as client:
+        with pytest.raises(ModelInvalidError):
+            client.load_model(served.folder / "broken", name="wanted")
+        before = served.get("wanted")
+        client.load_model(quick, name="wanted")
+        end.touch()
+        loading.join()
+        wait_for(lambda: str(slow) in served.workers())
+
+    # What cannot be loaded keeps nobody from it.
+    assert (before.uri, before.state) == (str(slow), api.Model.LOADING)
+    assert served.get("wanted").uri == str(quick)
+    assert "its name given to another" in errors[0].message
+
+
 def test_who_does_not_wait_finds_it_loaded_later(
     served: Served, tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -418,6 +459,27 @@ def test_what_is_unloaded_while_it_is_loaded_is_told_to_who_waits(
 
     assert "unloaded while it was being loaded" in errors[0].message
     assert served.health("models/slow") == UNKNOWN
+
+
+def test_what_is_unloaded_while_it_is_checked_is_ready_when_it_answers(served: Served) -> None:
+    end = served.folder / "end"
+
+    def load() -> None:
+        with served.daemon.client() as client, contextlib.suppress(EnvdError):
+            client.load_model("waiting")
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    wait_for((served.folder / "begun").exists)
+    with served.daemon.client() as client:
+        client.unload_model("waiting")
+        end.touch()
+        loading.join()
+        unloaded = served.health("models/waiting")
+        client.predict("waiting", [])
+
+    assert unloaded == NOT_SERVING
+    assert served.health("models/waiting") == SERVING
 
 
 def test_envctl_lists_and_loads_and_shows_them(served: Served, tiny: Tiny, tmp_path: Path) -> None:
@@ -554,7 +616,7 @@ def test_alone_envctl_serves_the_models_of_its_settings(served: Served, tmp_path
     assert "note: the model reads `ABSENT_KEY`" in answer.stderr
     assert "refused with ***" in raised.stderr
     assert [one["name"] for one in listed] == [
-        "another", "broken", "gone", "lacking", "lazy", "open", "shown", "unchecked"
+        "another", "broken", "gone", "lacking", "lazy", "open", "shown", "unchecked", "waiting"
     ]  # fmt: skip
     assert {one["state"] for one in listed} == {"unloaded"}
     assert load.returncode == 3

@@ -305,6 +305,24 @@ def test_a_daemon_without_file_descriptors_says_so_and_recovers(
     assert not list(root.glob("index.bad-*"))
 
 
+def test_a_model_that_found_no_file_descriptor_is_told_of_as_whoever_loaded_it(
+    daemon_anywhere: Daemon, tiny: Tiny, tmp_path: Path
+) -> None:
+    pid = daemon_anywhere.pid
+    with daemon_anywhere.client() as client:
+        _built(client, tiny.model(tmp_path / "built"))
+        client.load_model(tmp_path / "built", name="loaded")
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, before[1]))
+        told = _outcome(lambda: client.load_model(tiny.model(tmp_path / "model"), name="wanting"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        (model,) = [one for one in client.list_models() if one.name == "wanting"]
+
+    assert told == ("RESOURCE_EXHAUSTED", "LIMIT_REACHED")
+    assert model.failure.reason == "LIMIT_REACHED"
+
+
 @pytest.fixture
 def daemon_anywhere(start_daemon: Callable[..., Daemon], tmp_path: Path, tiny: Tiny) -> Daemon:
     """A daemon whose disk has room."""

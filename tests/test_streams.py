@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import threading
@@ -189,7 +190,9 @@ def test_who_takes_nothing_for_long_frees_the_worker(
     home: Path, tiny: Tiny, model: Path, tmp_path: Path
 ) -> None:
     more = {"ENVD_DAEMON__MAX_PAUSE": "300ms"}
-    daemon = launch(tmp_path / "root", home, **tiny.settings | more)
+    said = tmp_path / "said"
+    with said.open("w") as file, contextlib.redirect_stderr(file):
+        daemon = launch(tmp_path / "root", home, **tiny.settings | more)
     try:
         with daemon.client() as client:
             endless = given(tmp_path / "log", for_ever="'x' * 1_000_000")
@@ -199,8 +202,15 @@ def test_who_takes_nothing_for_long_frees_the_worker(
             assert client.predict(model, {"inputs": [1]}).predictions == 1
             with pytest.raises(DeadlineExceededError, match="max_pause"):
                 list(items)
+            # Nor is it told anything when it leaves instead.
+            other = given(tmp_path / "other", for_ever="'x' * 1_000_000")
+            with client.predict_stream(model, other) as stream:
+                next(iter(stream))
+                wait_for(lambda: is_over(tmp_path / "other"))
+            assert client.predict(model, {"inputs": [1]}).predictions == 1
     finally:
         stop(daemon)
+    assert said.read_text() == ""
 
 
 def test_a_deadline_ends_a_stream_and_the_model(client: Client, model: Path, log: Path) -> None:

@@ -78,6 +78,19 @@ def test_a_disk_that_gc_cannot_empty_is_looked_at_ever_more_seldom(
     assert fourth - third >= 0.8
 
 
+def test_gc_does_not_run_all_the_time_whatever_the_settings_say(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = Settings(tmp_path / "root", gc=Gc(interval=Seconds(0)))
+    Store(settings.root).create()
+
+    asyncio.run(_keep_up(settings, lambda: len(_rounds(caplog)) == 2))
+
+    first, second = _rounds(caplog)
+    assert second - first >= 1
+
+
 def _rounds(caplog: pytest.LogCaptureFixture) -> list[float]:
     return [one.created for one in caplog.records if one.getMessage().startswith("gc removed 0 ")]
 

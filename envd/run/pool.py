@@ -33,7 +33,7 @@ from envd.settings import values
 from envd.store import Environment, Store
 
 log = logging.getLogger(__name__)
-_SWEEP_S, _MEASURE_S = 1.0, 5.0
+_SWEEP_S, _OFTEN_S, _MEASURE_S = 1.0, 0.05, 5.0
 _DEFAULT = Serving()
 # What of a model is asked: the answer of its `predict`, or each item of its `predict_stream`.
 Function = Literal["predict", "predict_stream"]
@@ -202,7 +202,9 @@ class Pool:
         """
         measured = self._clock()
         while True:
-            await asyncio.sleep(min(_SWEEP_S, self._settings.workers.idle_timeout))
+            # An `idle_timeout` of 0 is no reason to do nothing else.
+            idle_timeout = self._settings.workers.idle_timeout
+            await asyncio.sleep(max(_OFTEN_S, min(_SWEEP_S, idle_timeout)))
             try:
                 await self._stop_idle()
                 await self._workshop.logs.trim()

@@ -319,4 +319,8 @@ def _failed(call: Call, error: Exception) -> EnvdError:
 
 async def _abort(context: Context, answer: grpc.Status, request_id: str) -> NoReturn:
     trailers = (*answer.trailing_metadata, (REQUEST_ID, request_id))
-    await context.abort(answer.code, answer.details, trailers)
+    try:
+        await context.abort(answer.code, answer.details, trailers)
+    except grpc.aio.InternalError:
+        # The caller, who took nothing, has left before this could be sent.
+        raise asyncio.CancelledError from None

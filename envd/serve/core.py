@@ -149,6 +149,17 @@ class Core:
         self._http = Http(edge, served)
         self.http_url = await self._http.start()
 
+    async def before_stopped(self, beginning: Coroutine[Any, Any, object]) -> bool:
+        """See *beginning* through, and return True; False where a signal came first."""
+        begun: asyncio.Future[Any] = asyncio.ensure_future(beginning)
+        await asyncio.wait([begun, *self._stop], return_when=asyncio.FIRST_COMPLETED)
+        if begun.done():
+            begun.result()
+            return True
+        begun.cancel()
+        await asyncio.wait([begun])
+        return False
+
     async def until_stopped(self, *beside: Coroutine[Any, Any, object]) -> bool:
         """Serve, with what is done *beside*, until a signal comes, and then drain and stop.
 

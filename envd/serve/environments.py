@@ -104,6 +104,7 @@ class Environments(services.EnvironmentsServicer):
     ) -> AsyncIterator[api.EnvironmentEvent]:
         """Stream the events of a build, a snapshot first and last."""
         del context
+        prefixes.check(request.id)
         build = self._builds.get(request.id)
         if build is None or build.done.done():
             async for event in self._of_other(request.id, request.after_sequence):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from envd.access import certificates
 from envd.errors import EnvdError, UnauthenticatedError
@@ -59,7 +60,7 @@ class Gate:
     def _guarded(self, method: str, handler: Any) -> Any:
         admission = self._admission(method)
         if not method.startswith(_OWN):
-            return handler if self._is_open(method) else self._native(method, handler, admission)
+            return self._native(method, handler, admission)
         coders = _CODERS.get(method, (handler.request_deserializer, handler.response_serializer))
         read, written = coders
         if method in AUDITED:
@@ -84,14 +85,8 @@ class Gate:
             lambda context: door.caller(_authorization(context), lambda: _shown(context)), wanted
         )
 
-    def _is_open(self, method: str) -> bool:
-        """Whether all who come here may do *method*."""
-        wanted, door = ROLES.get(method), self._door
-        return isinstance(door, Opened) and wanted is not None and door.by.role.covers(wanted)
-
     def _native(self, method: str, handler: Any, admission: Admission) -> Any:
         """Return the *handler* of gRPC's own that asks first; only what is refused is a call."""
-        refused: Any = self._calls.unary(method, _never, admission)
         is_free = method == HEALTH and isinstance(self._door, Guarded)
 
         def may(request: Any, context: Context) -> bool:
@@ -104,15 +99,17 @@ class Gate:
                 return False
             return True
 
-        coders = handler.request_deserializer, handler.response_serializer
+        read, written = handler.request_deserializer, handler.response_serializer
+        if handler.stream_stream:
+            refused: Any = self._calls.unary(method, _never, admission)
+            answers: Any = _asking_each(may, handler.stream_stream, refused)
+            return grpc.stream_stream_rpc_method_handler(answers, read, written)
+        refused = self._calls.unary(method, _reading(read, _never), admission)
         if handler.unary_unary:
-            answer = _asking(may, handler.unary_unary, refused)
-            return grpc.unary_unary_rpc_method_handler(answer, *coders)
-        if handler.unary_stream:
-            events: Any = _asking(may, handler.unary_stream, refused)
-            return grpc.unary_stream_rpc_method_handler(events, *coders)
-        answers: Any = _asking_each(may, handler.stream_stream, refused)
-        return grpc.stream_stream_rpc_method_handler(answers, *coders)
+            answer = _asking(may, read, handler.unary_unary, refused)
+            return grpc.unary_unary_rpc_method_handler(answer, None, written)
+        events: Any = _asking(may, read, handler.unary_stream, refused)
+        return grpc.unary_stream_rpc_method_handler(events, None, written)
 
 
 def _shown(context: Context) -> Iterable[str]:
@@ -147,10 +144,20 @@ def _noting(read: Any) -> Any:
     return noted
 
 
-def _asking(may: Any, answer: Any, refused: Any) -> Any:
-    async def asked(request: Any, context: Context) -> Any:
-        told = answer if may(request, context) else refused
-        return await told(request, context)
+def _asking(may: Any, read: Any, answer: Any, refused: Any) -> Any:
+    """Return *answer*, as it takes bytes; what cannot be *read* is *refused*, too.
+
+    gRPC would write a traceback into the log, as often as anybody likes.
+    """
+
+    async def asked(encoded: bytes, context: Context) -> Any:
+        try:
+            request = read(encoded)
+        except DecodeError:
+            return await refused(encoded, context)
+        return await (
+            answer(request, context) if may(request, context) else refused(encoded, context)
+        )
 
     return asked
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import os
 from collections import Counter
@@ -18,7 +19,6 @@ from envd.errors import (
     BuildCancelledError,
     EnvdError,
     EnvironmentNotFoundError,
-    InternalError,
     ModelInvalidError,
     ModelNotFoundError,
     PermissionDeniedError,
@@ -27,6 +27,7 @@ from envd.errors import (
 from envd.model import Model, example, repository
 from envd.run.pool import Pool, Request
 from envd.secrets import redact
+from envd.serve import status
 from envd.serve.models import ReadyModel, ReadyModels, again
 from envd.serve.served import Entry, State
 from envd.settings import sections
@@ -62,11 +63,14 @@ class Loading:
 
     async def leave(self, entry: Entry) -> None:
         """Stop the workers of *entry*, and its loading."""
+        await self._end(entry)
+        if entry.model:
+            self._pool.unload(entry.model.path)
+
+    async def _end(self, entry: Entry) -> None:
         if task := self._under_way.get(entry):
             task.cancel()
             await asyncio.wait([task])
-        if entry.model:
-            self._pool.unload(entry.model.path)
 
     def is_configured(self, name: str) -> bool:
         """Whether the model called *name* is one of the settings."""
@@ -171,6 +175,13 @@ class Loading:
         found = self._entries.find(alias)
         return found if found and found.served == served else Entry(served)
 
+    async def _end_before(self, entry: Entry) -> None:
+        """Load no more what was asked to have the name of *entry* before: it would take it back."""
+        before = itertools.takewhile(lambda one: one is not entry, list(self._under_way))
+        for other in before:
+            if entry.served.name and other.address == entry.address:
+                await self._end(other)
+
     def _start(self, entry: Entry) -> asyncio.Task[None]:
         """Return the loading of *entry* that is under way, or start one."""
         task = self._under_way.get(entry)
@@ -189,7 +200,9 @@ class Loading:
         """Wait for *task*, which goes on when whoever waits has left: others may wait, too."""
         await asyncio.wait([task])
         if task.cancelled():
-            message = "the model was unloaded while it was being loaded"
+            message = (
+                "the model was unloaded while it was being loaded, or its name given to another"
+            )
             raise BuildCancelledError(message)
         task.result()
 
@@ -198,17 +211,15 @@ class Loading:
             await self._entries.change(entry, State.LOADING)
         try:
             await again(lambda: self._loaded(entry))
+            await self._end_before(entry)
             await self._entries.put(entry)
-        except EnvdError as error:
-            log.warning("the model %s was not loaded: %s", _called(entry), error.message)
-            # That it was removed time and again is no fault of the model's.
-            await self._entries.change(entry, State.FAILED, error)
-            raise
         except Exception as error:
-            log.exception("the model %s was not loaded", _called(entry))
-            failure = InternalError(f"envd failed: {error!r}; this is a bug, see the daemon's log")
+            failure = status.meant(error)
+            log.warning("the model %s was not loaded: %s", _called(entry), failure.message)
             await self._entries.change(entry, State.FAILED, failure)
-            raise
+            if failure is error:
+                raise
+            raise failure from error
 
     async def _loaded(self, entry: Entry) -> None:
         ready = await self._models.ready_entry(entry)
@@ -239,6 +250,10 @@ class Loading:
             answer = await self._pool.predict(model, environment, request, ready.serving)
             gate.must_be_expected(model, bytes(answer.payload))
             entry.refused = None
+        except asyncio.CancelledError:
+            # Nobody knows: whoever is answered by it has it ready.
+            entry.refused = None
+            raise
         except EnvironmentNotFoundError:
             raise
         except EnvdError as error:

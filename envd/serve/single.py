@@ -16,8 +16,9 @@ from envd.serve.core import Core
 def serve(settings: Settings, processes: Processes, on_ready: Callable[[str], None]) -> bool:
     """Serve the one model that *settings* name until a signal comes.
 
-    *on_ready* gets the URL once the model is loaded and asked for there. Return whether all
-    went well. The root is not owned, and a daemon may serve it at the same time.
+    *on_ready* gets the URL once the model is loaded and asked for there, if no signal comes
+    before. Return whether all went well. The root is not owned, and a daemon may serve it at the
+    same time.
 
     Raises:
         EnvdError: the model cannot be loaded, or the address cannot be had.
@@ -32,10 +33,11 @@ async def _run(core: Core, on_ready: Callable[[str], None]) -> bool:
     (served,) = core.settings.served
     await core.start()
     try:
-        await core.loading.load(served.name, "", wait=True)
-        await core.serve_http()
+        # A model may take minutes for it.
+        if await core.before_stopped(core.loading.load(served.name, "", wait=True)):
+            await core.serve_http()
+            on_ready(core.http_url)
     except BaseException:
         await core.close()
         raise
-    on_ready(core.http_url)
     return await core.until_stopped()

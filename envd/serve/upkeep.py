@@ -14,7 +14,7 @@ from envd.settings import values
 from envd.store.collecting import Wanted
 
 log = logging.getLogger(__name__)
-_LOOK_S = 60.0
+_LOOK_S, _OFTEN_S = 60.0, 1.0
 
 
 class Upkeep:
@@ -43,7 +43,8 @@ class Upkeep:
                 await self._builds.tidy()
 
     async def _collect(self) -> None:
-        interval = self._settings.gc.interval
+        # One of 0 would have gc run all the time, each in a process of its own.
+        interval = max(_OFTEN_S, self._settings.gc.interval)
         look = pause = min(_LOOK_S, interval)
         loop = asyncio.get_running_loop()
         due = loop.time() + interval

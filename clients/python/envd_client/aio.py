@@ -11,6 +11,7 @@ import grpc.aio
 
 from envd_client import connection, requests, streams
 from envd_client.answer import answer
+from envd_client.attempts import limit_s
 from envd_client.errors import PermissionDeniedError, from_rpc_error
 from envd_client.streams import AsyncStream
 from envd_client.v1 import envd_pb2
@@ -194,7 +195,7 @@ class AsyncClient:
         """Yield what happens to an environment: see `Client.watch`."""
         request = requests.watch(environment_id, after_sequence)
         call = self._environments.WatchEnvironment(
-            request, timeout=timeout_s, metadata=self._metadata
+            request, timeout=limit_s(timeout_s), metadata=self._metadata
         )
         try:
             async for event in call:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from envd_client.errors import EnvdError
 
 DEFAULT_PAUSE_S = 1.0
+# gRPC cannot count as far as a few hundred years, and takes what is later for past.
+_LONGEST_S = 1e9
+
+
+def limit_s(timeout_s: float | None) -> float | None:
+    """Return *timeout_s* as gRPC takes it: None for what is as good as for ever, as `math.inf`."""
+    return None if timeout_s is None or timeout_s > _LONGEST_S else timeout_s
 
 
 class Attempts:
@@ -27,8 +34,8 @@ class Attempts:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the time of the call."""
-        self._clock = clock
-        self._end = None if timeout_s is None else clock() + timeout_s
+        self._clock, limit = clock, limit_s(timeout_s)
+        self._end = None if limit is None else clock() + limit
         self._retries = retries
 
     def left_s(self) -> float | None:

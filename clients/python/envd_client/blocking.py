@@ -10,6 +10,7 @@ import grpc
 
 from envd_client import connection, requests, streams
 from envd_client.answer import answer
+from envd_client.attempts import limit_s
 from envd_client.errors import PermissionDeniedError, from_rpc_error
 from envd_client.streams import Stream
 from envd_client.v1 import envd_pb2
@@ -56,7 +57,7 @@ class Client:
             admin_target: The same for what changes or removes environments; `admin.sock`
                 beside the target if none, or the target itself where it is host:port.
             timeout_s: The longest a call may take, a build it waits for included; None
-                sets no limit. `watch` has a limit of its own.
+                sets no limit, as `math.inf` does for one call. `watch` has a limit of its own.
             max_message_bytes: The largest request or answer.
             retries: How often a call that finds the daemon unavailable is made again,
                 after the time the daemon asks for.
@@ -254,7 +255,7 @@ class Client:
         """
         request = requests.watch(environment_id, after_sequence)
         call = self._environments.WatchEnvironment(
-            request, timeout=timeout_s, metadata=self._metadata
+            request, timeout=limit_s(timeout_s), metadata=self._metadata
         )
         try:
             yield from call

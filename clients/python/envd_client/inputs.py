@@ -29,11 +29,19 @@ def encode(data: object, content_type: str | None = None) -> tuple[bytes, str]:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), content_type or JSON
     if isinstance(data, str):
-        return data.encode(), content_type or JSON
+        return _encoded(data), content_type or JSON
     if content_type and content_type.partition(";")[0].strip().lower() != JSON:
         message = f"cannot write `{_name(data)}` as `{content_type}`; give bytes"
         raise PayloadInvalidError(message)
     return to_json(document(data)).encode(), content_type or JSON
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        message = f"the input cannot be sent as UTF-8: {error}"
+        raise PayloadInvalidError(message) from error
 
 
 def document(data: object) -> dict[str, object]:

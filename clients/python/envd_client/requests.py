@@ -236,8 +236,15 @@ def model_name(model: str | os.PathLike[str]) -> str:
     """Return *model* as the daemon takes it: a path absolute, anything else as it is.
 
     A text is a path if it has a `/` or begins with a `.`, and has no `:`.
+
+    Raises:
+        RequestInvalidError: it is not UTF-8, as the names of files need not be.
     """
-    if not isinstance(model, str):
-        return str(Path(model).absolute())
-    is_path = ("/" in model or model.startswith(".")) and ":" not in model
-    return str(Path(model).absolute()) if is_path else model
+    is_text = isinstance(model, str) and (":" in model or not ("/" in model or model[:1] == "."))
+    name = str(model) if is_text else str(Path(model).absolute())
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        message = f"the model {name!r} is not called in UTF-8, and cannot be sent; rename it"
+        raise RequestInvalidError(message) from error
+    return name
