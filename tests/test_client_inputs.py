@@ -202,6 +202,13 @@ def test_targets_are_spelled_as_grpc_reads_them(target: str | Path, expected: st
     assert connection.grpc_target(target) == expected
 
 
+def test_a_limit_that_no_message_keeps_to_is_refused() -> None:
+    with pytest.raises(envd_client_errors.SettingsInvalidError, match="1024 or more"):
+        connection.connection(
+            "host:1", admin_target=None, timeout_s=1, max_message_bytes=-1, retries=0
+        )
+
+
 def test_a_path_too_long_for_a_socket_is_refused() -> None:
     with pytest.raises(envd_client_errors.SettingsInvalidError, match="too long"):
         connection.grpc_target("/" + "a" * 107)
@@ -232,7 +239,7 @@ def test_a_daemon_that_runs_says_where_it_listens(tmp_path: Path, variable: str)
 def test_the_admin_socket_lies_beside_the_other_unless_it_is_given() -> None:
     def admin_target(target: str, admin: str | None = None) -> str:
         return connection.connection(
-            target, admin_target=admin, timeout_s=1, max_message_bytes=1, retries=0
+            target, admin_target=admin, timeout_s=1, max_message_bytes=1024, retries=0
         ).admin_target
 
     assert admin_target("/run/a b/predict.sock") == "unix:/run/a%20b/admin.sock"

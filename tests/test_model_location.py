@@ -204,7 +204,7 @@ def test_a_path_that_is_no_directory_holds_no_model(tmp_path: Path, prefix: str)
 @pytest.mark.parametrize(
     "name",
     ["", "./model", "models/mine", ".", "1:2", "file:model", "file://other/model", "/a\0b",
-     "s3://" + "x" * 5000],
+     "s3://" + "x" * 5000, "http://[", "file://[/model"],
 )  # fmt: skip
 def test_what_is_neither_an_absolute_path_nor_a_uri_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestInvalidError):

@@ -208,7 +208,11 @@ def _place(uri: str, settings: config.Settings, environ: Mapping[str, str]) -> _
     # MLflow reports on its use to its makers, which is not envd's to decide.
     env = {"MLFLOW_DISABLE_TELEMETRY": "true"} | env
     servers = [env.get(key, "") for key in _SERVERS]
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        message = f"`{redact(uri)}` is no URI: {error}; give another"
+        raise RequestInvalidError(message, model=redact(uri)) from error
     if parts.scheme in _OF_A_SERVER and not parts.netloc and not any(servers):
         message = (
             f"`{redact(uri)}` is known to a tracking server only, and none is set; "

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 600.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
+# Heads must pass; gRPC's -1 for any size is none, since the daemon has a limit as well.
+_SMALLEST_LIMIT_BYTES = 1024
 # sun_path has 108 bytes, the last one a zero.
 _LONGEST_SOCKET_PATH = 107
 
@@ -99,8 +101,11 @@ def connection(
 
     Raises:
         SettingsInvalidError: nothing says where the daemon listens, or the credentials do not
-            fit together.
+            fit together, or no message is as small as the largest may be.
     """
+    if max_message_bytes < _SMALLEST_LIMIT_BYTES:
+        message = f"`max_message_bytes` is {_SMALLEST_LIMIT_BYTES} or more; give another"
+        raise SettingsInvalidError(message)
     # Those of the environment are for the daemon that the environment names.
     named = environ if target is None else {}
     credentials = Credentials(
