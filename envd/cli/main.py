@@ -11,6 +11,7 @@ import threading
 import click
 
 import envd
+from envd import streams
 from envd.cli.place import Place, where
 
 # name: what stands in `envctl --help`. The module of a verb is imported when it runs.
@@ -98,13 +99,16 @@ def main() -> None:
 
     That of `run` is its command's.
     """
+    streams.fill()
     # As Ctrl-C: a build that is stopped ends its installer and leaves nothing.
     for number in (signal.SIGTERM, signal.SIGHUP):
         # nohup has SIGHUP ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda received, _: sys.exit(_SIGNALLED + received))
+    # https://no-color.org: click asks for a terminal only.
+    color = False if os.environ.get("NO_COLOR") else None
     try:
-        status = group.main(standalone_mode=False)
+        status = group.main(standalone_mode=False, color=color)
         sys.stdout.flush()
     except click.exceptions.Abort:
         status = _INTERRUPTED

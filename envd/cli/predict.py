@@ -117,7 +117,10 @@ def read(source: str) -> bytes:
     if source == "-":
         if sys.stdin.isatty():
             click.echo("reading the input from the terminal; end it with Ctrl-D", err=True)
-        return sys.stdin.buffer.read()
+        if not (given := sys.stdin.buffer.read()):
+            message = "nothing came on standard input; give the input by -i FILE"
+            raise click.UsageError(message)
+        return given
     try:
         return Path(source).read_bytes()
     except OSError as error:

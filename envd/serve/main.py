@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 import envd
-from envd import addresses, config
+from envd import addresses, config, streams
 from envd.access import credentials, exposure
 from envd.errors import EnvdError
 from envd.run.processes import Processes
@@ -60,6 +60,7 @@ def main(
       envd --grpc 127.0.0.1:8001
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
+    streams.fill()
     options = {("http", "listen"): (http, "--http"), ("daemon", "grpc"): (grpc, "--grpc")}
 
     def read() -> config.Settings:
