@@ -588,6 +588,7 @@ def test_a_command_holds_the_environment_until_it_ends(
         refused = either("rm", env_id)
         spared = documents(either, "gc", "--max-age", "0s")
         still_there = ids(either)
+        used = either("show", env_id[:8]).stdout
         with background(either, "rm", env_id, "--force") as remover:
             wait_for(lambda: "ready" not in states(either, env_id))
             going = states(either, env_id)
@@ -602,6 +603,7 @@ def test_a_command_holds_the_environment_until_it_ends(
 
     assert leases == [{"pid": process.pid, "kind": "process"}]
     assert env_id in held
+    assert f"held by    pid {process.pid}\n" in used
     assert refused.returncode == 1
     assert str(process.pid) in refused.stderr
     reasons = {one["id"]: one["reason"] for one in spared["environments"]}

@@ -1,4 +1,4 @@
-"""What envctl and envd do with their streams: closed ones, narrow terminals, no colors."""
+"""Envctl and envd where they meet shells: closed streams, narrow terminals, colors, completion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import termios
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from envd.cli.main import group
 from envd.cli.table import Table
 from tests.conftest import Envctl, environment, wait_for
 
@@ -45,6 +47,43 @@ def test_nothing_on_standard_input_is_no_input(envctl: Envctl, tmp_path: Path) -
     for done in (of_closed, empty):
         assert done.returncode == 2, done.stderr
         assert "nothing came on standard input; give the input by -i FILE" in done.stderr
+
+
+def test_what_the_system_refuses_is_said_without_a_number(envctl: Envctl) -> None:
+    done = closed(">/dev/full", envctl.argv("list", "--json"), envctl.env)
+
+    assert (done.returncode, done.stderr) == (1, "envctl: No space left on device\n")
+
+
+def test_a_root_that_cannot_be_one_is_said_to_be_so(tmp_path: Path, home: Path) -> None:
+    root = tmp_path / "file"
+    root.touch()
+    argv = [f"{Path(sys.executable).parent}/envd", "--root", str(root)]
+
+    done = closed("", argv, environment(root, home))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"envd: cannot work in `{root}`: ")
+    assert "give another with `--root`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["build", "-m"], "dir"),
+        (["build"], "dir"),
+        (["models", "load"], "dir"),
+        (["requirements", "add", "-m"], "dir"),
+        (["predict", "-i"], "file"),
+        (["check", "-i"], "file"),
+    ],
+)
+def test_a_shell_completes_models_and_files(words: list[str], kind: str) -> None:
+    completion = ShellComplete(group, {}, "envctl", "_ENVCTL_COMPLETE")
+
+    found = completion.get_completions(words, "./mo")
+
+    assert [(one.value, one.type) for one in found] == [("./mo", kind)]
 
 
 def test_a_daemon_whose_streams_are_closed_starts(tmp_path: Path, home: Path) -> None:

@@ -16,7 +16,7 @@ from envd.cli.terms import terms as with_terms
 
 
 @click.command("lock")
-@click.option("-m", "--model", required=True, help="A model directory or URI.")
+@names.option
 @outputs.output("Write the lock there.")
 @click.option(
     "--platform",

@@ -142,7 +142,7 @@ def _status_of(error: Exception) -> int:
     from envd.errors import EnvdError  # noqa: PLC0415
 
     if isinstance(error, OSError) and not isinstance(error, EnvdError):
-        click.echo(f"envctl: {error}", err=True)
+        click.echo(f"envctl: {_told(error)}", err=True)
         return _FAILED
     if not isinstance(error, EnvdError):
         raise error
@@ -152,6 +152,13 @@ def _status_of(error: Exception) -> int:
     if error.reason in {"SETTINGS_INVALID", "REQUEST_INVALID"}:
         return _USAGE
     return _UNREACHABLE if error.reason == "DAEMON_UNREACHABLE" else _FAILED
+
+
+def _told(error: OSError) -> str:
+    """Return what *error* says to people: what failed and on what, without a number."""
+    if not error.strerror:
+        return str(error)
+    return f"`{error.filename}`: {error.strerror}" if error.filename else error.strerror
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.command("migrate")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL|FOLDER...")
+@click.argument("models", type=names.MODEL, nargs=-1, required=True, metavar="MODEL|FOLDER...")
 @click.option("--in-place", is_flag=True, help="Write the changes, with each original beside it.")
 @click.option("--check", is_flag=True, help="Only say which models would change.")
 @as_json

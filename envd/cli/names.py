@@ -3,8 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Model(click.ParamType):  # type: ignore[type-arg] # click < 8.4 takes none
+    """A model, which a shell completes as the directory that it most often is."""
+
+    name = "model"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Have the shell look for directories."""
+        del ctx, param
+        return [CompletionItem(incomplete, type="dir")]
+
+
+MODEL = _Model()
+MEANING = "A model: directory, URI or served name."
+
+
+def option(command: _Command) -> _Command:
+    """Add `--model`, which takes one."""
+    return click.option("-m", "--model", type=MODEL, required=True, help=MEANING)(command)
 
 
 def model(name: str) -> str:

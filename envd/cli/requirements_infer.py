@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from envd.cli import names
 from envd.cli.editable import local
 from envd.cli.place import Place, as_json, where
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command("infer")
-@click.option("-m", "--model", "name", required=True, help="A model directory.")
-@click.option("-i", "--input", "source", help="What to ask it; else its own example. `-` is "
-              "standard input.")  # fmt: skip
+@click.option("-m", "--model", "name", type=names.MODEL, required=True, help="A model directory.")
+@click.option("-i", "--input", "source", type=click.Path(), metavar="FILE",
+              help="What to ask it; else its own example. `-` is standard input.")  # fmt: skip
 @click.option("-t", "--type", "kind", help="The input's form: json or csv.", default=None,
               type=click.Choice(["json", "csv"]))  # fmt: skip
 @click.option("--python", help="The Python it was made with; else the shell's.")

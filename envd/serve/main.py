@@ -16,7 +16,7 @@ import click
 import envd
 from envd import addresses, config, streams
 from envd.access import credentials, exposure
-from envd.errors import EnvdError
+from envd.errors import EnvdError, from_os
 from envd.run.processes import Processes
 from envd.sandbox import cores
 from envd.serve import heap, log_lines
@@ -92,7 +92,10 @@ def _serve(
     # A watchdog ends it by SIGABRT: the log is to say where it stood.
     faulthandler.enable()
     store = Store(settings.root)
-    store.create()
+    try:
+        store.create()
+    except OSError as error:
+        raise from_os(error, settings.root) from error
     with addresses.owned(settings, chosen):
         sweep.leftovers(store)
         # Before grpc is imported: nothing is ever forked from a process that runs it.
