@@ -145,6 +145,44 @@ def under_way(envctl: Envctl) -> str:
 # What is said and taken, which needs no environment.
 
 
+def test_settings_are_shown_as_they_may_be_written(called: Called, tmp_path: Path) -> None:
+    file = tmp_path / "envd.toml"
+    file.write_text("""\
+[build]
+timeout = 5400
+[gc]
+max_size = "30000000000"
+[models.slow]
+uri = "/models/slow"
+time_limit = "never"
+memory_limit = "4GB"
+""")
+
+    text = called("config", "--config", file).stdout
+    document = called("config", "--config", file, "--json").stdout
+
+    for line in (
+        "* ENVD_BUILD__TIMEOUT=90m",
+        "* ENVD_GC__MAX_SIZE=30GB",
+        "  ENVD_BUILD__RESERVE=1GiB",
+        "  ENVD_WORKERS__MAX_AGE=never",
+        "  ENVD_BUILD__MEMORY_LIMIT=0",
+        "  ENVD_INDEX__OFFLINE=false",
+        '* [models.slow] time_limit = "never"',
+        '* [models.slow] memory_limit = "4GB"',
+    ):
+        assert f"{line}\n" in text, line
+
+    def refuse(constant: str) -> object:
+        raise ValueError(constant)
+
+    found = json.loads(document, parse_constant=refuse)
+    assert found["models"]["slow"] == {
+        "uri": "/models/slow", "time_limit": "never", "memory_limit": 4 * 10**9,
+    }  # fmt: skip
+    assert found["settings"]["build.timeout"]["value"] == 5400
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_teaches_by_examples(called: Called, verb: str) -> None:
     done = called(*verb.split(), "--help")
