@@ -143,6 +143,15 @@ def test_another_platform_is_refused_before_anything_is_locked(
     assert "give `--env-manager conda` too, or no `--platform`" in done.stderr
 
 
+def test_a_file_that_cannot_be_written_is_named(either: Envctl, tiny: Tiny, tmp_path: Path) -> None:
+    model, output = tiny.model(tmp_path / "model", "tiny-a>=1", "tiny-b"), Path("/proc/lock.toml")
+
+    done = either("lock", "-m", model, "-o", output)
+
+    assert done.returncode == 1
+    assert f"envctl: `{output}`: " in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["lock", "predict", "dockerfile"])
 def test_a_directory_to_write_to_must_be_there(envctl: Envctl, tmp_path: Path, verb: str) -> None:
     (tmp_path / "file").write_text("a file")

@@ -45,7 +45,7 @@ def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
 def _called(name: str, settings: Settings) -> str:
     """Return what the API calls *name*, and a folder that nobody serves by that name its path."""
     given = names.model(name)
-    if Path(name).is_dir() and given not in {one.name for one in settings.served}:
+    if names.is_folder(Path(name)) and given not in {one.name for one in settings.served}:
         return str(Path(name).absolute())
     return given
 

@@ -75,7 +75,7 @@ def command(
 def _local(name: str) -> str:
     from envd.model.texts import shown  # noqa: PLC0415
 
-    if ":" in name and not Path(name).exists():
+    if ":" in name and not names.is_there(Path(name)):
         message = f"`{shown(name)}` is a URI, and nothing can be written there; give a directory"
         raise click.UsageError(message)
     return name

@@ -40,8 +40,8 @@ def model(name: str) -> str:
 
     A `/` or a leading `.` makes it a path, and so does a model that lies there; a `:` a URI.
     """
-    is_path = "/" in name or name.startswith(".") or (Path(name) / "MLmodel").exists()
-    if is_path and not (":" in name and not Path(name).exists()):
+    is_path = "/" in name or name.startswith(".") or is_there(Path(name, "MLmodel"))
+    if is_path and not (":" in name and not is_there(Path(name))):
         return str(Path(name).absolute())
     return name
 
@@ -53,9 +53,20 @@ def models(name: str) -> list[str]:
     cannot be looked into is among them, to be told of like a model that cannot be read.
     """
     folder = Path(name)
-    if not folder.is_dir() or (folder / "MLmodel").exists():
+    if not is_folder(folder) or is_there(folder / "MLmodel"):
         return [model(name)]
     return [str(one.absolute()) for one in sorted(_below(folder))]
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at *path*, as far as one may look."""
+    # `Path.exists` raises where one may not, and of names that no file can have.
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: Path) -> bool:
+    """Whether *path* is a directory, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _below(folder: Path) -> Iterator[Path]:

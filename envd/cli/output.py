@@ -45,5 +45,9 @@ def write(path: Path, text: str) -> None:
     # In the place of a link or a device (`/dev/stdout`) a file would be nothing but damage.
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         path.write_text(text)
-    else:
+        return
+    try:
         durable.write_text(path, text)
+    except OSError as error:
+        # Not of the file that was to become it.
+        raise OSError(error.errno, error.strerror, str(path)) from error
