@@ -697,6 +697,7 @@ def test_a_build_is_cancelled_and_nothing_of_it_is_left(
     assert done.stdout == f"{key} cancelled\n"
     # Alone, the process that builds is the one that is ended.
     assert build.returncode == (1 if output else 128 + 15), talk
+    assert output or talk.endswith("envctl: ended by SIGTERM\n")
     assert not output or json.loads(output)["failure"]["reason"] == "BUILD_CANCELLED"
     assert key not in {one["spec_key"] for one in listed}
     assert json.loads(again.stdout)["state"] == "ready", again.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -104,7 +105,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         # nohup has SIGHUP ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: sys.exit(_SIGNALLED + received))
+            signal.signal(number, _end)
     # https://no-color.org: click asks for a terminal only.
     color = False if os.environ.get("NO_COLOR") else None
     try:
@@ -112,6 +113,11 @@ def main() -> None:
         sys.stdout.flush()
     except click.exceptions.Abort:
         status = _INTERRUPTED
+    except _SignalledError as ended:
+        # As a build ends that somebody else cancels. The terminal may have gone.
+        with contextlib.suppress(OSError):
+            click.echo(f"envctl: ended by {signal.Signals(ended.number).name}", err=True)
+        status = _SIGNALLED + ended.number
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -122,6 +128,18 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001
         status = _status_of(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+class _SignalledError(SystemExit):
+    """A signal is to end it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(_SIGNALLED + number)
+        self.number = number
+
+
+def _end(number: int, _: object) -> None:
+    raise _SignalledError(number)
 
 
 def script() -> None:
