@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE =
 	$(UV) sync --quiet --locked
 	@touch $@
 
-# Builds the environment of examples/iris and asks it twice.
+# Builds the environment of examples/iris and asks it four times.
 demo: .venv/ready
 	@PATH="$(CURDIR)/$(RUN):$$PATH" examples/demo
 

@@ -193,6 +193,20 @@ def test_folders_and_models_are_built_in_the_order_they_are_given(
     assert found == [str(last), *map(str, models), str(last)]
 
 
+def test_a_name_that_no_file_can_have_costs_the_others_nothing(
+    either: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    good, bad = tiny.model(tmp_path / "good", "tiny-a==1.0"), f"{tmp_path}/{'n' * 300}"
+
+    done = either("build", bad, good, "--json")
+
+    failed, built = json.loads(done.stdout)
+    assert (failed["model"], failed["state"]) == (bad, "failed")
+    assert "File name too long" in failed["failure"]["message"]
+    assert (built["model"], built["state"]) == (str(good), "ready")
+    assert done.returncode == 1
+
+
 def test_a_folder_without_a_model_is_a_usage_error(either: Envctl, tmp_path: Path) -> None:
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
 

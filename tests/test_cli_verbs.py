@@ -145,6 +145,44 @@ def under_way(envctl: Envctl) -> str:
 # What is said and taken, which needs no environment.
 
 
+def test_settings_are_shown_as_they_may_be_written(called: Called, tmp_path: Path) -> None:
+    file = tmp_path / "envd.toml"
+    file.write_text("""\
+[build]
+timeout = 5400
+[gc]
+max_size = "30000000000"
+[models.slow]
+uri = "/models/slow"
+time_limit = "never"
+memory_limit = "4GB"
+""")
+
+    text = called("config", "--config", file).stdout
+    document = called("config", "--config", file, "--json").stdout
+
+    for line in (
+        "* ENVD_BUILD__TIMEOUT=90m",
+        "* ENVD_GC__MAX_SIZE=30GB",
+        "  ENVD_BUILD__RESERVE=1GiB",
+        "  ENVD_WORKERS__MAX_AGE=never",
+        "  ENVD_BUILD__MEMORY_LIMIT=0",
+        "  ENVD_INDEX__OFFLINE=false",
+        '* [models.slow] time_limit = "never"',
+        '* [models.slow] memory_limit = "4GB"',
+    ):
+        assert f"{line}\n" in text, line
+
+    def refuse(constant: str) -> object:
+        raise ValueError(constant)
+
+    found = json.loads(document, parse_constant=refuse)
+    assert found["models"]["slow"] == {
+        "uri": "/models/slow", "time_limit": "never", "memory_limit": 4 * 10**9,
+    }  # fmt: skip
+    assert found["settings"]["build.timeout"]["value"] == 5400
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_teaches_by_examples(called: Called, verb: str) -> None:
     done = called(*verb.split(), "--help")
@@ -588,6 +626,7 @@ def test_a_command_holds_the_environment_until_it_ends(
         refused = either("rm", env_id)
         spared = documents(either, "gc", "--max-age", "0s")
         still_there = ids(either)
+        used = either("show", env_id[:8]).stdout
         with background(either, "rm", env_id, "--force") as remover:
             wait_for(lambda: "ready" not in states(either, env_id))
             going = states(either, env_id)
@@ -602,6 +641,7 @@ def test_a_command_holds_the_environment_until_it_ends(
 
     assert leases == [{"pid": process.pid, "kind": "process"}]
     assert env_id in held
+    assert f"held by    pid {process.pid}\n" in used
     assert refused.returncode == 1
     assert str(process.pid) in refused.stderr
     reasons = {one["id"]: one["reason"] for one in spared["environments"]}
@@ -657,6 +697,7 @@ def test_a_build_is_cancelled_and_nothing_of_it_is_left(
     assert done.stdout == f"{key} cancelled\n"
     # Alone, the process that builds is the one that is ended.
     assert build.returncode == (1 if output else 128 + 15), talk
+    assert output or talk.endswith("envctl: ended by SIGTERM\n")
     assert not output or json.loads(output)["failure"]["reason"] == "BUILD_CANCELLED"
     assert key not in {one["spec_key"] for one in listed}
     assert json.loads(again.stdout)["state"] == "ready", again.stderr

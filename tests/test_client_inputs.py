@@ -23,6 +23,7 @@ from envd_client import details as envd_details
 from envd_client import errors as envd_client_errors
 from envd_client.answer import answer
 from envd_client.attempts import Attempts
+from envd_client.credentials import Credentials
 from envd_client.inputs import encode
 from envd_client.v1 import envd_pb2, envd_pb2_grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -212,6 +213,20 @@ def test_a_limit_that_no_message_keeps_to_is_refused() -> None:
 def test_a_path_too_long_for_a_socket_is_refused() -> None:
     with pytest.raises(envd_client_errors.SettingsInvalidError, match="too long"):
         connection.grpc_target("/" + "a" * 107)
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:65536", "[::1]:0", "dns:///host:99999"])
+def test_a_port_that_grpc_would_take_for_another_is_refused(target: str) -> None:
+    with pytest.raises(envd_client_errors.SettingsInvalidError, match="no port from 1 to 65535"):
+        connection.grpc_target(target)
+
+
+def test_a_file_of_cas_without_a_certificate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate\n")
+    found = Credentials(tls_ca=tmp_path / "ca.pem")
+
+    with pytest.raises(envd_client_errors.SettingsInvalidError, match="has no certificate in it"):
+        found.of_channel("host:1")
 
 
 def test_the_environment_says_where_the_daemon_listens(tmp_path: Path) -> None:

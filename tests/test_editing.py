@@ -503,6 +503,22 @@ def test_what_lies_on_a_server_is_not_edited_and_the_way_is_shown(
     assert "mlflow.register_model(" in ran.stderr
 
 
+def test_a_folder_of_models_needs_no_slash_unless_a_model_is_served_by_its_name(
+    tmp_path: Path, envctl: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model(tmp_path / "folder" / "one")
+    model(tmp_path / "elsewhere")
+    (tmp_path / "settings.toml").write_text(f'[models]\nfolder = "{tmp_path}/elsewhere"\n')
+    monkeypatch.chdir(tmp_path)
+
+    def shown(**more: str) -> list[str]:
+        ran = envctl("requirements", "show", "-m", "folder", "--json", **more)
+        return [one["model"] for one in json.loads(ran.stdout)]
+
+    assert shown() == [f"{tmp_path}/folder/one"]
+    assert shown(ENVD_CONFIG=f"{tmp_path}/settings.toml") == [f"{tmp_path}/elsewhere"]
+
+
 def test_names_that_no_model_has_are_usage(tmp_path: Path, envctl: Called) -> None:
     (tmp_path / "empty").mkdir()
 

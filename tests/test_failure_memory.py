@@ -198,7 +198,7 @@ def test_a_wrong_spec_asked_for_a_thousand_times_is_built_once(
     assert after.retry_after_s is not None
     assert 3500 < after.retry_after_s < later.retry_after_s <= first.retry_after_s - 0.2
     assert "it is broken" in after.message
-    assert "`--retry`" in after.message
+    assert "`envctl build --retry`" in after.message
     assert shown.failure.retry_delay.seconds > 3500
     assert key in {one.spec_key for one in listed if one.HasField("failure")}
     assert answer.predictions == ["2.0", [1]]

@@ -181,8 +181,11 @@ def test_what_cannot_be_in_an_image_leaves_nothing(
         assert not list(folder.iterdir())
 
     (folder / "image").mkdir()
-    done = envctl("dockerfile", "-m", twin, "-o", folder / "image")
+    # A model that could not be locked: nobody waits for that in vain.
+    unlocked = tiny.model(tmp_path / "e" / "model", "nowhere==1")
+    done = envctl("dockerfile", "-m", unlocked, "-o", folder / "image")
     assert (done.returncode, list((folder / "image").iterdir())) == (2, [])
+    assert "is there already" in done.stderr
 
 
 def test_the_base_has_the_newest_python_of_the_models_that_envd_runs_on() -> None:

@@ -412,9 +412,11 @@ def test_the_command_prints_what_a_requirement_file_holds(
     folder = model(tmp_path, "import used\nreturn data")
     (tmp_path / "rows.csv").write_text("a\n1\n")
 
+    asked = envctl("requirements", "infer", "-m", folder, "-i", "-", stdin='{"inputs": [1]}')
     done = envctl("requirements", "infer", "-m", folder)
     wrong = envctl("requirements", "infer", "-m", folder, "-i", "nowhere")
 
+    assert (asked.stdout, asked.returncode) == ("used-lib==1.0\n", 0), asked.stderr
     assert done.stdout == ""
     assert "it has no example of an input" in done.stderr
     assert wrong.returncode == 2

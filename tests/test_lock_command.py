@@ -110,7 +110,49 @@ def test_a_lock_replaces_a_file_as_a_whole(either: Envctl, tiny: Tiny, tmp_path:
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
 
 
-@pytest.mark.parametrize("verb", ["lock", "predict"])
+def test_a_lock_is_written_through_a_link_and_into_what_is_no_file(
+    either: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", "tiny-a>=1", "tiny-b")
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to("pylock.toml")
+    os.mkfifo(pipe)
+
+    # Nobody waits for a reader, who takes it all at once.
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    piped = either("lock", "-m", model, "-o", pipe)
+    through = os.read(end, 1 << 16)
+    os.close(end)
+    linked = either("lock", "-m", model, "-o", link)
+
+    assert (piped.returncode, linked.returncode) == (0, 0), piped.stderr + linked.stderr
+    assert pipe.is_fifo()
+    assert tomllib.loads(through.decode())["created-by"] == "envd"
+    assert link.is_symlink()
+    assert (tmp_path / "pylock.toml").read_bytes() == through
+
+
+def test_another_platform_is_refused_before_anything_is_locked(
+    envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = tiny.model(tmp_path / "model", "nowhere==1")
+
+    done = envctl("lock", "-m", model, "--platform", "osx-arm64")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "give `--env-manager conda` too, or no `--platform`" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named(either: Envctl, tiny: Tiny, tmp_path: Path) -> None:
+    model, output = tiny.model(tmp_path / "model", "tiny-a>=1", "tiny-b"), Path("/proc/lock.toml")
+
+    done = either("lock", "-m", model, "-o", output)
+
+    assert done.returncode == 1
+    assert f"envctl: `{output}`: " in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["lock", "predict", "dockerfile"])
 def test_a_directory_to_write_to_must_be_there(envctl: Envctl, tmp_path: Path, verb: str) -> None:
     (tmp_path / "file").write_text("a file")
 

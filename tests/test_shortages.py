@@ -20,6 +20,9 @@ from envd_client import Client
 from envd_client.errors import CacheFullError, EnvdError
 from envd_client.v1 import envd_pb2 as api
 
+from envd.errors import RootUnusableError
+from envd.run import places
+from envd.store import Store
 from tests import conftest
 from tests.conftest import Daemon, Envctl, environment
 from tests.tiny import Tiny
@@ -360,3 +363,10 @@ def _limited(envctl: Envctl, limit: int, *arguments: object) -> subprocess.Compl
     """Run envctl where a process may have *limit* files."""
     argv = ["/bin/sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *envctl.argv(*arguments)]
     return subprocess.run(argv, env=envctl.env, capture_output=True, text=True, check=False)
+
+
+def test_a_worker_for_which_no_directory_can_be_made_says_where(tmp_path: Path) -> None:
+    (tmp_path / "scratch").touch()
+
+    with pytest.raises(RootUnusableError, match=f"cannot work in `{tmp_path}`: "):
+        places.scratch(Store(tmp_path))

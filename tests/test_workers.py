@@ -312,7 +312,10 @@ def test_workers_are_listed_and_one_is_restarted(
         assert (first["pid"], first["model"], first["answers"]) == (pid, str(model), 1)
         assert (first["origin"], second["origin"]) == ("fresh", "forked")
         assert first["reason"] == "it is the first model of its environment"
-        assert str(pid) in envctl("workers", "list").stdout
+        header, *rows = (line.split() for line in envctl("workers", "list").stdout.splitlines())
+        # The memory may not have been measured yet.
+        (row,) = (dict(zip(header, one, strict=False)) for one in rows if one[0] == str(pid))
+        assert (row["ANSWERS"], row["NOW"], row["WAITING"]) == ("1", "0", "0")
 
         assert envctl("workers", "restart", pid).stdout == f"{pid} of {model} is replaced\n"
         wait_for(lambda: client.predict(model, {"inputs": [1]}).predictions != pid)

@@ -22,8 +22,9 @@ _FAILED, _USAGE = 1, 2
 
 
 @click.command("build")
-@click.option("-m", "--model", "named", multiple=True, help="A model directory or URI.")
-@click.argument("models", nargs=-1, metavar="[MODEL|FOLDER]...")
+@click.option("-m", "--model", "named", type=names.MODEL, multiple=True,
+              help=names.MEANING)  # fmt: skip
+@click.argument("models", type=names.MODEL, nargs=-1, metavar="[MODEL|FOLDER]...")
 @with_terms
 @click.option("--retry", is_flag=True, help="Try again what has failed a short time ago.")
 @as_json

@@ -32,8 +32,9 @@ _COLORS = {"ok": "green", "trouble": "red", "unknown": "yellow"}
 
 
 @click.command("check")
-@click.option("-m", "--model", required=True, help="A model: directory, URI or served name.")
-@click.option("-i", "--input", "source", help="Ask it this, not its own input example; `-` is "
+@names.option
+@click.option("-i", "--input", "source", type=click.Path(), metavar="FILE",
+              help="Ask it this, not its own input example; `-` is "
               "standard input.")  # fmt: skip
 @click.option("--expect", type=click.Path(path_type=Path, dir_okay=False),
               help="The JSON it is to answer.  [default: its `output_example.json`]")  # fmt: skip

@@ -63,12 +63,13 @@ def command(place: Place, is_json: bool, is_example: bool) -> None:  # noqa: FBT
     click.echo(f"root = {settings.root}")
     for row, value in rows:
         mark = " " if value == row.default else "*"
-        click.echo(f"{mark} {row.variable}={values.show(value)}")
+        click.echo(f"{mark} {row.variable}={values.show(example.in_units(row, value))}")
         click.echo(f"      {row.meaning}")
     for row in served.ROWS.values():
         for one in settings.served:
             if row.name in (given := _set(one)):
-                click.echo(f"* [models.{one.name}] {row.name} = {example.toml(given[row.name])}")
+                set_to = example.toml(example.in_units(row, given[row.name]))
+                click.echo(f"* [models.{one.name}] {row.name} = {set_to}")
         click.echo(f"  [models.NAME] {row.name}\n      {row.meaning}")
 
 
@@ -76,7 +77,7 @@ def _set(one: Served) -> dict[str, object]:
     """Return what the table of a served model sets; of what is secret, only that it is set."""
     from envd.settings import served  # noqa: PLC0415
 
-    values = {name: _shown(getattr(one, name)) for name, row in served.ROWS.items()
+    values = {name: _plain(_shown(getattr(one, name))) for name, row in served.ROWS.items()
               if name == "uri" or getattr(one, name) != row.default}  # fmt: skip
     changed: dict[str, object] = {}
     if one.env:

@@ -8,13 +8,15 @@ from pathlib import Path
 import click
 
 from envd.cli import imaging
+from envd.cli.output import in_a_directory
 from envd.cli.place import Place, as_json, where
 
 
 @click.command("dockerfile")
 @imaging.options
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="envd-image",
-              show_default=True, help="The directory to write; it must not be there.")  # fmt: skip
+              show_default=True, callback=in_a_directory,
+              help="The directory to write; it must not be there.")  # fmt: skip
 @as_json
 @where
 @click.pass_obj
@@ -43,6 +45,7 @@ def command(
     """
     from envd.image import context  # noqa: PLC0415
 
+    context.must_be_new(output)
     found = imaging.plan(place, models, base, debian, wheels)
     context.write(output, found.image, found.models, found.wheels)
     if is_json:

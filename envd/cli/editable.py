@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,8 +28,7 @@ def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
     from envd.errors import RequestInvalidError  # noqa: PLC0415
     from envd.model import location, naming  # noqa: PLC0415
 
-    given = names.model(name)
-    uri = naming.uri_of(given, settings.served)
+    uri = naming.uri_of(_called(name, settings), settings.served)
     if uri.startswith(_OF_A_SERVER):
         raise RequestInvalidError(_recipe(uri, asked), model=uri)
     if not uri.startswith(("/", "file:")):
@@ -40,6 +40,14 @@ def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
         message = f"there is no model in {name}"
         raise click.UsageError(message)
     return models
+
+
+def _called(name: str, settings: Settings) -> str:
+    """Return what the API calls *name*, and a folder that nobody serves by that name its path."""
+    given = names.model(name)
+    if names.is_folder(Path(name)) and given not in {one.name for one in settings.served}:
+        return str(Path(name).absolute())
+    return given
 
 
 def _recipe(uri: str, asked: Sequence[str]) -> str:

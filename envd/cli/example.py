@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from envd import config
 from envd.settings import served, values
@@ -70,21 +70,22 @@ def _lines() -> Iterator[str]:
 def _row(row: Field, value: object) -> Iterator[str]:
     yield ""
     yield from _comment(row.meaning)
-    yield f"#{row.name} = {toml(_written(row, value))}"
+    yield f"#{row.name} = {toml(in_units(row, list(value) if isinstance(value, tuple) else value))}"
 
 
 def _comment(meaning: str) -> list[str]:
     return textwrap.wrap(meaning, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def _written(row: Field, value: Any) -> object:
-    """Return *value* as one writes it in a file."""
-    if isinstance(value, tuple):
-        return list(value)
+def in_units(row: Field, value: Any) -> object:
+    """Return *value* as one writes it: `never`, and durations and sizes in the largest unit."""
     if value == math.inf:
         return values.show(value)
-    units = _UNITS.get(row.type, ())
-    fitting = (f"{value // size:.0f}{unit}" for unit, size in units if value and value % size == 0)
+    if not value or not isinstance(value, int | float):
+        return value
+    of_type = [_UNITS[one] for one in (row.type, *get_args(row.type)) if one in _UNITS]
+    fitting = (f"{value // size:.0f}{unit}" for units in of_type for unit, size in units
+               if value % size == 0)  # fmt: skip
     return next(fitting, value)
 
 

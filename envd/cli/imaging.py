@@ -41,7 +41,7 @@ class Plan:
 def options(command: _Command) -> _Command:
     """Add the options that say what is in the image."""
     found = [
-        click.option("-m", "--model", "models", required=True, multiple=True,
+        click.option("-m", "--model", "models", type=names.MODEL, required=True, multiple=True,
                      help="A model: directory, URI or served name; several times for several."),
         click.option("--base", metavar="IMAGE",
                      help="What it is built on; Debian's or like it, with a Python of 3.11 or "

@@ -9,15 +9,15 @@ from pathlib import Path
 import click
 
 from envd.cli import names
-from envd.cli.output import output as output_option
+from envd.cli import output as outputs
 from envd.cli.place import Place, as_json, where
 from envd.cli.terms import Terms
 from envd.cli.terms import terms as with_terms
 
 
 @click.command("lock")
-@click.option("-m", "--model", required=True, help="A model directory or URI.")
-@output_option("Write the lock there.")
+@names.option
+@outputs.output("Write the lock there.")
 @click.option(
     "--platform",
     "platforms",
@@ -53,7 +53,6 @@ def command(
       envctl lock -m ./model --upgrade --json
       envctl lock -m ./model --env-manager conda --platform osx-arm64 -o conda-lock.yml
     """
-    from envd import durable  # noqa: PLC0415
     from envd.cli.engine import Wanted  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
 
@@ -62,7 +61,7 @@ def command(
         name, text = place.engine().lock(wanted, platforms, progress)
     text = _as_json(name, text) if is_json else text
     if output:
-        durable.write_text(output, text)
+        outputs.write(output, text)
     else:
         click.echo(text, nl=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -11,6 +12,7 @@ import threading
 import click
 
 import envd
+from envd import streams
 from envd.cli.place import Place, where
 
 # name: what stands in `envctl --help`. The module of a verb is imported when it runs.
@@ -98,16 +100,24 @@ def main() -> None:
 
     That of `run` is its command's.
     """
+    streams.fill()
     # As Ctrl-C: a build that is stopped ends its installer and leaves nothing.
     for number in (signal.SIGTERM, signal.SIGHUP):
         # nohup has SIGHUP ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: sys.exit(_SIGNALLED + received))
+            signal.signal(number, _end)
+    # https://no-color.org: click asks for a terminal only.
+    color = False if os.environ.get("NO_COLOR") else None
     try:
-        status = group.main(standalone_mode=False)
+        status = group.main(standalone_mode=False, color=color)
         sys.stdout.flush()
     except click.exceptions.Abort:
         status = _INTERRUPTED
+    except _SignalledError as ended:
+        # As a build ends that somebody else cancels. The terminal may have gone.
+        with contextlib.suppress(OSError):
+            click.echo(f"envctl: ended by {signal.Signals(ended.number).name}", err=True)
+        status = _SIGNALLED + ended.number
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -118,6 +128,18 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001
         status = _status_of(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+class _SignalledError(SystemExit):
+    """A signal is to end it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(_SIGNALLED + number)
+        self.number = number
+
+
+def _end(number: int, _: object) -> None:
+    raise _SignalledError(number)
 
 
 def script() -> None:
@@ -138,7 +160,7 @@ def _status_of(error: Exception) -> int:
     from envd.errors import EnvdError  # noqa: PLC0415
 
     if isinstance(error, OSError) and not isinstance(error, EnvdError):
-        click.echo(f"envctl: {error}", err=True)
+        click.echo(f"envctl: {_told(error)}", err=True)
         return _FAILED
     if not isinstance(error, EnvdError):
         raise error
@@ -148,6 +170,13 @@ def _status_of(error: Exception) -> int:
     if error.reason in {"SETTINGS_INVALID", "REQUEST_INVALID"}:
         return _USAGE
     return _UNREACHABLE if error.reason == "DAEMON_UNREACHABLE" else _FAILED
+
+
+def _told(error: OSError) -> str:
+    """Return what *error* says to people: what failed and on what, without a number."""
+    if not error.strerror:
+        return str(error)
+    return f"`{error.filename}`: {error.strerror}" if error.filename else error.strerror
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.command("migrate")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL|FOLDER...")
+@click.argument("models", type=names.MODEL, nargs=-1, required=True, metavar="MODEL|FOLDER...")
 @click.option("--in-place", is_flag=True, help="Write the changes, with each original beside it.")
 @click.option("--check", is_flag=True, help="Only say which models would change.")
 @as_json
@@ -75,7 +75,7 @@ def command(
 def _local(name: str) -> str:
     from envd.model.texts import shown  # noqa: PLC0415
 
-    if ":" in name and not Path(name).exists():
+    if ":" in name and not names.is_there(Path(name)):
         message = f"`{shown(name)}` is a URI, and nothing can be written there; give a directory"
         raise click.UsageError(message)
     return name

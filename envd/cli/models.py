@@ -20,8 +20,8 @@ _SHORT = 12
 
 
 def _model(command: _Command) -> _Command:
-    argument = click.argument("model", metavar="MODEL", required=False)
-    option = click.option("-m", "--model", "named", metavar="MODEL", help="The same.")
+    argument = click.argument("model", type=names.MODEL, metavar="MODEL", required=False)
+    option = click.option("-m", "--model", "named", type=names.MODEL, help=names.MEANING)
     return argument(option(command))
 
 

@@ -3,8 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Model(click.ParamType):  # type: ignore[type-arg] # click < 8.4 takes none
+    """A model, which a shell completes as the directory that it most often is."""
+
+    name = "model"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Have the shell look for directories."""
+        del ctx, param
+        return [CompletionItem(incomplete, type="dir")]
+
+
+MODEL = _Model()
+MEANING = "A model: directory, URI or served name."
+
+
+def option(command: _Command) -> _Command:
+    """Add `--model`, which takes one."""
+    return click.option("-m", "--model", type=MODEL, required=True, help=MEANING)(command)
 
 
 def model(name: str) -> str:
@@ -12,8 +40,8 @@ def model(name: str) -> str:
 
     A `/` or a leading `.` makes it a path, and so does a model that lies there; a `:` a URI.
     """
-    is_path = "/" in name or name.startswith(".") or (Path(name) / "MLmodel").exists()
-    if is_path and not (":" in name and not Path(name).exists()):
+    is_path = "/" in name or name.startswith(".") or is_there(Path(name, "MLmodel"))
+    if is_path and not (":" in name and not is_there(Path(name))):
         return str(Path(name).absolute())
     return name
 
@@ -25,9 +53,20 @@ def models(name: str) -> list[str]:
     cannot be looked into is among them, to be told of like a model that cannot be read.
     """
     folder = Path(name)
-    if not folder.is_dir() or (folder / "MLmodel").exists():
+    if not is_folder(folder) or is_there(folder / "MLmodel"):
         return [model(name)]
     return [str(one.absolute()) for one in sorted(_below(folder))]
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at *path*, as far as one may look."""
+    # `Path.exists` raises where one may not, and of names that no file can have.
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: Path) -> bool:
+    """Whether *path* is a directory, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -1,7 +1,9 @@
-"""The option that says where a verb writes what it would print."""
+"""The option that says where a verb writes what it would print, and what writes it there."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +13,10 @@ import click
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _checked(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    # Before the work, which may take long and would be lost.
+def in_a_directory(
+    ctx: click.Context, parameter: click.Parameter, path: Path | None
+) -> Path | None:
+    """See that what *path* is to lie in is there, before the work, which would be lost."""
     if path and not path.parent.is_dir():
         message = f"there is no directory `{path.parent}`"
         raise click.BadParameter(message, ctx, parameter)
@@ -25,6 +29,25 @@ def output(meaning: str) -> Callable[[_Command], _Command]:
         "-o",
         "--output",
         type=click.Path(dir_okay=False, path_type=Path),
-        callback=_checked,
+        callback=in_a_directory,
         help=meaning,
     )
+
+
+def write(path: Path, text: str) -> None:
+    """Write *text* to *path*: a file is whole at any moment, and what is none stays what it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from envd import durable  # noqa: PLC0415
+
+    # In the place of a link or a device (`/dev/stdout`) a file would be nothing but damage.
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        path.write_text(text)
+        return
+    try:
+        durable.write_text(path, text)
+    except OSError as error:
+        # Not of the file that was to become it.
+        raise OSError(error.errno, error.strerror, str(path)) from error

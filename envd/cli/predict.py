@@ -44,8 +44,9 @@ def as_object(
 
 
 @click.command("predict")
-@click.option("-m", "--model", required=True, help="A model: directory, URI or served name.")
-@click.option("-i", "--input", "source", default="-", help="The input; `-` is standard input.")
+@names.option
+@click.option("-i", "--input", "source", type=click.Path(), metavar="FILE", default="-",
+              help="The input; `-` is standard input.")  # fmt: skip
 @output_option("Write the answer there.")
 @click.option("-t", "--type", "kind", type=click.Choice(list(_TYPES)), help="The input's form.")
 @click.option(
@@ -117,7 +118,10 @@ def read(source: str) -> bytes:
     if source == "-":
         if sys.stdin.isatty():
             click.echo("reading the input from the terminal; end it with Ctrl-D", err=True)
-        return sys.stdin.buffer.read()
+        if not (given := sys.stdin.buffer.read()):
+            message = "nothing came on standard input; give the input by -i FILE"
+            raise click.UsageError(message)
+        return given
     try:
         return Path(source).read_bytes()
     except OSError as error:

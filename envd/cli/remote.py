@@ -23,6 +23,7 @@ from envd.cli.engine import (
     UnreachableError,
     Wanted,
 )
+from envd.environments.waiting import written
 from envd.errors import EnvdError, EnvironmentNotFoundError, from_document
 from envd.events import Event, Line, Note, OnEvent, Progress, Stage
 from envd.model.mlmodel import check_path
@@ -135,7 +136,7 @@ class Remote:
             if follow and found.state == api.Environment.BUILDING:
                 for event in self._client.watch(found.spec_key):
                     if event.HasField("stage"):
-                        yield f"== {event.stage.name}: {event.stage.message}"
+                        yield written(Stage(event.stage.name, event.stage.message))
                     elif event.HasField("log_line"):
                         yield event.log_line
                 return

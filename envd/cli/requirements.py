@@ -46,6 +46,7 @@ def _models(verb: _Command) -> _Command:
         "-m",
         "--model",
         "models",
+        type=names.MODEL,
         multiple=True,
         required=True,
         help="A model directory, or a folder of them; several times for several.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from envd.cli import names
 from envd.cli.editable import local
 from envd.cli.place import Place, as_json, where
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command("infer")
-@click.option("-m", "--model", "name", required=True, help="A model directory.")
-@click.option("-i", "--input", "source", help="What to ask it; else its own example.")
+@click.option("-m", "--model", "name", type=names.MODEL, required=True, help="A model directory.")
+@click.option("-i", "--input", "source", type=click.Path(), metavar="FILE",
+              help="What to ask it; else its own example. `-` is standard input.")  # fmt: skip
 @click.option("-t", "--type", "kind", help="The input's form: json or csv.", default=None,
               type=click.Choice(["json", "csv"]))  # fmt: skip
 @click.option("--python", help="The Python it was made with; else the shell's.")
@@ -92,15 +94,12 @@ def _model(place: Place, name: str) -> Model:
 
 
 def _given(model: Model, source: str | None, kind: str | None) -> Given | None:
+    from envd.cli.predict import read  # noqa: PLC0415
     from envd.infer.observing import JSON, Given, given_of  # noqa: PLC0415
 
     if source is None:
         return given_of(model)
-    try:
-        content = Path(source).read_bytes()
-    except OSError as error:
-        message = f"cannot read the input `{source}`: {error.strerror}"
-        raise click.UsageError(message) from error
+    content = read(source)
     is_csv = kind == "csv" or (kind is None and source.endswith(".csv"))
     return Given(content, "text/csv" if is_csv else JSON)
 

@@ -24,6 +24,8 @@ def command(
 ) -> None:
     """Remove environments; one that is pinned or in use is refused.
 
+    A worker of the daemon's that nobody asks anything is no use of it, and ends.
+
     With --force nobody can begin to use it any more, and it goes when the last one who
     uses it has ended. The next prediction of a model whose environment is gone builds it
     again.

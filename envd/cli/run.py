@@ -39,7 +39,7 @@ _FOREIGN = (
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
-@click.option("-m", "--model", required=True, help="A model directory or URI.")
+@names.option
 @click.argument("argv", metavar="-- CMD [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @with_terms
 @where

@@ -20,7 +20,7 @@ _FAILED = 1
 
 
 @click.command("serve", context_settings={"help_option_names": ["--help"]})
-@click.option("-m", "--model", required=True, help="A model: directory, URI or served name.")
+@names.option
 @click.option("-p", "--port", type=click.IntRange(0, 65535), default=5000, show_default=True,
               help="The port; 0 takes one that is free.")  # fmt: skip
 @click.option("-h", "--host", default="127.0.0.1", show_default=True,

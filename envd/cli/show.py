@@ -81,8 +81,10 @@ def _figures(found: Document) -> list[tuple[str, str]]:
     """Return what only an environment has that was published."""
     if not found["created"]:
         return []
+    from envd.store.leases import Holder  # noqa: PLC0415
+
     own = plain.size(found["bytes_exclusive"])
-    holders = ", ".join(f"{one['kind']} {one['pid']}" for one in found["leases"])
+    holders = ", ".join(str(Holder(**one)) for one in found["leases"])
     return [
         ("size", f"{plain.size(found['bytes'])}, {own} of it its own"),
         ("created", f"{found['created']}, in {found['seconds']:.1f} s"),

@@ -35,6 +35,7 @@ def command() -> None:
 def _list(place: Place, is_json: bool) -> None:  # noqa: FBT001
     """List the workers, the one used last first.
 
+    NOW counts the requests a worker has, WAITING those that wait for any worker of its model.
     MEMORY is a worker's share: what it has in common with others is divided among them.
 
     \b
@@ -79,7 +80,7 @@ def _show(found: list[Document]) -> None:
     table = Table()
     table.numbers("PID")
     table.columns("STATE", "STARTED")
-    table.numbers("SANDBOX", "ANSWERS", "WAITING", "MEMORY")
+    table.numbers("SANDBOX", "ANSWERS", "NOW", "WAITING", "MEMORY")
     table.columns("ENVIRONMENT")
     table.text("MODEL")
     for one in found:
@@ -89,7 +90,8 @@ def _show(found: list[Document]) -> None:
             one["origin"],
             str(one["sandbox"]),
             str(one["answers"]),
-            str(one["waiting"] + one["under_way"]),
+            str(one["under_way"]),
+            str(one["waiting"]),
             plain.size(one["memory"]) if one["memory"] else "",
             one["environment_id"][:_SHORT],
             plain.printable(one["model"]),

@@ -118,7 +118,9 @@ class Environments:
             return None
         error = failure.error
         wait = plain.age(error.retry_after_s or 0.0)
-        error.message += f" (it failed so before; tried again in {wait}, or with `--retry`)"
+        error.message += (
+            f" (it failed so before; tried again in {wait}, or at once by `envctl build --retry`)"
+        )
         return error
 
     def ready(
@@ -164,11 +166,14 @@ class Environments:
             RequestInvalidError: there are platforms, and it is no conda environment.
             EnvdError: it could not be locked; the metadata's `log` names the log.
         """
+        if platforms and asked.interpreter is not None:
+            message = (
+                "only a conda environment is locked for other platforms, and this one is "
+                "virtualenv's; give `--env-manager conda` too, or no `--platform`"
+            )
+            raise RequestInvalidError(message, platforms=", ".join(platforms))
         lock = self.lock(asked, on_event)
         if asked.interpreter is not None:
-            if platforms:
-                message = "only a conda environment is locked for other platforms; `--env-manager`"
-                raise RequestInvalidError(message, platforms=", ".join(platforms))
             return "pylock.toml", pylock.text(lock, asked.spec.python)
         with self._work(asked, on_event) as work, work.going_on() as limits:
             locker = self._locker(replace(self._uv, limits=limits))

@@ -46,9 +46,7 @@ def write(
         RequestInvalidError: *target* is there already, or *wheels* has no wheel.
         ModelInvalidError: a model has a link that leads out of it, or what is no file.
     """
-    if os.path.lexists(target):
-        message = f"`{target}` is there already; remove it, or give another directory"
-        raise RequestInvalidError(message, path=target)
+    must_be_new(target)
     with _appearing(target) as folder:
         durable.write_text(folder / "Dockerfile", dockerfile.text(image))
         if len(models) > 1:
@@ -61,6 +59,17 @@ def write(
             if not any((copied / name).exists() for name in _LOCKS):
                 name, text = one.lock
                 durable.write_text(copied / name, text)
+
+
+def must_be_new(target: Path) -> None:
+    """See that nothing is at *target*.
+
+    Raises:
+        RequestInvalidError: something is.
+    """
+    if os.path.lexists(target):
+        message = f"`{target}` is there already; remove it, or give another directory"
+        raise RequestInvalidError(message, path=target)
 
 
 @contextmanager

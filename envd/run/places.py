@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from envd.errors import EnvironmentNotFoundError
+from envd.errors import EnvironmentNotFoundError, from_os
 from envd.sandbox.tiers import PROGRAM
 from envd.scratch import Scratch
 from envd.store import Environment, Store
@@ -38,12 +38,16 @@ def variables(environment: Environment, scratch: Path, tier: int = 0) -> dict[st
 
 
 def scratch(store: Store) -> Scratch:
-    """Return a new directory that a process may write in."""
+    """Return a new directory that a process may write in.
+
+    Raises:
+        EnvdError: none can be made.
+    """
     try:
         return store.scratch()
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
+            raise from_os(error, store.layout.root) from error
         # What is ready serves from a full disk as well.
         return store.scratch_in_memory()
 

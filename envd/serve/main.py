@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 import envd
-from envd import addresses, config
+from envd import addresses, config, streams
 from envd.access import credentials, exposure
-from envd.errors import EnvdError
+from envd.errors import EnvdError, from_os
 from envd.run.processes import Processes
 from envd.sandbox import cores
 from envd.serve import heap, log_lines
@@ -60,6 +60,7 @@ def main(
       envd --grpc 127.0.0.1:8001
       ENVD_WORKERS__IDLE_TIMEOUT=1h envd
     """
+    streams.fill()
     options = {("http", "listen"): (http, "--http"), ("daemon", "grpc"): (grpc, "--grpc")}
 
     def read() -> config.Settings:
@@ -91,7 +92,10 @@ def _serve(
     # A watchdog ends it by SIGABRT: the log is to say where it stood.
     faulthandler.enable()
     store = Store(settings.root)
-    store.create()
+    try:
+        store.create()
+    except OSError as error:
+        raise from_os(error, settings.root) from error
     with addresses.owned(settings, chosen):
         sweep.leftovers(store)
         # Before grpc is imported: nothing is ever forked from a process that runs it.

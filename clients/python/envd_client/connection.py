@@ -25,6 +25,7 @@ DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 _SMALLEST_LIMIT_BYTES = 1024
 # sun_path has 108 bytes, the last one a zero.
 _LONGEST_SOCKET_PATH = 107
+_LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,26 @@ def _announced(environ: Mapping[str, str]) -> str | None:
 
 
 def grpc_target(target: str | os.PathLike[str]) -> str:
-    """Return *target*, the path of a socket or host:port, as gRPC spells it."""
+    """Return *target*, the path of a socket or host:port, as gRPC spells it.
+
+    Raises:
+        SettingsInvalidError: it can be neither.
+    """
     text = os.fspath(target)
     scheme, colon, rest = text.partition(":")
     if scheme == "unix":
         return _unix(rest.removeprefix("//"))
     is_path = not colon or "/" in scheme
-    return _unix(text) if is_path else text
+    return _unix(text) if is_path else _address(text)
+
+
+def _address(text: str) -> str:
+    port = text.rpartition(":")[2]
+    # gRPC takes the rest of a division by 65536, and asks whoever listens there.
+    if port.isdecimal() and not 0 < int(port) <= _LARGEST_PORT:
+        message = f"`{text}` has no port from 1 to {_LARGEST_PORT}; give HOST:PORT"
+        raise SettingsInvalidError(message, metadata={"target": text})
+    return text
 
 
 def _unix(path: str) -> str:

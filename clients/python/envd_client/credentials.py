@@ -53,14 +53,19 @@ class Credentials:
         is given: whatever else is sent is read by whoever is between.
 
         Raises:
-            SettingsInvalidError: a file cannot be read.
+            SettingsInvalidError: a file cannot be read, or that of the CAs has none.
         """
         is_near = target.startswith("unix:") or (
             _LOOPBACK.fullmatch(target) and self._ca is None and self._cert is None
         )
         if is_near:
             return None
-        return grpc.ssl_channel_credentials(_read(self._ca), _read(self._key), _read(self._cert))
+        ca = _read(self._ca)
+        # gRPC would say so in its log only, and that the daemon cannot be reached.
+        if ca is not None and b"CERTIFICATE-----" not in ca:
+            message = f"`{self._ca}` has no certificate in it; give the PEM file of the CAs"
+            raise SettingsInvalidError(message)
+        return grpc.ssl_channel_credentials(ca, _read(self._key), _read(self._cert))
 
     def metadata(self) -> tuple[tuple[str, str], ...] | None:
         """Return what a call takes along, None if there is no token.

@@ -52,7 +52,7 @@ def refuse(error):
 def short(error):
     """Return what *error* says, if that is not too long."""
     try:
-        said = str(error)
+        said = str(error).rstrip()
     except Exception:
         # It is a class of the model's.
         said = ""
