@@ -35,7 +35,7 @@ from envd.errors import DeadlineExceededError
 from envd.serve.calls import Call
 from envd.store import Store
 from tests.conftest import Daemon, environment, stop, wait_for
-from tests.taken import heaps
+from tests.taken import heaps, spawner_of
 from tests.tiny import Tiny
 
 MIB = 1 << 20
@@ -160,13 +160,15 @@ def test_the_daemon_is_small_and_imports_no_model_library(
         with daemon.client() as client:
             client.predict(tiny.model(tmp_path / "model"), {"inputs": []})
         of_threads = heaps(process.pid)
+        tunables = [b"GLIBC_TUNABLES" in Path(f"/proc/{pid}/environ").read_bytes()
+                    for pid in (process.pid, spawner_of(process.pid))]  # fmt: skip
     finally:
         stop(daemon)
     imported = set(re.findall(r"\| +([\w.]+)$", (tmp_path / "imports").read_text(), re.MULTILINE))
 
     assert said[0].startswith("envd ")
     assert int(re.search(r"VmRSS:\s+(\d+) kB", size)[1]) <= 80 * 1024
-    assert of_threads == 0
+    assert (of_threads, tunables) == (0, [True, False])
     assert {"envd.serve.daemon", "envd.serve.metrics", "grpc"} <= imported
     assert not {"numpy", "pandas", "mlflow", "sklearn", "opentelemetry"} & imported
     # Nobody has asked for HTTP.

@@ -19,7 +19,7 @@ from envd.access import credentials, exposure
 from envd.errors import EnvdError, from_os
 from envd.run.processes import Processes
 from envd.sandbox import cores
-from envd.serve import heap, log_lines
+from envd.serve import log_lines
 from envd.store import Store, sweep
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def _serve(
     settings: config.Settings, chosen: addresses.Sockets, read: Callable[[], config.Settings]
 ) -> None:
     _allow_many_files()
-    heap.keep_one()
     cores.leave_none()
     # A watchdog ends it by SIGABRT: the log is to say where it stood.
     faulthandler.enable()
@@ -147,7 +146,3 @@ def _say(settings: config.Settings, chosen: addresses.Sockets, daemon: Daemon) -
         click.echo(f"  http     {daemon.core.http_url}")
     if daemon.core.metrics_url:
         click.echo(f"  metrics  {daemon.core.metrics_url}")
-
-
-if __name__ == "__main__":
-    main()
