@@ -16,7 +16,7 @@ from envd.cli.engine import Wanted as WantedEnvironment
 from envd.environments.asked import Asked
 from envd.environments.environments import Environments, Ready
 from envd.environments.verifying import Verifier
-from envd.errors import EnvdError, EnvironmentNotFoundError
+from envd.errors import EnvdError, EnvironmentNotFoundError, from_os
 from envd.events import Note, OnEvent, ignore
 from envd.model import Model, naming, read, repository
 from envd.model.location import locate
@@ -172,28 +172,31 @@ class Local:
     def remove(self, environment_id: str, *, force: bool = False) -> Document:
         """Remove one environment."""
         self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        document = documents.listed(messages.listed(found))
-        if force:
-            removal.by_force(self._store, found.id, lambda: time.sleep(_POLL_S))
-        else:
-            removal.remove(self._store, found.id)
-        trash.empty(self._store.layout.trash)
-        return document
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            document = documents.listed(messages.listed(found))
+            if force:
+                removal.by_force(self._store, found.id, lambda: time.sleep(_POLL_S))
+            else:
+                removal.remove(self._store, found.id)
+            trash.empty(self._store.layout.trash)
+            return document
 
     def pin(self, environment_id: str) -> Document:
         """Keep an environment from gc."""
         self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        self._store.pin(found.id)
-        return documents.listed(self._snapshots.published(found.id))
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            self._store.pin(found.id)
+            return documents.listed(self._snapshots.published(found.id))
 
     def unpin(self, environment_id: str) -> Document:
         """Let gc have an environment again."""
         self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        self._store.unpin(found.id)
-        return documents.listed(self._snapshots.published(found.id))
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            self._store.unpin(found.id)
+            return documents.listed(self._snapshots.published(found.id))
 
     def purge(self, asked: Purge) -> Document:
         """Remove what is not worth its place, or say what that is."""
@@ -201,20 +204,31 @@ class Local:
         wanted = Wanted(force=not limits.pop("dry_run"), **limits)
         if wanted.force:
             self._store.check_format()
-        found = collecting.collect(self._store, self._settings.gc, wanted)
-        if wanted.force:
-            trash.empty(self._store.layout.trash)
+        with self._writing():
+            found = collecting.collect(self._store, self._settings.gc, wanted)
+            if wanted.force:
+                trash.empty(self._store.layout.trash)
         return documents.purged(messages.purged(found), dry_run=asked.dry_run)
 
     def verify(self, environment_id: str, on_event: OnEvent, *, repair: bool) -> Document:
         """Compare an environment with the record of its publication."""
         if repair:
             self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        verifier = Verifier(self._settings, self._store)
-        verified = verifier.verify(found.id, on_event, repair=repair)
-        now = self._snapshots.published(found.id)
-        return documents.verified(messages.verified(verified, now))
+        # Without that, too: whoever looks holds it meanwhile.
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            verifier = Verifier(self._settings, self._store)
+            verified = verifier.verify(found.id, on_event, repair=repair)
+            now = self._snapshots.published(found.id)
+            return documents.verified(messages.verified(verified, now))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what to do where nothing can be written."""
+        try:
+            yield
+        except OSError as error:
+            raise from_os(error, self._settings.root) from error
 
     def load_model(self, model: str, name: str, *, wait: bool) -> Document:
         """Say that nobody is there to have a model loaded."""
