@@ -211,6 +211,15 @@ def test_what_is_neither_an_absolute_path_nor_a_uri_is_refused(tmp_path: Path, n
         locate(name, Settings(tmp_path))
 
 
+@pytest.mark.parametrize("uri", ["https://x.invalid/m", "odd://x/m"])
+def test_a_uri_that_mlflow_does_not_know_says_what_may_be_given(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(RequestInvalidError) as raised:
+        locate(uri, Settings(tmp_path))
+
+    assert raised.value.message.startswith(f"`{uri}` is no URI that MLflow's resolver knows; give")
+    assert "`models:/NAME/VERSION`" in raised.value.message
+
+
 def test_a_bare_name_is_no_served_model(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no served model is called `wine`"):
         locate("wine", Settings(tmp_path))
