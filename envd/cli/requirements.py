@@ -16,7 +16,7 @@ from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document
-    from envd.mend.editing import Editing, Wanted
+    from envd.mend.editing import Editing, Replacements
     from envd.spec.policy import Policy
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -186,7 +186,7 @@ def _rules(place: Place) -> Policy:
 def _edit(
     place: Place,
     asked: Sequence[str],
-    wanted: Wanted,
+    wanted: Replacements,
     models: tuple[str, ...],
     *,
     dry_run: bool,
@@ -204,7 +204,7 @@ def _edit(
         sys.exit(_FAILED)
 
 
-def _edited(model: str, wanted: Wanted, *, dry_run: bool) -> Document:
+def _edited(model: str, wanted: Replacements, *, dry_run: bool) -> Document:
     from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import editing  # noqa: PLC0415
 
