@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from envd.cli.engine import Document
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_SHORT = 12
 
 
 def _model(command: _Command) -> _Command:
@@ -210,7 +209,7 @@ def _show_all(found: list[Document]) -> None:
             plain.printable(one["name"] or ""),
             f"{one['state']}: {failure['reason']}" if failure else one["state"],
             str(one["workers"]),
-            (one["environment_id"] or "")[:_SHORT],
+            plain.short_id(one["environment_id"] or ""),
             plain.printable(one["uri"]),
         )
     table.show()
