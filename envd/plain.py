@@ -7,6 +7,7 @@ _DAY_S = 86400
 _SHORT_AGES = (("h", 3600), ("min", 60), ("s", 1))
 _UNITS = ("B", "kB", "MB", "GB")
 _THOUSAND = 1000
+_SHORT = 12
 
 
 def age(seconds: float) -> str:
@@ -27,6 +28,11 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= _THOUSAND
     return f"{count:.1f} TB"
+
+
+def short_id(text: str) -> str:
+    """Write as much of an id as tells it from the others, and may be given in its place."""
+    return text[:_SHORT]
 
 
 def printable(text: str) -> str:

@@ -25,7 +25,7 @@ from envd.environments.environments import Environments
 from envd.errors import EnvdError, EnvironmentInUseError, EnvironmentPinnedError, SolveFailedError
 from envd.settings.sections import Gc
 from envd.store import collecting, removal, trash
-from envd.store.collecting import Wanted
+from envd.store.collecting import Criteria
 from tests import fake
 from tests.fake import Fake
 
@@ -139,11 +139,11 @@ def _remove_by_force(made: Fake, number: int) -> None:
 
 
 def _collect(made: Fake, _: int) -> None:
-    collecting.collect(made.store, Gc(), Wanted(force=True, unused_for=0.0))
+    collecting.collect(made.store, Gc(), Criteria(force=True, unused_for=0.0))
 
 
 def _collect_some(made: Fake, number: int) -> None:
-    collecting.collect(made.store, Gc(), Wanted(force=True, max_size=1, keep=number))
+    collecting.collect(made.store, Gc(), Criteria(force=True, max_size=1, keep=number))
 
 
 def _tidy(made: Fake, _: int) -> None:
@@ -215,7 +215,9 @@ def _leased(root: Path) -> object:
 def _freed(root: Path) -> object:
     made = Fake(root)
     removal.remove(made.store, fake.env_id(1))
-    return collecting.collect(made.store, Gc(), Wanted(force=True, unused_for=0.0)).downloads_freed
+    return collecting.collect(
+        made.store, Gc(), Criteria(force=True, unused_for=0.0)
+    ).downloads_freed
 
 
 _OPERATIONS: dict[str, Callable[[Path], object]] = {

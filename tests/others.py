@@ -36,7 +36,7 @@ from envd.settings.values import Bytes, Share
 from envd.spec import Python
 from envd.spec.spec import Indexes, Spec
 from envd.store import Attempt, Base, Environment, Store, collecting, forgetting, removal
-from envd.store.collecting import Collected, Wanted
+from envd.store.collecting import Collected, Criteria
 
 _PYTHON = Python("cpython", "3.11.9", "cp311", "linux_x86_64", "glibc-2.36")
 _FILES = 4
@@ -404,7 +404,7 @@ def collect_all(link: Link, root: Path) -> None:
 
 def collect(store: Store, **limits: Any) -> Collected:
     """Collect within *limits*; no downloads, and no age, limit it besides."""
-    return collecting.collect(store, Gc(min_free=Share("0%")), Wanted(force=True, **limits))
+    return collecting.collect(store, Gc(min_free=Share("0%")), Criteria(force=True, **limits))
 
 
 def gone(collected: Collected) -> Collection[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envd.cli.engine import Document, Wanted
+from envd.cli.engine import Document, Order
 from envd.cli.local import Local
 from envd.cli.remote import Remote
 from envd.events import OnEvent
@@ -142,11 +142,11 @@ def test_what_is_unexpected_of_one_model_of_several_is_a_row_of_its_own(
 ) -> None:
     models = [tiny.model(tmp_path / "models" / name, "tiny-a==1.0") for name in "abc"]
 
-    def build(engine: Local | Remote, wanted: Wanted, on_event: OnEvent) -> Document:
-        if wanted.model == str(models[1]):
+    def build(engine: Local | Remote, order: Order, on_event: OnEvent) -> Document:
+        if order.model == str(models[1]):
             message = "never thought of"
             raise ZeroDivisionError(message)
-        return builds[type(engine)](engine, wanted, on_event)
+        return builds[type(engine)](engine, order, on_event)
 
     builds = {engine: engine.build for engine in (Local, Remote)}
     for engine in builds:

@@ -427,6 +427,40 @@ def test_what_is_pinned_is_removed_by_force_only(
     assert env_id not in ids(either)
 
 
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        (("pin",), "{} pinned"),
+        (("unpin",), "{} unpinned"),
+        (("verify",), "{}  ok"),
+        (("rm",), "{} removed, "),
+        (("rm", "--force"), "{} removed, "),
+    ],
+)
+def test_what_fails_does_not_stop_the_others(
+    either: Envctl, tiny: Tiny, tmp_path: Path, verb: tuple[str, ...], said: str
+) -> None:
+    models = [tiny.model(tmp_path / "one"), tiny.model(tmp_path / "other", "tiny-a", "tiny-b")]
+    one, other = [built(either, model) for model in models]
+
+    done = either(*verb, one, ABSENT_ID, other)
+    for model in models:
+        built(either, model)
+    told = either(*verb, ABSENT_ID, one, "0", other, "--json")
+
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(map(str.startswith, lines, [said.format(one), said.format(other)]))
+    assert f"{ABSENT_ID}: no environment's id begins with `{ABSENT_ID}`; see" in done.stderr
+    # A request that is wrong is usage, whatever failed besides.
+    assert told.returncode == 2
+    found = json.loads(told.stdout)
+    assert [each["id"] for each in found] == [ABSENT_ID, one, "0", other]
+    reasons = [each["error"] and each["error"]["reason"] for each in found]
+    assert reasons == ["ENVIRONMENT_NOT_FOUND", None, "REQUEST_INVALID", None]
+
+
 # verify
 
 

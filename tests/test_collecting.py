@@ -18,7 +18,7 @@ from envd import config, model
 from envd.environments.environments import Environments
 from envd.settings.sections import Gc
 from envd.store import Environment, Store, collecting, manifest, removal, trash
-from envd.store.collecting import Collected, Wanted
+from envd.store.collecting import Collected, Criteria
 from envd.store.sizes import Sizes
 from tests import others as work
 from tests.conftest import wait_for
@@ -26,7 +26,7 @@ from tests.others import Fake, Others
 from tests.tiny import Tiny, wheel
 
 DAY_S = 86400.0
-ALL = Wanted(force=True, max_size=0, max_age=0.0)
+ALL = Criteria(force=True, max_size=0, max_age=0.0)
 
 
 class Here:
@@ -58,9 +58,9 @@ class Here:
         moment = self.store.clock.now() - days * DAY_S
         os.utime(self.store.layout.used(found.id), (moment, moment))
 
-    def collect(self, wanted: Wanted, **changed: object) -> Collected:
+    def collect(self, criteria: Criteria, **changed: object) -> Collected:
         settings = replace(Gc(min_free="0"), **changed)  # type: ignore[arg-type]
-        return collecting.collect(self.store, settings, wanted)
+        return collecting.collect(self.store, settings, criteria)
 
     def taken(self) -> int:
         """Return the bytes of all files below the root, each once, but for the list of them."""
@@ -84,7 +84,7 @@ def gone(found: Collected) -> set[str]:
 def test_what_was_just_built_stays_unless_a_limit_is_given(here: Here) -> None:
     built = here.build("one")
 
-    spared = here.collect(Wanted(force=True), max_size=0)
+    spared = here.collect(Criteria(force=True), max_size=0)
     assert here.store.find(built.id)
     taken = here.collect(ALL)
 
@@ -98,10 +98,10 @@ def test_the_longest_unused_go_first_and_no_more_than_must(here: Here) -> None:
     old, middle, new = (here.build(name) for name in ("old", "middle", "new"))
     for found, days in ((old, 20), (middle, 10), (new, 1)):
         here.unused_for(found, days)
-    everything = here.collect(Wanted(force=False, max_size=0))
+    everything = here.collect(Criteria(force=False, max_size=0))
     budget = here.taken() - 250_000
 
-    found = here.collect(Wanted(force=True, max_size=budget))
+    found = here.collect(Criteria(force=True, max_size=budget))
 
     assert gone(everything) == {old.id, middle.id, new.id}
     # Each frees its 100 kB, its bytecode and little more.
@@ -114,9 +114,9 @@ def test_a_dry_run_says_what_goes_and_removes_nothing(here: Here) -> None:
     here.unused_for(built, 40)
     before = here.taken()
 
-    said = here.collect(Wanted(force=False, unused_for=30 * DAY_S))
+    said = here.collect(Criteria(force=False, unused_for=30 * DAY_S))
     assert here.taken() == before
-    done = here.collect(Wanted(force=True, unused_for=30 * DAY_S))
+    done = here.collect(Criteria(force=True, unused_for=30 * DAY_S))
     trash.empty(here.store.layout.trash)
 
     assert gone(said) == gone(done) == {built.id}
@@ -131,7 +131,7 @@ def test_what_several_share_is_freed_with_the_last_of_them(here: Here) -> None:
     first, second = here.build("first", "large"), here.build("second", "large")
     here.unused_for(first, 50)
 
-    one = here.collect(Wanted(force=True, unused_for=30 * DAY_S))
+    one = here.collect(Criteria(force=True, unused_for=30 * DAY_S))
     other = here.collect(ALL)
 
     assert gone(one) == {first.id}
@@ -223,7 +223,7 @@ def test_a_lock_stays_as_long_as_the_environment_it_comes_to(here: Here) -> None
     for folder in (here.settings.root / "specs").iterdir():
         os.utime(folder, (ages_ago, ages_ago))
 
-    here.collect(Wanted(force=True))
+    here.collect(Criteria(force=True))
     kept = here.environments.kept_lock(asked)
     here.collect(replace(ALL, unused_for=30 * DAY_S))
 
@@ -323,7 +323,7 @@ def test_old_logs_of_builds_and_workers_go(here: Here) -> None:
 
     # Its first build is being locked, and has no spec yet.
     with here.store.locking("2" * 64, lambda _: None):
-        here.collect(Wanted(force=True))
+        here.collect(Criteria(force=True))
 
     assert [name for name in names if (logs / name).exists()] == [names[0], names[3]]
 
@@ -350,7 +350,9 @@ def test_what_the_trash_gives_back_is_as_good_as_free(
         (here.folder / "another").hardlink_to(trashed)
     free = shutil.disk_usage(here.settings.root).free
 
-    found = here.collect(Wanted(force=False, min_free=str(free + tera // 2)), max_size=float("inf"))
+    found = here.collect(
+        Criteria(force=False, min_free=str(free + tera // 2)), max_size=float("inf")
+    )
 
     assert [one.goes for one in found.verdicts] == [goes]
 
@@ -368,9 +370,9 @@ def test_digests_go_with_what_they_describe(here: Here) -> None:
 
     with (here.settings.root / "cache" / "uv" / ".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        here.collect(Wanted(force=True, unused_for=30 * DAY_S))
+        here.collect(Criteria(force=True, unused_for=30 * DAY_S))
     while_cached = {one.name for one in folder.iterdir()}
-    here.collect(Wanted(force=True, unused_for=30 * DAY_S))
+    here.collect(Criteria(force=True, unused_for=30 * DAY_S))
 
     assert while_cached == of_stays | of_goes
     assert {one.name for one in folder.iterdir()} == of_stays
@@ -391,9 +393,9 @@ def test_marks_of_models_that_are_gone_go(here: Here) -> None:
     for path in (gone_one, Path("relative")):
         here.store.uses.record_model(built.id, path)
 
-    here.collect(Wanted(force=False))
+    here.collect(Criteria(force=False))
     before = here.store.records()[0].models
-    here.collect(Wanted(force=True))
+    here.collect(Criteria(force=True))
 
     assert before == (str(gone_one), str(lasting), "relative")
     assert here.store.records()[0].models == (str(lasting), "relative")

@@ -202,6 +202,19 @@ def test_a_version_of_condas_is_the_one_it_begins_with() -> None:
     assert diagnose(failure(text, "AttributeError"), same).remedy == ""
 
 
+def test_a_file_of_the_models_own_is_no_artifact_to_log() -> None:
+    def found(path: str) -> Diagnosis:
+        text = f"[Errno 2] No such file or directory: '{path}'"
+        return diagnose(failure(text, "FileNotFoundError"), About(path="/m"))
+
+    own, other = found("/m/model.pkl"), found("/mine/model.pkl")
+
+    assert (own.code, own.subject) == ("FILE_MISSING", "/m/model.pkl")
+    assert "not whole" in own.message
+    assert "copy the model again" in own.advice
+    assert "artifacts" in other.advice
+
+
 def test_a_processor_that_is_too_old_kills_the_worker() -> None:
     error = WorkerDiedError("the worker ended by signal SIGILL", stage="load", cause="SIGILL")
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,38 @@ def test_a_directory_to_write_to_must_be_there(envctl: Envctl, tmp_path: Path, v
         assert f"there is no directory `{folder}`" in done.stderr
 
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("verb", ["lock", "predict", "dockerfile"])
+def test_what_cannot_be_written_is_told_before_the_work(
+    envctl: Envctl, tmp_path: Path, verb: str
+) -> None:
+    # Nobody may write to a program that runs.
+    running = shutil.copy(shutil.which("sleep") or "", tmp_path / "running")
+    with subprocess.Popen([running, "600"]) as process:
+        try:
+            outputs = [Path("/proc/there"), *([] if verb == "dockerfile" else [Path(running)])]
+            told = {one: envctl(verb, "-m", tmp_path / "missing", "-o", one) for one in outputs}
+        finally:
+            process.kill()
+
+    for output, done in told.items():
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"envctl: `{output}`: ")
+        assert "missing" not in done.stderr
+
+
+def test_looking_whether_a_file_can_be_written_leaves_it_as_it_is(
+    envctl: Envctl, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    there.write_text("what was there")
+
+    for output in (there, tmp_path / "new"):
+        assert envctl("predict", "-m", tmp_path / "model", "-i", there, "-o", output).returncode
+
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+    assert there.read_text() == "what was there"
 
 
 def test_a_lock_is_kept_until_it_is_upgraded(

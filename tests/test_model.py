@@ -343,8 +343,20 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (path / "a").symlink_to("b")
     (path / "b").symlink_to("a")
 
-    with pytest.raises(ModelInvalidError, match="`a` is not in the model"):
+    with pytest.raises(ModelInvalidError, match=r"`a` in the model .* is a link in a circle"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"), [("MLmodel", "is a link in a circle"), ("gone", "to what is not there")]
+)
+def test_an_mlmodel_that_leads_nowhere_is_said_to_be_a_link(
+    tmp_path: Path, target: str, why: str
+) -> None:
+    (tmp_path / "MLmodel").symlink_to(target)
+
+    with pytest.raises(ModelInvalidError, match=rf"`MLmodel` in the model .*{why}.*; put"):
+        read(tmp_path)
 
 
 def rewrite_keeping_the_time(path: Path, text: str) -> None:

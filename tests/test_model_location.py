@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -37,7 +38,9 @@ from envd.model.location import locate, lock_of
 from envd.secrets import redact
 from envd.settings.sections import Build, Models
 from envd.settings.values import Seconds
-from tests.conftest import wait_for
+from envd.store import Store
+from tests.called import Called
+from tests.conftest import environment, wait_for
 
 LOG_MODELS = """
 import json, pathlib, sys, time, urllib.request
@@ -209,6 +212,28 @@ def test_a_path_that_is_no_directory_holds_no_model(tmp_path: Path, prefix: str)
 def test_what_is_neither_an_absolute_path_nor_a_uri_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestInvalidError):
         locate(name, Settings(tmp_path))
+
+
+@pytest.mark.parametrize("uri", ["https://x.invalid/m", "odd://x/m"])
+def test_a_uri_that_mlflow_does_not_know_says_what_may_be_given(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(RequestInvalidError) as raised:
+        locate(uri, Settings(tmp_path))
+
+    assert raised.value.message.startswith(f"`{uri}` is no URI that MLflow's resolver knows; give")
+    assert "`models:/NAME/VERSION`" in raised.value.message
+
+
+def test_a_root_that_a_download_makes_is_envds_own(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(RequestInvalidError):
+            locate("odd://x/m", Settings(root))
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    Store(root).create()
 
 
 def test_a_bare_name_is_no_served_model(tmp_path: Path) -> None:
@@ -391,6 +416,24 @@ def test_two_processes_at_once_download_once(logged: Logged, tmp_path: Path) -> 
     assert not paths
     assert _number(path) == "2"
     assert _attempts(tmp_path) == {path.name}
+
+
+def test_what_a_model_of_a_registry_asks_for_is_shown(
+    logged: Logged, shared_root: Path, home: Path
+) -> None:
+    more = {"ENVD_MODELS__TRACKING_URI": logged.server.url}
+    envctl = Called(shared_root, environment(shared_root, home, **more))
+
+    done = envctl("requirements", "show", "-m", "models:/echo/1", "--json")
+    said = envctl("requirements", "show", "-m", "models:/echo/1")
+
+    assert done.returncode == said.returncode == 0, done.stderr
+    (shown,) = json.loads(done.stdout)
+    assert (shown["model"], shown["error"]) == ("models:/echo/1", None)
+    assert [one["path"] for one in shown["files"]] == [
+        "python_env.yaml", "requirements.txt", "conda.yaml"
+    ]  # fmt: skip
+    assert "mlflow" in said.stdout
 
 
 @pytest.mark.slow

@@ -516,6 +516,27 @@ def test_envctl_lists_and_loads_and_shows_them(served: Served, tiny: Tiny, tmp_p
     assert "no served model is called `verbs`" in again.stderr
 
 
+def test_what_was_not_loaded_is_forgotten_as_it_is_listed(served: Served, tmp_path: Path) -> None:
+    envctl, gone = served.envctl, str(tmp_path / "gone")
+    given = [gone, "odd://me:secret@store/m"]
+    # Whose path is found first.
+    named = ["models", "load", gone, "--name", "forgotten"]
+
+    def listed() -> list[tuple[str | None, str]]:
+        found = json.loads(envctl("models", "list", "--json").stdout)
+        return [(one["name"], one["uri"]) for one in found]
+
+    before = listed()
+    loads = [envctl("models", "load", one) for one in given] + [envctl(*named)]
+    nameless = [uri for name, uri in listed() if name is None and (name, uri) not in before]
+    unloads = [envctl("models", "unload", uri) for uri in nameless]
+
+    assert [one.returncode for one in loads] == [1, 2, 1]
+    assert nameless == [gone, "odd://***@store/m"]
+    assert [one.returncode for one in unloads] == [0, 0], [one.stderr for one in unloads]
+    assert listed() == before
+
+
 def test_the_settings_are_shown_without_the_values_of_variables(served: Served) -> None:
     text = served.envctl("config").stdout
     document = json.loads(served.envctl("config", "--json").stdout)

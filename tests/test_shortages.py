@@ -205,6 +205,22 @@ def test_on_a_full_disk_what_is_there_can_be_used_and_removed(
     assert json.loads(envctl("list", "--json").stdout) == []
 
 
+def test_what_cannot_be_written_says_what_to_do(
+    disk: Disk, envctl: Envctl, tiny: Tiny, tmp_path: Path
+) -> None:
+    built = envctl("build", "-m", tiny.model(tmp_path / "model"), "--json")
+    env_id = json.loads(built.stdout)["id"]
+    envctl("pin", env_id)
+    subprocess.run(["mount", "-o", "remount,ro", disk.folder], check=True)
+
+    for verb in ("verify", "pin", "unpin", "rm", "rm --force", "verify --repair"):
+        done = envctl(*verb.split(), env_id)
+
+        assert done.returncode == 1, verb
+        assert f"cannot work in `{disk.root}`: " in done.stderr, verb
+        assert "give another with `--root` or ENVD_ROOT" in done.stderr, verb
+
+
 @full_either_way
 def test_a_daemon_on_a_full_disk_serves_what_is_ready_and_throws_nothing_away(
     disk: Disk, daemon: Daemon, tiny: Tiny, tmp_path: Path, fill_up: Callable[[Disk], None]

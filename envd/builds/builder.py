@@ -26,7 +26,7 @@ from envd.events import Event, Locked, OnEvent, Progress, Stage
 from envd.model.location import locate
 from envd.sandbox import tiers
 from envd.store import collecting, sweep, trash
-from envd.store.collecting import Wanted
+from envd.store.collecting import Criteria
 
 _MAX_LINE = 4000
 _NICEST = 19
@@ -81,8 +81,8 @@ def _learn(environments: Environments, _: object, __: OnEvent) -> None:
 
 
 def _purge(environments: Environments, about: dict[str, Any], _: OnEvent) -> Any:
-    wanted = Wanted(**about)
-    return collecting.collect(environments.store, environments.settings.gc, wanted).document()
+    criteria = Criteria(**about)
+    return collecting.collect(environments.store, environments.settings.gc, criteria).document()
 
 
 def _verify(environments: Environments, about: dict[str, Any], on_event: OnEvent) -> Any:

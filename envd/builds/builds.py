@@ -37,7 +37,7 @@ from envd.run.observer import Observer
 from envd.run.processes import Processes
 from envd.spec import Terms
 from envd.store import Environment, collecting
-from envd.store.collecting import Collected, Wanted
+from envd.store.collecting import Collected, Criteria
 
 _DEFAULT = Terms()
 _MAX_KEPT, _MIN_PREFIX = 200, 4
@@ -189,9 +189,9 @@ class Builds:
         same = {one for one in self._under_way if one.env_id and one.env_id.startswith(prefix)}
         return [build, *(same - {build})]
 
-    async def purge(self, wanted: Wanted) -> Collected:
+    async def purge(self, criteria: Criteria) -> Collected:
         """Remove what is not worth its place, or say what that is; the trash stays full."""
-        return collecting.from_document(await self._builders.run("purge", asdict(wanted), ignore))
+        return collecting.from_document(await self._builders.run("purge", asdict(criteria), ignore))
 
     async def verify(self, env_id: str, *, repair: bool) -> Verified:
         """Compare *env_id* with the record of its publication.
@@ -296,8 +296,8 @@ class Builds:
 
     async def _make_room(self) -> bool:
         """Remove what is not worth its place, and say whether that can have freed anything."""
-        wanted = Wanted(force=True, reserve=self._settings.build.reserve)
-        collected = await self.purge(wanted)
+        criteria = Criteria(force=True, reserve=self._settings.build.reserve)
+        collected = await self.purge(criteria)
         # Whatever was removed before may be there still, while a gentle one is at it.
         has_trash = any(self._environments.store.layout.trash.glob("*"))
         await self._builders.run("tidy", {"is_gentle": False}, ignore)

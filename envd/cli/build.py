@@ -15,7 +15,7 @@ from envd.cli.terms import Terms
 from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
-    from envd.cli.engine import Document, Engine, Wanted
+    from envd.cli.engine import Document, Engine, Order
 
 
 _FAILED, _USAGE = 1, 2
@@ -50,7 +50,7 @@ def command(
       envctl build ./models --json
       envctl build -m ./model --retry
     """
-    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.cli.engine import Order  # noqa: PLC0415
 
     given = [*named, *models]
     asked = [model for one in given for model in names.models(one)]
@@ -61,7 +61,7 @@ def command(
     engine = place.engine()
     found = []
     for model in asked:
-        found.append(_built(engine, Wanted(model, **terms, retry=retry), is_one=is_one))
+        found.append(_built(engine, Order(model, **terms, retry=retry), is_one=is_one))
         if not is_json:
             _say(found[-1])
     if is_json:
@@ -72,14 +72,14 @@ def command(
         sys.exit(_USAGE if any(_is_misused(one) for one in found) else _FAILED)
 
 
-def _built(engine: Engine, wanted: Wanted, *, is_one: bool) -> Document:
+def _built(engine: Engine, order: Order, *, is_one: bool) -> Document:
     from envd.cli import documents  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
     from envd.errors import EnvdError, InternalError  # noqa: PLC0415
 
     with Progress() as progress:
         try:
-            built = engine.build(wanted, progress)
+            built = engine.build(order, progress)
         except EnvdError as error:
             if error.reason == "DAEMON_UNREACHABLE":
                 raise
@@ -89,7 +89,7 @@ def _built(engine: Engine, wanted: Wanted, *, is_one: bool) -> Document:
             if is_one:
                 raise
             built = documents.failed(InternalError(f"envd failed unexpectedly: {error!r}"))
-    return {"model": names.shown(wanted.model)} | built
+    return {"model": names.shown(order.model)} | built
 
 
 def _is_misused(document: Document) -> bool:

@@ -1,4 +1,7 @@
-"""Which models may be edited: those on this machine; to the others the way is shown."""
+"""Which models may be edited: those on this machine; to the others the way is shown.
+
+The others may be read as they were downloaded.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,52 @@ def local(name: str, asked: Sequence[str], settings: Settings) -> list[str]:
         ModelNotFoundError: there is nothing there.
     """
     from envd.errors import RequestInvalidError  # noqa: PLC0415
-    from envd.model import location, naming  # noqa: PLC0415
 
-    uri = naming.uri_of(_called(name, settings), settings.served)
+    uri = _uri(name, settings)
     if uri.startswith(_OF_A_SERVER):
         raise RequestInvalidError(_recipe(uri, asked), model=uri)
     if not uri.startswith(("/", "file:")):
         message = f"`{name}` is not on this machine; download it, edit it there, and upload it"
         raise RequestInvalidError(message, model=name)
+    return _here(name, uri, settings)
+
+
+def readable(name: str, settings: Settings) -> dict[str, str]:
+    """Return the directories that *name* stands for, each by what it is called.
+
+    As `local` does, but what lies elsewhere is downloaded, as for a prediction, unless it is here.
+
+    Raises:
+        EnvdError: it cannot be had.
+    """
+    from envd.model import location  # noqa: PLC0415
+    from envd.secrets import redact  # noqa: PLC0415
+    from envd.store import Store  # noqa: PLC0415
+
+    uri = _uri(name, settings)
+    if location.local(uri):
+        return {one: one for one in _here(name, uri, settings)}
+    store = Store(settings.root)
+    store.check()
+    store.check_format()
+    return {redact(uri): str(location.locate(uri, settings))}
+
+
+def _here(name: str, uri: str, settings: Settings) -> list[str]:
+    from envd.model import location  # noqa: PLC0415
+
     found = location.known(uri, settings)
     models = names.models(str(found)) if found else []
     if not models:
         message = f"there is no model in {name}"
         raise click.UsageError(message)
     return models
+
+
+def _uri(name: str, settings: Settings) -> str:
+    from envd.model import naming  # noqa: PLC0415
+
+    return naming.uri_of(_called(name, settings), settings.served)
 
 
 def _called(name: str, settings: Settings) -> str:

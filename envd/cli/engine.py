@@ -37,8 +37,8 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The environment of a model, with requirements put in the place of its own.
+class Order:
+    """What is ordered: the environment of a model, with requirements in the place of its own.
 
     What makes it is `env_manager`, empty for what the settings say.
     With `upgrade` it is locked anew, and a lock that lies in the model is passed over.
@@ -76,21 +76,21 @@ class UnreachableError(EnvdError):
 class Engine(Protocol):
     """The verbs' view of envd. Every method may raise EnvdError."""
 
-    def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+    def predict(self, order: Order, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*."""
 
     def predict_stream(
-        self, wanted: Wanted, given: Input, on_event: OnEvent, on_item: OnItem
+        self, order: Order, given: Input, on_event: OnEvent, on_item: OnItem
     ) -> Predicted:
         """Run the `predict_stream` of a model on *given*; what is returned has no payload."""
 
-    def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
+    def build(self, order: Order, on_event: OnEvent) -> Document:
         """Build an environment and see it through; failures are in the document."""
 
-    def explain(self, wanted: Wanted) -> Document:
+    def explain(self, order: Order) -> Document:
         """Return the canonical spec of a model, its keys and its notes."""
 
-    def lock(self, wanted: Wanted, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
+    def lock(self, order: Order, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
         """Return the lock of a model, for *platforms* besides this machine's: a name and a text."""
 
     def cancel(self, build_id: str) -> Document:

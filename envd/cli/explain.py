@@ -80,12 +80,12 @@ def command(
 
 
 def _explained(engine: Engine, name: str, terms: Terms) -> Document:
-    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.cli.engine import Order  # noqa: PLC0415
     from envd.errors import ModelNotFoundError  # noqa: PLC0415
 
     model = names.model(name)
     try:
-        return engine.explain(Wanted(model, **terms))
+        return engine.explain(Order(model, **terms))
     except ModelNotFoundError as error:
         # Of a served one that is missing, the path is said.
         is_served = error.metadata.get("model") != name

@@ -14,8 +14,6 @@ from envd.cli.place import Place, as_json, where
 if TYPE_CHECKING:
     from envd.cli.engine import Document
 
-_SHORT = 12
-
 
 def _limit(kind: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """Return what reads the value of an option, spelled as the setting of that kind."""
@@ -115,7 +113,7 @@ def _show(found: Document) -> None:
         table.text("WHY")
         for one in environments:
             sizes = (plain.size(one[key]) for key in ("bytes_exclusive", "bytes_shared"))
-            table.row(one["id"][:_SHORT], one["verdict"], *sizes, one["reason"])
+            table.row(plain.short_id(one["id"]), one["verdict"], *sizes, one["reason"])
         table.show()
     click.echo(_downloads(found))
     gone = sum(one["verdict"] == "remove" for one in environments)

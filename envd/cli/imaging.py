@@ -74,7 +74,7 @@ def plan(
 
     settings, engine = place.settings(), place.engine()
     asked = list(dict.fromkeys(map(names.model, models)))
-    specs = [engine.explain(_wanted(one))["spec"] for one in asked]
+    specs = [engine.explain(_order(one))["spec"] for one in asked]
     with Progress() as progress:
         packed = tuple(_packed(one, settings, engine, progress) for one in asked)
     _check_names(packed)
@@ -110,10 +110,10 @@ def secret_file(plan: Plan) -> Iterator[Path | None]:
         yield file
 
 
-def _wanted(model: str) -> Any:
-    from envd.cli.engine import Wanted  # noqa: PLC0415
+def _order(model: str) -> Any:
+    from envd.cli.engine import Order  # noqa: PLC0415
 
-    return Wanted(model)
+    return Order(model)
 
 
 def _packed(model: str, settings: Settings, engine: Engine, progress: Any) -> Packed:
@@ -122,7 +122,7 @@ def _packed(model: str, settings: Settings, engine: Engine, progress: Any) -> Pa
 
     served = naming.find(model, settings.served)
     name = served.name if served else naming.likely(model)
-    lock = engine.lock(_wanted(model), (), progress)
+    lock = engine.lock(_order(model), (), progress)
     return Packed(name, location.locate(model, settings), lock)
 
 

@@ -15,7 +15,6 @@ from envd.cli.place import Place, as_json, where
 if TYPE_CHECKING:
     from envd.cli.engine import Document
 
-_SHORT = 12
 _YES_NO = {"yes": True, "no": False}
 # What is listed with all only, too.
 _STATES = ("ready", "absent", "building", "deleting", "failed")
@@ -131,7 +130,7 @@ def _show(found: list[Document]) -> None:
     now = dt.datetime.now(dt.UTC)
     for one in found:
         table.row(
-            (one["id"] or one["spec_key"])[:_SHORT],
+            plain.short_id(one["id"] or one["spec_key"]),
             _state(one),
             one["manager"] or "",
             one["python"]["actual"] or "",

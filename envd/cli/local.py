@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from envd import messages
 from envd.builds import elsewhere
 from envd.cli import documents
-from envd.cli.engine import Document, Input, OnItem, Predicted, Purge, UnreachableError
-from envd.cli.engine import Wanted as WantedEnvironment
+from envd.cli.engine import Document, Input, OnItem, Order, Predicted, Purge, UnreachableError
 from envd.environments.asked import Asked
 from envd.environments.environments import Environments, Ready
 from envd.environments.verifying import Verifier
-from envd.errors import EnvdError, EnvironmentNotFoundError
+from envd.errors import EnvdError, EnvironmentNotFoundError, from_os
 from envd.events import Note, OnEvent, ignore
 from envd.model import Model, naming, read, repository
 from envd.model.location import locate
@@ -28,7 +27,7 @@ from envd.sandbox import tiers
 from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import collecting, prefixes, removal, sweep, trash
-from envd.store.collecting import Wanted
+from envd.store.collecting import Criteria
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,33 +50,33 @@ class Local:
         self._snapshots = Snapshots(self._store)
         self._store.check()
 
-    def predict(self, wanted: WantedEnvironment, given: Input, on_event: OnEvent) -> Predicted:
+    def predict(self, order: Order, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*, in a worker that ends with this command."""
-        return self._predict_again(wanted, given, on_event, None)
+        return self._predict_again(order, given, on_event, None)
 
     def predict_stream(
-        self, wanted: WantedEnvironment, given: Input, on_event: OnEvent, on_item: OnItem
+        self, order: Order, given: Input, on_event: OnEvent, on_item: OnItem
     ) -> Predicted:
         """Run the `predict_stream` of a model on *given*, likewise."""
-        return self._predict_again(wanted, given, on_event, on_item)
+        return self._predict_again(order, given, on_event, on_item)
 
     def _predict_again(
-        self, wanted: WantedEnvironment, given: Input, on_event: OnEvent, on_item: OnItem | None
+        self, order: Order, given: Input, on_event: OnEvent, on_item: OnItem | None
     ) -> Predicted:
         for _ in range(_ATTEMPTS - 1):
             # Another process may remove an environment after it was found.
             with contextlib.suppress(EnvironmentNotFoundError):
-                return self._predict(wanted, given, on_event, on_item)
-        return self._predict(wanted, given, on_event, on_item)
+                return self._predict(order, given, on_event, on_item)
+        return self._predict(order, given, on_event, on_item)
 
     def _predict(
-        self, wanted: WantedEnvironment, given: Input, on_event: OnEvent, on_item: OnItem | None
+        self, order: Order, given: Input, on_event: OnEvent, on_item: OnItem | None
     ) -> Predicted:
-        found = self._read(wanted.model)
-        served = naming.find(wanted.model, self._settings.served)
+        found = self._read(order.model)
+        served = naming.find(order.model, self._settings.served)
         serving = Servings(self._settings).of(found, served, given.model_config)
         started = time.perf_counter()
-        asked = self._environments.ask(found, _terms(wanted), on_event)
+        asked = self._environments.ask(found, _terms(order), on_event)
         ready = self._environments.ready(asked, on_event)
         environment = ready.environment
         build_seconds = time.perf_counter() - started
@@ -106,13 +105,13 @@ class Local:
             ],
         )
 
-    def build(self, wanted: WantedEnvironment, on_event: OnEvent) -> Document:
+    def build(self, order: Order, on_event: OnEvent) -> Document:
         """Build an environment."""
-        found, asked = self._asked(wanted, on_event)
+        found, asked = self._asked(order, on_event)
         started = time.monotonic()
         try:
             ready = self._environments.ready(
-                asked, on_event, upgrade=wanted.upgrade, retry=wanted.retry
+                asked, on_event, upgrade=order.upgrade, retry=order.retry
             )
             self._tidy(ready)
         except EnvdError as error:
@@ -125,17 +124,15 @@ class Local:
         )
         return documents.built(message)
 
-    def explain(self, wanted: WantedEnvironment) -> Document:
+    def explain(self, order: Order) -> Document:
         """Return the canonical spec of a model."""
-        _, asked = self._asked(wanted, ignore)
+        _, asked = self._asked(order, ignore)
         return documents.resolved(messages.resolved(asked, self._environments.kept_lock(asked)))
 
-    def lock(
-        self, wanted: WantedEnvironment, platforms: Sequence[str], on_event: OnEvent
-    ) -> tuple[str, str]:
+    def lock(self, order: Order, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
         """Return the lock of a model."""
-        found, asked = self._asked(wanted, on_event)
-        if wanted.upgrade:
+        found, asked = self._asked(order, on_event)
+        if order.upgrade:
             ready = self._environments.ready(asked, on_event, upgrade=True)
             self._store.uses.record_model(ready.environment.id, found.path)
         return self._environments.lock_file(asked, platforms, on_event)
@@ -172,49 +169,63 @@ class Local:
     def remove(self, environment_id: str, *, force: bool = False) -> Document:
         """Remove one environment."""
         self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        document = documents.listed(messages.listed(found))
-        if force:
-            removal.by_force(self._store, found.id, lambda: time.sleep(_POLL_S))
-        else:
-            removal.remove(self._store, found.id)
-        trash.empty(self._store.layout.trash)
-        return document
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            document = documents.listed(messages.listed(found))
+            if force:
+                removal.by_force(self._store, found.id, lambda: time.sleep(_POLL_S))
+            else:
+                removal.remove(self._store, found.id)
+            trash.empty(self._store.layout.trash)
+            return document
 
     def pin(self, environment_id: str) -> Document:
         """Keep an environment from gc."""
         self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        self._store.pin(found.id)
-        return documents.listed(self._snapshots.published(found.id))
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            self._store.pin(found.id)
+            return documents.listed(self._snapshots.published(found.id))
 
     def unpin(self, environment_id: str) -> Document:
         """Let gc have an environment again."""
         self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        self._store.unpin(found.id)
-        return documents.listed(self._snapshots.published(found.id))
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            self._store.unpin(found.id)
+            return documents.listed(self._snapshots.published(found.id))
 
     def purge(self, asked: Purge) -> Document:
         """Remove what is not worth its place, or say what that is."""
         limits = dataclasses.asdict(asked)
-        wanted = Wanted(force=not limits.pop("dry_run"), **limits)
-        if wanted.force:
+        criteria = Criteria(force=not limits.pop("dry_run"), **limits)
+        if criteria.force:
             self._store.check_format()
-        found = collecting.collect(self._store, self._settings.gc, wanted)
-        if wanted.force:
-            trash.empty(self._store.layout.trash)
+        with self._writing():
+            found = collecting.collect(self._store, self._settings.gc, criteria)
+            if criteria.force:
+                trash.empty(self._store.layout.trash)
         return documents.purged(messages.purged(found), dry_run=asked.dry_run)
 
     def verify(self, environment_id: str, on_event: OnEvent, *, repair: bool) -> Document:
         """Compare an environment with the record of its publication."""
         if repair:
             self._store.check_format()
-        found = prefixes.resolve(self._store, environment_id)
-        verifier = Verifier(self._settings, self._store)
-        verified = verifier.verify(found.id, on_event, repair=repair)
-        now = self._snapshots.published(found.id)
-        return documents.verified(messages.verified(verified, now))
+        # Without that, too: whoever looks holds it meanwhile.
+        with self._writing():
+            found = prefixes.resolve(self._store, environment_id)
+            verifier = Verifier(self._settings, self._store)
+            verified = verifier.verify(found.id, on_event, repair=repair)
+            now = self._snapshots.published(found.id)
+            return documents.verified(messages.verified(verified, now))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what to do where nothing can be written."""
+        try:
+            yield
+        except OSError as error:
+            raise from_os(error, self._settings.root) from error
 
     def load_model(self, model: str, name: str, *, wait: bool) -> Document:
         """Say that nobody is there to have a model loaded."""
@@ -260,9 +271,9 @@ class Local:
             sweep.leftovers(self._store)
             trash.empty(self._store.layout.trash)
 
-    def _asked(self, wanted: WantedEnvironment, on_event: OnEvent) -> tuple[Model, Asked]:
-        found = self._read(wanted.model)
-        return found, self._environments.ask(found, _terms(wanted), on_event)
+    def _asked(self, order: Order, on_event: OnEvent) -> tuple[Model, Asked]:
+        found = self._read(order.model)
+        return found, self._environments.ask(found, _terms(order), on_event)
 
     def _read(self, model: str) -> Model:
         # A model that is downloaded is written, too.
@@ -310,5 +321,5 @@ async def _taken(stream: Stream, on_item: OnItem | None) -> bytes:
     return item
 
 
-def _terms(wanted: WantedEnvironment) -> Terms:
-    return Terms(tuple(wanted.override), wanted.env_manager, wanted.upgrade)
+def _terms(order: Order) -> Terms:
+    return Terms(tuple(order.override), order.env_manager, order.upgrade)

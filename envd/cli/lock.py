@@ -53,12 +53,12 @@ def command(
       envctl lock -m ./model --upgrade --json
       envctl lock -m ./model --env-manager conda --platform osx-arm64 -o conda-lock.yml
     """
-    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.cli.engine import Order  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
 
     with Progress() as progress:
-        wanted = Wanted(names.model(model), **terms, upgrade=upgrade)
-        name, text = place.engine().lock(wanted, platforms, progress)
+        order = Order(names.model(model), **terms, upgrade=upgrade)
+        name, text = place.engine().lock(order, platforms, progress)
     text = _as_json(name, text) if is_json else text
     if output:
         outputs.write(output, text)

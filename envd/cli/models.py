@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from envd.cli.engine import Document
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_SHORT = 12
 
 
 def _model(command: _Command) -> _Command:
@@ -110,11 +109,14 @@ def _load(
 def _unload(place: Place, model: str | None, named: str | None, is_json: bool) -> None:  # noqa: FBT001
     """Stop the workers of a model, each when it has answered what it was asked.
 
-    A name that it was loaded by is gone. A prediction loads it again.
+    A name that it was loaded by is gone. A prediction loads it again. One that has no name
+    is called by its path or its URI, as `envctl models list` shows it; if loading it had
+    failed, that is forgotten.
 
     \b
     Examples:
       envctl models unload iris
+      envctl models unload /srv/models/iris
     """
     _say(place.engine().unload_model(_one(model, named)), is_json=is_json)
 
@@ -207,7 +209,7 @@ def _show_all(found: list[Document]) -> None:
             plain.printable(one["name"] or ""),
             f"{one['state']}: {failure['reason']}" if failure else one["state"],
             str(one["workers"]),
-            (one["environment_id"] or "")[:_SHORT],
+            plain.short_id(one["environment_id"] or ""),
             plain.printable(one["uri"]),
         )
     table.show()

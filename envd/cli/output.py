@@ -16,11 +16,31 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def in_a_directory(
     ctx: click.Context, parameter: click.Parameter, path: Path | None
 ) -> Path | None:
-    """See that what *path* is to lie in is there, before the work, which would be lost."""
+    """See that *path* can be written, before the work, which would be lost.
+
+    Raises:
+        click.BadParameter: there is nothing that it could lie in.
+        OSError: it cannot be written.
+    """
     if path and not path.parent.is_dir():
         message = f"there is no directory `{path.parent}`"
         raise click.BadParameter(message, ctx, parameter)
+    if path:
+        _try(path)
     return path
+
+
+def _try(path: Path) -> None:
+    import tempfile  # noqa: PLC0415
+
+    try:
+        if not os.path.lexists(path):
+            tempfile.TemporaryFile(dir=path.parent).close()
+        # Whoever reads a pipe would take this for its end.
+        elif stat.S_ISREG(path.lstat().st_mode):
+            path.open("ab").close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def output(meaning: str) -> Callable[[_Command], _Command]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
+from envd.cli import several
 from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Document
 
 
 @click.command("pin")
@@ -18,6 +24,7 @@ def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> No
     """Pin environments: gc never removes them, and `envctl rm` only with --force.
 
     A pin outlives the daemon; `envctl unpin` takes it off.
+    What fails does not stop the others; in the JSON it has an `error`.
 
     \b
     Examples:
@@ -26,8 +33,16 @@ def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> No
     engine = place.engine()
     pinned = []
     for one in environment_ids:
-        pinned.append(engine.pin(one))
+        pinned.append(several.attempt(one, engine.pin))
         if not is_json:
-            click.echo(f"{pinned[-1]['id']} pinned")
+            _say(pinned[-1])
     if is_json:
         click.echo(json.dumps(pinned, indent=1))
+    sys.exit(several.status(pinned))
+
+
+def _say(document: Document) -> None:
+    if document["error"]:
+        several.say_error(document, "pin")
+    else:
+        click.echo(f"{document['id']} pinned")

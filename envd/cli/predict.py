@@ -89,7 +89,7 @@ def command(
       envctl predict -m ./model -i input.json --pip-requirements-override bs4,six==1.17.0
       envctl predict -m ./chat -i question.json --stream
     """
-    from envd.cli.engine import Input, Wanted  # noqa: PLC0415
+    from envd.cli.engine import Input, Order  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
 
     if is_stream and is_json:
@@ -98,13 +98,13 @@ def command(
     engine = place.engine()
     content_type = _TYPES[kind] if kind else content_type_of(source)
     given = Input(read(source), content_type, params, model_config)
-    wanted = Wanted(names.model(model), **terms)
+    order = Order(names.model(model), **terms)
     with Progress() as progress:
         if is_stream:
             with _lines(output, progress) as write:
-                answer = engine.predict_stream(wanted, given, progress, write)
+                answer = engine.predict_stream(order, given, progress, write)
         else:
-            answer = engine.predict(wanted, given, progress)
+            answer = engine.predict(order, given, progress)
     if not is_stream:
         _write(_document(answer) if is_json else answer.payload, output)
     for note in answer.notes:

@@ -18,10 +18,10 @@ from envd.cli.engine import (
     Document,
     Input,
     OnItem,
+    Order,
     Predicted,
     Purge,
     UnreachableError,
-    Wanted,
 )
 from envd.environments.waiting import written
 from envd.errors import EnvdError, EnvironmentNotFoundError, from_document
@@ -57,60 +57,60 @@ class Remote:
                 predict, admin_target=admin, timeout_s=_DAY_S, **options
             )
 
-    def predict(self, wanted: Wanted, given: Input, on_event: OnEvent) -> Predicted:
+    def predict(self, order: Order, given: Input, on_event: OnEvent) -> Predicted:
         """Run a model on *given*, showing the build if there is one."""
         with self._errors():
-            self._have_built(wanted, on_event)
-            answer = self._client.predict(wanted.model, given.payload, **_asked_with(wanted, given))
+            self._have_built(order, on_event)
+            answer = self._client.predict(order.model, given.payload, **_asked_with(order, given))
         return _predicted(answer)
 
     def predict_stream(
-        self, wanted: Wanted, given: Input, on_event: OnEvent, on_item: OnItem
+        self, order: Order, given: Input, on_event: OnEvent, on_item: OnItem
     ) -> Predicted:
         """Run the `predict_stream` of a model on *given*, showing the build if there is one."""
         with self._errors():
-            self._have_built(wanted, on_event)
+            self._have_built(order, on_event)
             with self._client.predict_stream(
-                wanted.model, given.payload, **_asked_with(wanted, given)
+                order.model, given.payload, **_asked_with(order, given)
             ) as stream:
                 for item in stream.payloads():
                     on_item(item)
                 return _predicted(stream.answer)
 
-    def _have_built(self, wanted: Wanted, on_event: OnEvent) -> None:
-        built = self._built(wanted, on_event)
+    def _have_built(self, order: Order, on_event: OnEvent) -> None:
+        built = self._built(order, on_event)
         if built.HasField("failure"):
             # Asking for the prediction would build it once more.
             raise _failure(built)
 
-    def build(self, wanted: Wanted, on_event: OnEvent) -> Document:
+    def build(self, order: Order, on_event: OnEvent) -> Document:
         """Build an environment."""
         with self._errors():
-            return documents.built(self._built(wanted, on_event))
+            return documents.built(self._built(order, on_event))
 
-    def explain(self, wanted: Wanted) -> Document:
+    def explain(self, order: Order) -> Document:
         """Return the canonical spec of a model."""
         with self._errors():
-            return documents.resolved(self._resolved(wanted, lock=False))
+            return documents.resolved(self._resolved(order, lock=False))
 
-    def lock(self, wanted: Wanted, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
+    def lock(self, order: Order, platforms: Sequence[str], on_event: OnEvent) -> tuple[str, str]:
         """Return the lock of a model."""
         with self._errors():
-            if wanted.upgrade and (built := self._built(wanted, on_event)).HasField("failure"):
+            if order.upgrade and (built := self._built(order, on_event)).HasField("failure"):
                 raise _failure(built)
-            found = self._resolved(wanted, lock=True, platforms=platforms)
+            found = self._resolved(order, lock=True, platforms=platforms)
             return found.lock_file, found.lock_text
 
     def _resolved(
-        self, wanted: Wanted, *, lock: bool, platforms: Sequence[str] = ()
+        self, order: Order, *, lock: bool, platforms: Sequence[str] = ()
     ) -> api.ResolvedSpec:
-        check_path(Path(wanted.model))
+        check_path(Path(order.model))
         return self._client.resolve(
-            wanted.model,
-            pip_requirements_override=wanted.override,
-            env_manager=wanted.env_manager,
+            order.model,
+            pip_requirements_override=order.override,
+            env_manager=order.env_manager,
             lock=lock,
-            upgrade=wanted.upgrade,
+            upgrade=order.upgrade,
             platforms=platforms,
         )
 
@@ -207,25 +207,25 @@ class Remote:
         with self._errors():
             return documents.model_shown(self._client.get_model(model))
 
-    def _built(self, wanted: Wanted, on_event: OnEvent) -> api.Environment:
+    def _built(self, order: Order, on_event: OnEvent) -> api.Environment:
         """Start a build and see it through."""
-        check_path(Path(wanted.model))
-        message = self._seen(self._asked_for(wanted), on_event)
-        if wanted.upgrade or message.cached or message.state != api.Environment.READY:
+        check_path(Path(order.model))
+        message = self._seen(self._asked_for(order), on_event)
+        if order.upgrade or message.cached or message.state != api.Environment.READY:
             return message
         # Whoever joined the build of another model has seen that one's notes.
-        again = self._seen(self._asked_for(wanted), on_event)
+        again = self._seen(self._asked_for(order), on_event)
         again.cached = False
         again.build_duration.CopyFrom(message.build_duration)
         return again
 
-    def _asked_for(self, wanted: Wanted) -> api.Environment:
+    def _asked_for(self, order: Order) -> api.Environment:
         return self._client.build(
-            wanted.model,
-            pip_requirements_override=wanted.override,
-            env_manager=wanted.env_manager,
-            upgrade=wanted.upgrade,
-            retry=wanted.retry,
+            order.model,
+            pip_requirements_override=order.override,
+            env_manager=order.env_manager,
+            upgrade=order.upgrade,
+            retry=order.retry,
         )
 
     def _seen(self, message: api.Environment, on_event: OnEvent) -> api.Environment:
@@ -254,13 +254,13 @@ class Remote:
             raise from_document(document) from error
 
 
-def _asked_with(wanted: Wanted, given: Input) -> dict[str, Any]:
+def _asked_with(order: Order, given: Input) -> dict[str, Any]:
     return {
         "content_type": given.content_type,
         "params": given.params,
         "model_config": given.model_config,
-        "pip_requirements_override": wanted.override,
-        "env_manager": wanted.env_manager,
+        "pip_requirements_override": order.override,
+        "env_manager": order.env_manager,
     }
 
 

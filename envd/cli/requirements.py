@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from envd.cli import names, requirements_infer
-from envd.cli.editable import local
+from envd.cli.editable import local, readable
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
     from envd.cli.engine import Document
-    from envd.mend.editing import Editing, Wanted
+    from envd.mend.editing import Editing, Replacements
     from envd.spec.policy import Policy
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -158,13 +158,17 @@ def _remove(
 def _show(place: Place, models: tuple[str, ...], is_json: bool) -> None:  # noqa: FBT001
     """Show what models ask for, file by file, and where their files do not agree.
 
+    One that lies elsewhere is downloaded, as for a prediction.
+
     \b
     Examples:
       envctl requirements show -m ./model
+      envctl requirements show -m models:/iris@champion
       envctl requirements show -m ./models --json | jq '.[] | select(.disagreements != [])'
     """
     settings = place.settings()
-    found = [_shown(model) for one in models for model in local(one, ("show",), settings)]
+    asked = [pair for one in models for pair in readable(one, settings).items()]
+    found = [_shown(*pair) for pair in asked]
     if is_json:
         click.echo(json.dumps(found, indent=1))
     for one in () if is_json else found:
@@ -182,7 +186,7 @@ def _rules(place: Place) -> Policy:
 def _edit(
     place: Place,
     asked: Sequence[str],
-    wanted: Wanted,
+    wanted: Replacements,
     models: tuple[str, ...],
     *,
     dry_run: bool,
@@ -200,7 +204,7 @@ def _edit(
         sys.exit(_FAILED)
 
 
-def _edited(model: str, wanted: Wanted, *, dry_run: bool) -> Document:
+def _edited(model: str, wanted: Replacements, *, dry_run: bool) -> Document:
     from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import editing  # noqa: PLC0415
 
@@ -237,12 +241,12 @@ def _say(found: Document) -> None:
         click.echo(f"note: {model}: {note['message']}", err=True)
 
 
-def _shown(model: str) -> Document:
+def _shown(model: str, directory: str) -> Document:
     from envd.errors import EnvdError  # noqa: PLC0415
     from envd.mend import showing  # noqa: PLC0415
 
     try:
-        found = showing.show(Path(model))
+        found = showing.show(Path(directory))
     except EnvdError as failure:
         error = {"reason": failure.reason, "message": failure.message}
         return {"model": names.shown(model), "files": [], "disagreements": [], "error": error}

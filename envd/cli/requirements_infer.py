@@ -131,7 +131,7 @@ def _write(place: Place, model: Model, found: Inferred) -> None:
     # MLflow's own servers need it in the environment.
     others = {one.name for one in lines if one.name} - {*MLFLOWS}
     wanted = editing.put([one.text for one in found.lines], policy.of(place.settings().security))
-    plan = editing.edit(model.path, editing.Wanted({**dict.fromkeys(others), **wanted.texts}))
+    plan = editing.edit(model.path, editing.Replacements({**dict.fromkeys(others), **wanted.texts}))
     for change in plan.changes:
         click.echo("\n".join(("", change.diff(model.path))), err=True)
     for note in plan.notes:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from envd import plain
+from envd.cli import several
 from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Document
 
 
 @click.command("rm")
@@ -30,6 +37,8 @@ def command(
     uses it has ended. The next prediction of a model whose environment is gone builds it
     again.
 
+    What fails does not stop the others; in the JSON it has an `error`.
+
     \b
     Examples:
       envctl rm a8461d26
@@ -40,9 +49,17 @@ def command(
     for one in environment_ids:
         if force:
             click.echo(f"removing {one} as soon as nobody uses it", err=True)
-        removed.append(engine.remove(one, force=force))
+        removed.append(several.attempt(one, partial(engine.remove, force=force)))
         if not is_json:
-            own = plain.size(removed[-1]["bytes_exclusive"])
-            click.echo(f"{removed[-1]['id']} removed, {own} of its own freed")
+            _say(removed[-1])
     if is_json:
         click.echo(json.dumps(removed, indent=1))
+    sys.exit(several.status(removed))
+
+
+def _say(document: Document) -> None:
+    if document["error"]:
+        several.say_error(document, "remove")
+    else:
+        own = plain.size(document["bytes_exclusive"])
+        click.echo(f"{document['id']} removed, {own} of its own freed")

@@ -20,7 +20,7 @@ from envd.cli.terms import Terms
 from envd.cli.terms import terms as with_terms
 
 if TYPE_CHECKING:
-    from envd.cli.engine import Document, Wanted
+    from envd.cli.engine import Document, Order
     from envd.store import Environment, Lease
 
 _ATTEMPTS = 3
@@ -60,23 +60,23 @@ def command(place: Place, model: str, argv: tuple[str, ...], terms: Terms) -> No
       envctl run -m ./model -- python -c 'import sklearn; print(sklearn.__version__)'
       envctl run -m ./model --pip-requirements-override six==1.17.0 -- pytest tests
     """
-    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.cli.engine import Order  # noqa: PLC0415
 
-    environment, lease = _leased(place, Wanted(names.model(model), **terms))
+    environment, lease = _leased(place, Order(names.model(model), **terms))
     try:
         sys.exit(run(argv, inside(environment.prefix, environment.variables)))
     finally:
         lease.close()
 
 
-def _leased(place: Place, wanted: Wanted) -> tuple[Environment, Lease]:
+def _leased(place: Place, order: Order) -> tuple[Environment, Lease]:
     """Build the environment and take the lease of it, which this process itself holds."""
     from envd.errors import EnvironmentNotFoundError  # noqa: PLC0415
     from envd.store import Store  # noqa: PLC0415
 
     store = Store(place.settings().root)
     for _ in range(_ATTEMPTS):
-        built = _built(place, wanted)
+        built = _built(place, order)
         # It may have been removed as soon as it was built.
         if found := store.lease(built["id"]):
             return found
@@ -87,12 +87,12 @@ def _leased(place: Place, wanted: Wanted) -> tuple[Environment, Lease]:
     raise EnvironmentNotFoundError(message, id=built["id"], root=store.layout.root)
 
 
-def _built(place: Place, wanted: Wanted) -> Document:
+def _built(place: Place, order: Order) -> Document:
     from envd.cli.progress import Progress  # noqa: PLC0415
     from envd.errors import from_document  # noqa: PLC0415
 
     with Progress() as progress:
-        built = place.engine().build(wanted, progress)
+        built = place.engine().build(order, progress)
     if failure := built["failure"]:
         raise from_document(failure)
     for note in built["notes"]:

@@ -140,13 +140,13 @@ def _open_to(settings: Settings) -> Settings:
 
 
 def _build(settings: Settings, name: str) -> None:
-    from envd.cli.engine import Wanted  # noqa: PLC0415
+    from envd.cli.engine import Order  # noqa: PLC0415
     from envd.cli.local import Local  # noqa: PLC0415
     from envd.cli.progress import Progress  # noqa: PLC0415
     from envd.errors import from_document  # noqa: PLC0415
 
     with Progress() as progress:
-        built = Local(settings).build(Wanted(name), progress)
+        built = Local(settings).build(Order(name), progress)
     if failure := built["failure"]:
         raise from_document(failure)
     for note in built["notes"]:

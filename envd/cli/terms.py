@@ -12,7 +12,7 @@ from envd.cli.place import Place
 
 
 class Terms(TypedDict):
-    """What they give, as `envd.cli.engine.Wanted` takes it."""
+    """What they give, as `envd.cli.engine.Order` takes it."""
 
     override: list[str]
     env_manager: str

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from envd.cli.engine import Engine, Input, Wanted
+from envd.cli.engine import Engine, Input, Order
 from envd.cli.progress import Progress
 from envd.config import Settings
 from envd.errors import from_document
@@ -29,9 +29,9 @@ class Trial:
 
     def build(self, override: Sequence[str]) -> Built:
         """Build the environment of the model with *override*."""
-        wanted = Wanted(self._model, list(override), self._env_manager)
+        order = Order(self._model, list(override), self._env_manager)
         with Progress() as progress:
-            built = self._engine.build(wanted, progress)
+            built = self._engine.build(order, progress)
         if failure := built["failure"]:
             raise from_document(failure)
         shown = self._engine.show(built["id"])
@@ -47,10 +47,10 @@ class Trial:
 
     def ask(self, override: Sequence[str], payload: bytes, content_type: str) -> bytes:
         """Return what the model answers with *override*."""
-        wanted = Wanted(self._model, list(override), self._env_manager)
+        order = Order(self._model, list(override), self._env_manager)
         with Progress() as progress:
             given = Input(payload, content_type, None)
-            return self._engine.predict(wanted, given, progress).payload
+            return self._engine.predict(order, given, progress).payload
 
     def bringing(self, module: str) -> tuple[str, ...]:
         """Return the distributions in this root's environments that bring *module*."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
+from envd.cli import several
 from envd.cli.place import Place, as_json, where
+
+if TYPE_CHECKING:
+    from envd.cli.engine import Document
 
 
 @click.command("unpin")
@@ -17,6 +23,8 @@ from envd.cli.place import Place, as_json, where
 def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> None:  # noqa: FBT001
     """Unpin environments: gc may remove them again.
 
+    What fails does not stop the others; in the JSON it has an `error`.
+
     \b
     Examples:
       envctl unpin a8461d26
@@ -24,8 +32,16 @@ def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> No
     engine = place.engine()
     unpinned = []
     for one in environment_ids:
-        unpinned.append(engine.unpin(one))
+        unpinned.append(several.attempt(one, engine.unpin))
         if not is_json:
-            click.echo(f"{unpinned[-1]['id']} unpinned")
+            _say(unpinned[-1])
     if is_json:
         click.echo(json.dumps(unpinned, indent=1))
+    sys.exit(several.status(unpinned))
+
+
+def _say(document: Document) -> None:
+    if document["error"]:
+        several.say_error(document, "unpin")
+    else:
+        click.echo(f"{document['id']} unpinned")

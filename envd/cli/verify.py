@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from envd.cli import several
 from envd.cli.place import Place, as_json, where
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def command(
     Every file that was changed, removed or added is named, and so is every other
     environment that shares a changed one. With --repair such an environment is built anew,
     and the download it was made of is fetched again. The status is 1 if something was
-    found that was not repaired.
+    found that was not repaired. What cannot be compared does not stop the others; in the
+    JSON it has an `error`.
 
     \b
     Examples:
@@ -52,39 +54,48 @@ def command(
         click.echo(json.dumps(found, indent=1))
     elif not found:
         click.echo("no environments; `envctl build -m MODEL` builds one", err=True)
-    if any(one["faults"] and not one["repaired"] for one in found):
+    status = several.status(found)
+    if any(one["faults"] and not one["repaired"] for one in found if not one["error"]):
         click.echo("`envctl verify --repair` builds anew what has changed", err=True)
-        sys.exit(_FAILED)
+        status = status or _FAILED
+    sys.exit(status)
 
 
 def _verified(engine: Engine, named: tuple[str, ...], *, repair: bool) -> Iterator[Document]:
-    from envd.cli.progress import Progress  # noqa: PLC0415
-    from envd.errors import EnvironmentNotFoundError  # noqa: PLC0415
+    def verify(one: str) -> Document:
+        from envd.cli.progress import Progress  # noqa: PLC0415
+
+        with Progress() as progress:
+            return engine.verify(one, progress, repair=repair)
 
     listed = [] if named else engine.list()
     # Those that cannot be used are at fault as a whole, and the next use builds them anew.
     yield from (_absent(one) for one in listed if one["state"] != "ready")
     for one in named or [one["id"] for one in listed if one["state"] == "ready"]:
-        try:
-            with Progress() as progress:
-                found = engine.verify(one, progress, repair=repair)
-        except EnvironmentNotFoundError:
-            if named:
-                raise
+        found = several.attempt(one, verify)
+        if listed and found["error"] and found["error"]["reason"] == "ENVIRONMENT_NOT_FOUND":
             # It was removed after it was listed, or was found to be damaged.
-            for again in engine.list():
-                if again["id"] == one and again["failure"]:
-                    yield _absent(again)
-            continue
-        yield found
+            again = [that for that in engine.list() if that["id"] == one and that["failure"]]
+            yield from map(_absent, again)
+        else:
+            yield found
 
 
 def _absent(one: Document) -> Document:
     fault = {"path": "", "kind": "missing", "detail": one["failure"]["message"]}
-    return {"id": one["id"], "faults": [fault], "also_affected": [], "repaired": False}
+    return {
+        "id": one["id"],
+        "faults": [fault],
+        "also_affected": [],
+        "repaired": False,
+        "error": None,
+    }
 
 
 def _say(found: Document) -> None:
+    if found["error"]:
+        several.say_error(found, "verify")
+        return
     faults = found["faults"]
     count = f"{len(faults)} fault{'' if len(faults) == 1 else 's'}"
     if not faults:

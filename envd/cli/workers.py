@@ -13,8 +13,6 @@ from envd.cli.place import Place, as_json, where
 if TYPE_CHECKING:
     from envd.cli.engine import Document
 
-_SHORT = 12
-
 
 @click.group("workers")
 @where
@@ -93,7 +91,7 @@ def _show(found: list[Document]) -> None:
             str(one["under_way"]),
             str(one["waiting"]),
             plain.size(one["memory"]) if one["memory"] else "",
-            one["environment_id"][:_SHORT],
+            plain.short_id(one["environment_id"]),
             plain.printable(one["model"]),
         )
     table.show()

@@ -267,4 +267,5 @@ def about(
         logged=model.python_version or "",
         loader=model.loader_module,
         code=model.code or "",
+        path=str(model.path),
     )

@@ -36,8 +36,8 @@ _TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be edited: requirements by their normalized names, each text, or None to go.
+class Replacements:
+    """What takes the place of requirements, by normalized names: texts, or None where one is to go.
 
     With `only_there` nothing is added that no list of the model has.
     """
@@ -55,7 +55,7 @@ class Editing:
     notes: tuple[Note, ...] = ()
 
 
-def put(texts: Sequence[str], policy: Policy, *, only_there: bool = False) -> Wanted:
+def put(texts: Sequence[str], policy: Policy, *, only_there: bool = False) -> Replacements:
     """Return what puts the requirements *texts* into a model, in the place of those there.
 
     Raises:
@@ -68,10 +68,10 @@ def put(texts: Sequence[str], policy: Policy, *, only_there: bool = False) -> Wa
         message = f"`{twice}` is given twice; give one requirement for it"
         raise RequestInvalidError(message, requirement=twice)
     stripped = (" ".join(one.split()) for one in texts)
-    return Wanted(dict(zip(names, stripped, strict=True)), only_there)
+    return Replacements(dict(zip(names, stripped, strict=True)), only_there)
 
 
-def without(names: Sequence[str]) -> Wanted:
+def without(names: Sequence[str]) -> Replacements:
     """Return what takes the requirements of the distributions *names* out of a model.
 
     Versions that are given with them mean nothing, as to MLflow.
@@ -87,10 +87,10 @@ def without(names: Sequence[str]) -> Wanted:
         except ModelInvalidError as error:
             message = f"`{name}` is not the name of a distribution"
             raise RequestInvalidError(message, requirement=name) from error
-    return Wanted(found)
+    return Replacements(found)
 
 
-def plan(path: Path, wanted: Wanted) -> Editing:
+def plan(path: Path, wanted: Replacements) -> Editing:
     """Return what *wanted* changes in the model at *path*.
 
     Raises:
@@ -116,7 +116,7 @@ def plan(path: Path, wanted: Wanted) -> Editing:
     return Editing(path, changes, (*notes, *(_stale(path) if changes else ())))
 
 
-def edit(path: Path, wanted: Wanted) -> Editing:
+def edit(path: Path, wanted: Replacements) -> Editing:
     """Change the model at *path*, all its files or none; after whoever else does meanwhile.
 
     Raises:
@@ -209,7 +209,9 @@ class _Edits:
                 yield Change(listing.file, listing.text, after, _WHOLE if is_conda else ())
 
 
-def _must_be_there(path: Path, lists: Lists, name: str, text: str | None, wanted: Wanted) -> None:
+def _must_be_there(
+    path: Path, lists: Lists, name: str, text: str | None, wanted: Replacements
+) -> None:
     if text is not None and not wanted.only_there:
         return
     names = {spot.line.name for root in lists.roots for spot in lists.reached(root)} - {""}
@@ -252,7 +254,7 @@ def _parsed(text: str) -> Requirement:
     return requirement.parse(Place(Path("/"), "", 0), text)
 
 
-def _of_conda(model: Model, wanted: Wanted) -> Iterator[Note]:
+def _of_conda(model: Model, wanted: Replacements) -> Iterator[Note]:
     """Yield a note for each of what is *wanted* that is a conda package too: those stay."""
     if model.conda_file is None:
         return

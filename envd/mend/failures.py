@@ -76,7 +76,8 @@ class About:
 
     `installed` and `recorded` are versions by the normalized names of distributions: those in
     the environment, and those that the model says it was made with. `logged` is the Python
-    that it was made with, `python` that of the environment. `loader` is its loader module.
+    that it was made with, `python` that of the environment. `loader` is its loader module,
+    `path` where it lies.
     """
 
     installed: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class About:
     logged: str = ""
     loader: str = ""
     code: str = ""
+    path: str = ""
 
     def version(self, distribution: str) -> str:
         """Return the version of *distribution* that is installed, empty if none is."""

@@ -124,13 +124,18 @@ def _data(failure: Failure, _: About) -> Diagnosis | None:
     return Diagnosis("DATA_MISSING", message, how, name)
 
 
-def _file(failure: Failure, _: About) -> Diagnosis | None:
+def _file(failure: Failure, about: About) -> Diagnosis | None:
     found = _FILE.search(failure.message)
     if not found or failure.exception not in {"FileNotFoundError", "OSError", ""}:
         return None
-    message = f"it reads the file `{found['path']}`, which is not here"
-    advice = "log it with the model (`artifacts`), and read it from there (`context.artifacts`)"
-    return Diagnosis("FILE_MISSING", message, advice, found["path"])
+    path = found["path"]
+    if about.path and path.startswith(f"{about.path}/"):
+        message = f"it is not whole: its own file `{path}` is not there"
+        advice = "copy the model again, with all that lies in it, or save it anew"
+    else:
+        message = f"it reads the file `{path}`, which is not here"
+        advice = "log it with the model (`artifacts`), and read it from there (`context.artifacts`)"
+    return Diagnosis("FILE_MISSING", message, advice, path)
 
 
 def _network(failure: Failure, _: About) -> Diagnosis | None:

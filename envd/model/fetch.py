@@ -45,7 +45,10 @@ _ABSENT = re.compile(
     r"404 Client Error|\(404\) when calling|NoSuch(?:Key|Bucket)"
     r"|No such artifact|^No versions of model"
 )
-_MALFORMED = re.compile(r"^Not a proper|^Could not find a registered artifact repository")
+_MALFORMED = re.compile(r"^Not a proper")
+_UNKNOWN = re.compile(r"^Could not find a registered artifact repository")
+# What MLflow says of a page of the web: of those it knows its own servers' artifacts alone.
+_UNPARSED = re.compile(r"^not enough values to unpack")
 _ABSENT_CODES = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"}
 
 
@@ -209,6 +212,13 @@ def _failure(error: Exception, uri: str) -> EnvdError:
     told: dict[str, object] = {"model": shown, "detail": line}
     if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "[Errno 28]" in str(error):
         return CacheFullError(f"no space left to download `{shown}`; free some", **told)
+    if _is_unknown(error, uri):
+        message = (
+            f"`{shown}` is no URI that MLflow's resolver knows; give a directory, "
+            "`models:/NAME/VERSION`, `models:/NAME@ALIAS`, `runs:/RUN/PATH`, or the URI of a "
+            "model in a store that MLflow reads, such as `s3://BUCKET/PATH`"
+        )
+        return RequestInvalidError(message, **told)
     if _MALFORMED.search(str(error)):
         return RequestInvalidError(f"MLflow cannot read the URI `{shown}`: {line}", **told)
     if getattr(error, "error_code", "") in _ABSENT_CODES or _ABSENT.search(str(error)):
@@ -216,6 +226,12 @@ def _failure(error: Exception, uri: str) -> EnvdError:
         return ModelNotFoundError(message, **told)
     message = f"cannot get the model `{shown}`: {line}; try again when its server answers"
     return ModelUnreachableError(message, **told)
+
+
+def _is_unknown(error: Exception, uri: str) -> bool:
+    is_of_the_web = urlsplit(uri).scheme in {"http", "https"}
+    found = _UNKNOWN.search(str(error)) or (is_of_the_web and _UNPARSED.search(str(error)))
+    return bool(found)
 
 
 def _last_line(error: Exception) -> str:

@@ -36,13 +36,25 @@ def inside(model: Path, name: str) -> Path:
         home = model.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise_shortage(error)
-        message = f"`{shown(name)}` is not in the model `{model}`, which names it"
+        message = f"`{shown(name)}` {_why_not(model, name, error)}"
         raise ModelInvalidError(message, model=model, path=shown(name)) from error
     if not path.is_relative_to(home):
         why = "a model may only name its own files"
         message = f"`{shown(name)}` leads out of the model `{model}`; {why}"
         raise ModelInvalidError(message, model=model, path=shown(name))
     return path
+
+
+def _why_not(model: Path, name: str, error: OSError | RuntimeError) -> str:
+    """Return what *error* says of *name* in *model*, which leads nowhere."""
+    # A RuntimeError before Python 3.13.
+    if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+        return (
+            f"in the model `{model}` is a link in a circle, which leads to no file; put one there"
+        )
+    if os.path.islink(model / name):  # noqa: PTH114
+        return f"in the model `{model}` is a link to what is not there; put the file itself there"
+    return f"is not in the model `{model}`, which names it"
 
 
 def exists(model: Path, name: str) -> bool:

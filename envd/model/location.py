@@ -227,6 +227,8 @@ def _remote(place: _Place, settings: config.Settings, clock: Callable[[], float]
     refresh = settings.models.refresh
     if found := _fresh(place, refresh, clock()):
         return found
+    # Else the first download would make it, open to others, and envd would not take it for its own.
+    settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = held.open_file(lock_of(place.home))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

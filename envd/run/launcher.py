@@ -29,7 +29,7 @@ from envd.store import Environment, Store
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Start:
     """A worker that is to be started: of which model, in which environment, and how."""
 
     model: Model
@@ -80,50 +80,48 @@ class Launcher:
         is_other = self.may_use_network(serving) and not self._has_network
         return "templates are without the network that it may use" if is_other else ""
 
-    async def fresh(self, wanted: Wanted, connection: socket.socket) -> Process:
+    async def fresh(self, start: Start, connection: socket.socket) -> Process:
         """Start a worker that speaks over *connection*; the spawner keeps its lease.
 
         Raises:
             EnvdError: it cannot be started.
         """
-        with self._room(wanted) as room, contextlib.ExitStack() as handed_on:
-            ground, lease = self._ground(wanted.environment), self._lease(wanted, handed_on)
-            given, steps = await self._steps(wanted, room, connection, handed_on)
+        with self._room(start) as room, contextlib.ExitStack() as handed_on:
+            ground, lease = self._ground(start.environment), self._lease(start, handed_on)
+            given, steps = await self._steps(start, room, connection, handed_on)
             names = [f"{{{place}}}" for place in range(len(given))]
-            argv = [*places.program(wanted.environment), "serve", "{0}"]
+            argv = [*places.program(start.environment), "serve", "{0}"]
             if self.sandbox.tier == 0:
                 argv += [json.dumps({"confinement": steps}), *names[1:]]
             else:
                 document: dict[str, Any] = {"is_worker": True, "confinement": steps}
                 if self.sandbox.tier == FULL:
-                    network = self.may_use_network(wanted.serving)
+                    network = self.may_use_network(start.serving)
                     document["outer"] = ground.outer(network=network)
                 argv = confined(argv, document, names)
             process = await self._processes.start(
                 argv,
                 env=room.variables,
                 cwd=room.scratch.path if room.scratch else Path("/"),
-                log=wanted.log,
+                log=start.log,
                 given=given,
                 kept=[lease],
             )
             return self._clearing_after(process, room)
 
-    async def forked(
-        self, template: Template, wanted: Wanted, connection: socket.socket
-    ) -> Process:
+    async def forked(self, template: Template, start: Start, connection: socket.socket) -> Process:
         """Have *template* fork a worker that speaks over *connection*.
 
         Raises:
             EnvdError: it cannot be started.
         """
-        with self._room(wanted) as room, contextlib.ExitStack() as handed_on:
-            given, steps = await self._steps(wanted, room, connection, handed_on)
-            log: int | str = str(wanted.log)
+        with self._room(start) as room, contextlib.ExitStack() as handed_on:
+            given, steps = await self._steps(start, room, connection, handed_on)
+            log: int | str = str(start.log)
             if self.sandbox.tier:
                 # It cannot be opened inside.
                 log = len(given)
-                given.append(_log(wanted.log, handed_on))
+                given.append(_log(start.log, handed_on))
             request = {
                 "log": log,
                 "env": room.variables,
@@ -182,8 +180,8 @@ class Launcher:
         base = environment.manifest.base.path
         return Ground(environment.prefix, base, self.sandbox, self._settings)
 
-    def _lease(self, wanted: Wanted, handed_on: contextlib.ExitStack) -> int:
-        lease = places.lease(self._store, wanted.environment)
+    def _lease(self, start: Start, handed_on: contextlib.ExitStack) -> int:
+        lease = places.lease(self._store, start.environment)
         handed_on.callback(lease.close)
         return lease.descriptor
 
@@ -192,21 +190,21 @@ class Launcher:
 
     async def _steps(
         self,
-        wanted: Wanted,
+        start: Start,
         room: _Room,
         connection: socket.socket,
         handed_on: contextlib.ExitStack,
     ) -> tuple[list[int], dict[str, Any]]:
         """Return the descriptors of a worker, and what confines it by them."""
-        network, given = self.may_use_network(wanted.serving), [connection.fileno()]
-        steps = self._ground(wanted.environment).worker(
-            wanted.serving.limits, network=network, scratch=room.inside
+        network, given = self.may_use_network(start.serving), [connection.fileno()]
+        steps = self._ground(start.environment).worker(
+            start.serving.limits, network=network, scratch=room.inside
         )
         if self.sandbox.tier:
             # Not by its path, which may lead elsewhere by now.
             steps["model"] = len(given)
             is_mount = self.sandbox.tier == FULL
-            given.append(await self._mounts.of(wanted.model) if is_mount else opened(wanted.model))
+            given.append(await self._mounts.of(start.model) if is_mount else opened(start.model))
             handed_on.callback(os.close, given[-1])
         if room.group:
             steps["cgroups"] = list(range(len(given), len(given) + len(room.group.procs)))
@@ -214,9 +212,9 @@ class Launcher:
         return given, steps
 
     @contextlib.contextmanager
-    def _room(self, wanted: Wanted) -> Iterator[_Room]:
+    def _room(self, start: Start) -> Iterator[_Room]:
         """Yield where a worker is at home; it is cleared away unless it was started."""
-        group = _group(wanted, self.sandbox)
+        group = _group(start, self.sandbox)
         with contextlib.ExitStack() as undo:
             undo.callback(group.close if group else bool)
             scratch = None
@@ -224,7 +222,7 @@ class Launcher:
                 scratch = places.scratch(self._store)
                 undo.callback(scratch.remove)
             inside = scratch.path if scratch else Path(TMP)
-            variables = self._variables(wanted.environment, inside) | dict(wanted.serving.env)
+            variables = self._variables(start.environment, inside) | dict(start.serving.env)
             yield _Room(group, scratch, inside, variables)
             undo.pop_all()
             if group:
@@ -274,8 +272,8 @@ class _Room:
     variables: Mapping[str, str]
 
 
-def _group(wanted: Wanted, sandbox: Sandbox) -> Group | None:
-    limits = wanted.serving.limits
+def _group(start: Start, sandbox: Sandbox) -> Group | None:
+    limits = start.serving.limits
     if sandbox.tier == FULL:
         # A resource limit holds those.
         limits = replace(limits, processes=0)
@@ -284,8 +282,8 @@ def _group(wanted: Wanted, sandbox: Sandbox) -> Group | None:
     try:
         return Group(tree, limits) if tree else None
     except OSError as error:
-        message = f"the worker of `{wanted.model.path}` gets no cgroup: {error}"
-        raise LimitReachedError(message, model=wanted.model.path) from error
+        message = f"the worker of `{start.model.path}` gets no cgroup: {error}"
+        raise LimitReachedError(message, model=start.model.path) from error
 
 
 def _log(path: Path, handed_on: contextlib.ExitStack) -> int:

@@ -23,7 +23,7 @@ from envd.modules import distribution_of
 from envd.run import memory
 from envd.run.channel import Channel
 from envd.run.envd_worker.protocol import LOAD
-from envd.run.launcher import Launcher, Wanted
+from envd.run.launcher import Launcher, Start
 from envd.run.logs import Logs
 from envd.run.observer import Kind, Observer
 from envd.run.processes import Process, Processes
@@ -191,16 +191,16 @@ class Workshop:
         template: Template | None,
     ) -> tuple[socket.socket, Process]:
         """Start a process on a lease; who starts it keeps the lease as long as it lives."""
-        wanted = Wanted(model, environment, serving, self.logs.of_worker(model))
+        start = Start(model, environment, serving, self.logs.of_worker(model))
         ours, theirs = socket.socketpair()
         with contextlib.ExitStack() as undo, theirs:
             undo.callback(ours.close)
             if template is not None:
-                process = await self._launcher.forked(template, wanted, theirs)
+                process = await self._launcher.forked(template, start, theirs)
             else:
-                process = await self._launcher.fresh(wanted, theirs)
+                process = await self._launcher.fresh(start, theirs)
             undo.pop_all()
-            self.logs.written_by(process, wanted.log)
+            self.logs.written_by(process, start.log)
             return ours, process
 
     async def _load(self, found: Worker, serving: Serving) -> Mapping[str, object]:

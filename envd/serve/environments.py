@@ -31,7 +31,7 @@ from envd.settings import values
 from envd.snapshots import Snapshots
 from envd.spec import Terms
 from envd.store import Store, prefixes, removal
-from envd.store.collecting import Wanted
+from envd.store.collecting import Criteria
 
 _PAGE, _MAX_PAGE, _THREADS = 50, 1000, 4
 _POLL_S, _LOOK_S = 0.1, 0.3
@@ -175,7 +175,7 @@ class Environments(services.EnvironmentsServicer):
     ) -> api.PurgeEnvironmentsResponse:
         """Remove what is not worth its place, or say what that is."""
         del context
-        found = await self._builds.purge(_wanted(request))
+        found = await self._builds.purge(_criteria(request))
         self._upkeep.tidy_soon()
         return messages.purged(found)
 
@@ -270,8 +270,8 @@ def _terms(request: api.BuildEnvironmentRequest | api.ResolveSpecRequest) -> Ter
     return Terms(override, request.env_manager, fresh=request.upgrade)
 
 
-def _wanted(request: api.PurgeEnvironmentsRequest) -> Wanted:
-    return Wanted(
+def _criteria(request: api.PurgeEnvironmentsRequest) -> Criteria:
+    return Criteria(
         force=request.force,
         max_age=_age("max_age", request.max_age) if request.HasField("max_age") else None,
         unused_for=(

@@ -121,17 +121,21 @@ class Loading:
     async def unload(self, name: str) -> api.Model:
         """Stop the workers of the model called *name*, and forget a name it was given.
 
+        Forgotten as well is that it was loaded, or was to be, without one.
+
         Raises:
             ModelNotFoundError: nothing is loaded that is called so.
         """
-        entry = self._entries.find(name)
+        entry = self._entries.find(name) or self._entries.listed_as(name)
         if entry is None:
             uri = redact(self._entries.uri_of(name))
             message = f"the model `{uri}` is not loaded; `envctl models list` shows what is"
             raise ModelNotFoundError(message, model=uri)
-        await self.leave(entry)
-        await self._entries.change(entry, State.UNLOADED)
-        await self._entries.drop(entry)
+        # Else nobody could name the others, whose path leads to this one.
+        for one in dict.fromkeys([entry, *self._entries.nameless(entry.served.uri)]):
+            await self.leave(one)
+            await self._entries.change(one, State.UNLOADED)
+            await self._entries.drop(one)
         return _message(entry, Counter())
 
     def get(self, name: str, model: Model) -> api.Model:

@@ -13,6 +13,7 @@ from envd.events import Note
 from envd.model import Model, naming, repository
 from envd.model.repository import Offered
 from envd.run.serving import Serving
+from envd.secrets import redact
 from envd.settings.served import Served
 from envd.settings.values import ModelUri
 
@@ -99,6 +100,15 @@ class Entries:
     def find(self, text: str) -> Entry | None:
         """Return the one called *text*, or the first whose path or URI that is."""
         return self._by_name.get(text) or self._by_uri.get(naming.canonical(text))
+
+    def listed_as(self, text: str) -> Entry | None:
+        """Return the first that lists call *text*: its URI without what is secret in it."""
+        return next((one for one in self if redact(one.served.uri) == text), None)
+
+    def nameless(self, uri: str) -> list[Entry]:
+        """Return those without a name whose path or URI is *uri*."""
+        same = (one for one in self if naming.canonical(one.served.uri) == naming.canonical(uri))
+        return [one for one in same if not one.served.name]
 
     def named(self, name: str) -> Entry | None:
         """Return the one that is served by *name*, which is no path and no URI."""

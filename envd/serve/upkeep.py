@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from envd.builds.builds import Builds
 from envd.config import Settings
 from envd.settings import values
-from envd.store.collecting import Wanted
+from envd.store.collecting import Criteria
 
 log = logging.getLogger(__name__)
 _LOOK_S, _OFTEN_S = 60.0, 1.0
@@ -63,7 +63,7 @@ class Upkeep:
 
     async def _free(self) -> int:
         """Run gc and return how many bytes went to the trash."""
-        found = await self._builds.purge(Wanted(force=True))
+        found = await self._builds.purge(Criteria(force=True))
         gone = [one for one in found.verdicts if one.goes]
         log.info("gc removed %d environments and freed %d bytes", len(gone), found.freed)
         self.tidy_soon()

@@ -27,7 +27,7 @@ _SLACK = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Criteria:
     """What gc is told: limits in the place of the settings', and whether to remove anything.
 
     Ages are seconds, sizes bytes; `min_free` is bytes or a percentage of the disk. What a
@@ -70,7 +70,7 @@ def from_document(document: dict[str, Any]) -> Collected:
     return Collected(**(document | {"verdicts": verdicts}))
 
 
-def collect(store: Store, settings: Gc, wanted: Wanted) -> Collected:
+def collect(store: Store, settings: Gc, criteria: Criteria) -> Collected:
     """Remove what is not worth its place, or only say what that is.
 
     What goes is in the trash afterwards, which somebody has to empty.
@@ -78,8 +78,8 @@ def collect(store: Store, settings: Gc, wanted: Wanted) -> Collected:
     if not store.layout.root.exists():
         return Collected((), 0, 0, is_cache_in_use=False, freed=0)
     disk = shutil.disk_usage(store.layout.root)
-    held = limits(settings, wanted, disk.total)
-    if wanted.force:
+    held = limits(settings, criteria, disk.total)
+    if criteria.force:
         sweep.leftovers(store)
         sweep.superseded(store)
         store.failures.forget_old()
@@ -89,7 +89,7 @@ def collect(store: Store, settings: Gc, wanted: Wanted) -> Collected:
     unused = _unused(store, records, downloads, held, settings)
     free = disk.free + _given_back(store.layout.trash)
     verdicts = gc.choose(records, held, _disk(found, downloads, unused, free), store.clock.now())
-    if not wanted.force:
+    if not criteria.force:
         return _forecast(records, verdicts, downloads, unused)
     failpoint.reach("gc.chosen")
     verdicts = [_removed(store, *pair) for pair in zip(records, verdicts, strict=True)]
@@ -111,14 +111,14 @@ def collect(store: Store, settings: Gc, wanted: Wanted) -> Collected:
     )
 
 
-def limits(settings: Gc, wanted: Wanted, disk_bytes: int) -> Limits:
-    """Return what is to hold: what is *wanted*, else as *settings* say."""
+def limits(settings: Gc, criteria: Criteria, disk_bytes: int) -> Limits:
+    """Return what is to hold: what *criteria* name, else what *settings* say."""
     given = {
-        "max_age_s": wanted.max_age,
-        "unused_s": wanted.unused_for,
-        "max_bytes": wanted.max_size,
-        "keep": wanted.keep,
-        "min_free": values.share(wanted.min_free, disk_bytes) if wanted.min_free else None,
+        "max_age_s": criteria.max_age,
+        "unused_s": criteria.unused_for,
+        "max_bytes": criteria.max_size,
+        "keep": criteria.keep,
+        "min_free": values.share(criteria.min_free, disk_bytes) if criteria.min_free else None,
     }
     named: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     of_settings = Limits(
@@ -127,11 +127,11 @@ def limits(settings: Gc, wanted: Wanted, disk_bytes: int) -> Limits:
         max_bytes=settings.max_size,
         min_free=values.share(settings.min_free, disk_bytes),
         keep=settings.keep,
-        grace_s=0.0 if wanted.is_limited else settings.grace,
-        slack=1.0 if wanted.is_limited else _SLACK,
+        grace_s=0.0 if criteria.is_limited else settings.grace,
+        slack=1.0 if criteria.is_limited else _SLACK,
     )
     found = replace(of_settings, **named)
-    return replace(found, min_free=max(found.min_free, wanted.reserve))
+    return replace(found, min_free=max(found.min_free, criteria.reserve))
 
 
 def _disk(
