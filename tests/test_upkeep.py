@@ -284,3 +284,11 @@ def test_what_the_machine_refuses_for_want_of_something_is_a_limit(
 
     assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "LIMIT_REACHED")
     assert status._LIMITS[number] is type(found)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+def test_a_disk_that_can_only_be_read_is_the_roots_fault(number: int, tmp_path: Path) -> None:
+    found = errors.from_os(OSError(number, "no"), tmp_path)
+
+    assert (found.code, found.reason) == ("FAILED_PRECONDITION", "ROOT_UNUSABLE")
+    assert type(status.meant(OSError(number, "no"))) is type(found)

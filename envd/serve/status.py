@@ -21,6 +21,7 @@ from envd.errors import (
     InternalError,
     LimitReachedError,
     RequestInvalidError,
+    RootUnusableError,
 )
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ _LIMITS: dict[int | None, type[EnvdError]] = {
     **dict.fromkeys(OUT_OF, LimitReachedError),
     errno.ENOSPC: CacheFullError,
     errno.EDQUOT: CacheFullError,
+    # A disk that fails is mounted anew to be read only.
+    errno.EROFS: RootUnusableError,
+    errno.EIO: RootUnusableError,
 }
 # What clients take of trailers is 8 KiB, and the message is in them twice: percent-encoded,
 # and in the details in base 64.
