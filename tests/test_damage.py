@@ -131,12 +131,12 @@ def test_parts_are_what_the_manifest_says(
 
     found = {record.id: parts.added(record) for record in records}
 
-    assert (found[one.id].packages, found[one.id].shares) == ((), ())
+    assert (found[one.id].packages, found[one.id].shares) == (None, ())
     added = found[other.id]
     assert added
     assert added.packages == whole.manifest.lock.packages != ()
     assert added.shares == whole.manifest.shares
-    assert added._replace(packages=(), shares=()) in records
+    assert added._replace(packages=None, shares=()) in records
 
 
 def test_what_is_named_is_found_without_a_list(fakes: list[Fake]) -> None:

@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from envd.errors import LimitReachedError, RequestKillsWorkersError, WorkerDiedError
+from envd.errors import (
+    LimitReachedError,
+    RequestKillsWorkersError,
+    RootUnusableError,
+    WorkerDiedError,
+)
 from envd.run.breaker import Breaker, Suspects
 from envd.run.pool import Pool, Request
 from envd.run.processes import Processes
@@ -186,7 +191,7 @@ def test_what_the_machine_refuses_is_said_once_to_whoever_loads(stage: Stage) ->
     async def play(pool: Pool) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.touch()
-        with pytest.raises(OSError, match="scratch"):
+        with pytest.raises(RootUnusableError, match="scratch"):
             await asyncio.wait_for(pool.load(model, environment), 10)
         scratch.unlink()
         await pool.load(model, environment)

@@ -23,7 +23,7 @@ async def main() -> None:
     server = grpc.aio.server()
     gate = Gate(server, Opened(Caller(Role.ADMIN, "an admin")), Calls())
     for service in SERVICES:
-        handlers = {"Thing": grpc.unary_unary_rpc_method_handler(never)}
+        handlers = {"Thing": grpc.unary_unary_rpc_method_handler(never, bytes, bytes)}
         gate.add_registered_method_handlers(service, handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
