@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import TYPE_CHECKING
-
 import click
 
 from envd.cli import several
 from envd.cli.place import Place, as_json, where
-
-if TYPE_CHECKING:
-    from envd.cli.engine import Document
 
 
 @click.command("pin")
@@ -30,19 +23,10 @@ def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> No
     Examples:
       envctl pin a8461d26
     """
-    engine = place.engine()
-    pinned = []
-    for one in environment_ids:
-        pinned.append(several.attempt(one, engine.pin))
-        if not is_json:
-            _say(pinned[-1])
-    if is_json:
-        click.echo(json.dumps(pinned, indent=1))
-    sys.exit(several.status(pinned))
-
-
-def _say(document: Document) -> None:
-    if document["error"]:
-        several.say_error(document, "pin")
-    else:
-        click.echo(f"{document['id']} pinned")
+    several.each(
+        environment_ids,
+        "pin",
+        place.engine().pin,
+        lambda one: f"{one['id']} pinned",
+        is_json=is_json,
+    )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -45,21 +42,15 @@ def command(
       envctl rm a8461d26 03bb --force
     """
     engine = place.engine()
-    removed = []
-    for one in environment_ids:
+
+    def remove(one: str) -> Document:
         if force:
             click.echo(f"removing {one} as soon as nobody uses it", err=True)
-        removed.append(several.attempt(one, partial(engine.remove, force=force)))
-        if not is_json:
-            _say(removed[-1])
-    if is_json:
-        click.echo(json.dumps(removed, indent=1))
-    sys.exit(several.status(removed))
+        return engine.remove(one, force=force)
+
+    several.each(environment_ids, "remove", remove, _removed, is_json=is_json)
 
 
-def _say(document: Document) -> None:
-    if document["error"]:
-        several.say_error(document, "remove")
-    else:
-        own = plain.size(document["bytes_exclusive"])
-        click.echo(f"{document['id']} removed, {own} of its own freed")
+def _removed(document: Document) -> str:
+    own = plain.size(document["bytes_exclusive"])
+    return f"{document['id']} removed, {own} of its own freed"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -11,6 +13,30 @@ if TYPE_CHECKING:
     from envd.cli.engine import Document
 
 _FAILED, _USAGE = 1, 2
+
+
+def each(
+    env_ids: Iterable[str],
+    verb: str,
+    act: Callable[[str], Document],
+    say: Callable[[Document], str],
+    *,
+    is_json: bool,
+) -> NoReturn:
+    """Have *act* *verb* each of *env_ids*, tell what came of it, by *say* or as JSON, and exit."""
+    found = []
+    for one in env_ids:
+        document = attempt(one, act)
+        found.append(document)
+        if is_json:
+            continue
+        if document["error"]:
+            say_error(document, verb)
+        else:
+            click.echo(say(document))
+    if is_json:
+        click.echo(json.dumps(found, indent=1))
+    sys.exit(status(found))
 
 
 def attempt(env_id: str, act: Callable[[str], Document]) -> Document:

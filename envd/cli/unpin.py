@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import TYPE_CHECKING
-
 import click
 
 from envd.cli import several
 from envd.cli.place import Place, as_json, where
-
-if TYPE_CHECKING:
-    from envd.cli.engine import Document
 
 
 @click.command("unpin")
@@ -29,19 +22,10 @@ def command(place: Place, environment_ids: tuple[str, ...], is_json: bool) -> No
     Examples:
       envctl unpin a8461d26
     """
-    engine = place.engine()
-    unpinned = []
-    for one in environment_ids:
-        unpinned.append(several.attempt(one, engine.unpin))
-        if not is_json:
-            _say(unpinned[-1])
-    if is_json:
-        click.echo(json.dumps(unpinned, indent=1))
-    sys.exit(several.status(unpinned))
-
-
-def _say(document: Document) -> None:
-    if document["error"]:
-        several.say_error(document, "unpin")
-    else:
-        click.echo(f"{document['id']} unpinned")
+    several.each(
+        environment_ids,
+        "unpin",
+        place.engine().unpin,
+        lambda one: f"{one['id']} unpinned",
+        is_json=is_json,
+    )
