@@ -363,6 +363,22 @@ def test_a_name_is_given_taken_over_and_gone(served: Served, tiny: Tiny, tmp_pat
     assert served.health("models/mine") == UNKNOWN
 
 
+def load_beside(served: Served, model: Path, name: str) -> tuple[threading.Thread, list[EnvdError]]:
+    """Have a thread load *model* as *name*; return it, and the list that its error comes into."""
+    errors: list[EnvdError] = []
+
+    def load() -> None:
+        with served.daemon.client() as client:
+            try:
+                client.load_model(model, name=name)
+            except EnvdError as error:
+                errors.append(error)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    return loading, errors
+
+
 def test_who_asks_last_has_the_name_whoever_is_loaded_first(
     served: Served, tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -370,17 +386,7 @@ def test_who_asks_last_has_the_name_whoever_is_loaded_first(
     waits = f"open('{begun}', 'w')\n    while not os.path.exists('{end}'):\n        pass"
     slow = show(tiny, tmp_path / "slow", waits)
     quick = tiny.model(tmp_path / "quick")
-    errors: list[EnvdError] = []
-
-    def load() -> None:
-        with served.daemon.client() as client:
-            try:
-                client.load_model(slow, name="wanted")
-            except EnvdError as error:
-                errors.append(error)
-
-    loading = threading.Thread(target=load)
-    loading.start()
+    loading, errors = load_beside(served, slow, "wanted")
     wait_for(begun.exists)
     with served.daemon.client() as client:
         with pytest.raises(ModelInvalidError):
@@ -441,17 +447,7 @@ def test_what_is_unloaded_while_it_is_loaded_is_told_to_who_waits(
     model = show(
         tiny, tmp_path / "model", f"open('{tmp_path}/begun', 'w'); import time; time.sleep(60)"
     )
-    errors: list[EnvdError] = []
-
-    def load() -> None:
-        with served.daemon.client() as client:
-            try:
-                client.load_model(model, name="slow")
-            except EnvdError as error:
-                errors.append(error)
-
-    loading = threading.Thread(target=load)
-    loading.start()
+    loading, errors = load_beside(served, model, "slow")
     wait_for((tmp_path / "begun").exists)
     with served.daemon.client() as client:
         client.unload_model("slow")

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from envd.cli import imaging
-from envd.cli.output import in_a_directory
+from envd.cli.output import writable
 from envd.cli.place import Place, as_json, where
 
 
 @click.command("dockerfile")
 @imaging.options
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="envd-image",
-              show_default=True, callback=in_a_directory,
+              show_default=True, callback=writable,
               help="The directory to write; it must not be there.")  # fmt: skip
 @as_json
 @where

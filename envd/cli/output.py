@@ -13,9 +13,7 @@ import click
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def in_a_directory(
-    ctx: click.Context, parameter: click.Parameter, path: Path | None
-) -> Path | None:
+def writable(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     """See that *path* can be written, before the work, which would be lost.
 
     Raises:
@@ -49,7 +47,7 @@ def output(meaning: str) -> Callable[[_Command], _Command]:
         "-o",
         "--output",
         type=click.Path(dir_okay=False, path_type=Path),
-        callback=in_a_directory,
+        callback=writable,
         help=meaning,
     )
 
